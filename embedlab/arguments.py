@@ -1,0 +1,42 @@
+"""An argument parser whose complaints are one sentence with a way out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from embedlab.documents import hint
+from embedlab.errors import UserError
+
+__all__ = ["Parser"]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises instead of exiting; options and names may come in any order, never abbreviated."""
+
+    def __init__(self, prog: str, description: str, epilog: str = "") -> None:
+        super().__init__(
+            prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse what was typed after the subcommand.
+
+        Raises:
+            UserError: If it cannot be understood.
+        """
+        found, unknown = self.parse_known_intermixed_args(list(arguments))
+        if unknown:
+            option = unknown[0].partition("=")[0]
+            near = hint(option, [own for own in self._option_string_actions if own.startswith("--")])
+            raise UserError(f"`{option}` must be an option of {self.prog}{near}.")
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        """Turn a complaint into a sentence."""
+        raise UserError(f"{message}; see {self.prog} --help.")

@@ -1,0 +1,337 @@
+"""What happens around a strategy's steps: statistics, evaluation, progress, cost, exact resume.
+
+Lightning calls these; strategies know nothing of them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch import distributed as dist
+
+from embedlab import runs
+from embedlab.data import DataModule, Pairs
+from embedlab.metrics import UndefinedCorrelation, pearson, spearman
+from embedlab.strategies.base import EmbeddingStrategy, Trainable
+
+__all__ = ["MONITOR", "Evaluation", "Preparation", "Progress", "RandomState", "Stopwatch", "checkpoints"]
+
+MONITOR = "val/spearman"  # the selection rule of every strategy; never a test score
+SAVE_EVERY = 50  # steps between resumable checkpoints
+
+
+def checkpoints(folder: Path) -> list[Callback]:
+    """Keep the weights that do best on validation, and the latest whole state for resuming."""
+    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
+    best = ModelCheckpoint(filename="best", monitor=MONITOR, mode="max", save_weights_only=True, **common)
+    last = ModelCheckpoint(filename="last", every_n_train_steps=SAVE_EVERY, save_on_train_epoch_end=False, **common)
+    return [best, last]
+
+
+@final
+class Stopwatch(Callback):
+    """Seconds by phase, and what was counted; carried over when a run resumes."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.stage = ""
+        self._begun: float | None = None
+
+    @contextmanager
+    def time(self, phase: str) -> Iterator[None]:
+        """Add the time spent inside to a phase."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begun
+
+    def _stop(self) -> None:
+        if self._begun is not None:
+            phase = self.stage or "train"
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - self._begun
+            self._begun = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting training time."""
+        self._begun = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Count the step, so that a killed run has counted what its checkpoint holds."""
+        self._stop()
+        self._begun = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop counting."""
+        self._stop()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation in between is not training."""
+        self._stop()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on counting."""
+        if trainer.state.fn == "fit":
+            self._begun = time.perf_counter()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting the scoring of test sets."""
+        self._begun = time.perf_counter()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop counting."""
+        assert self._begun is not None
+        self.seconds["score"] = time.perf_counter() - self._begun
+        self._begun = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seconds so far."""
+        return {"seconds": dict(self.seconds)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint's seconds."""
+        self.seconds = dict(state_dict["seconds"])
+
+
+@final
+class Preparation(Callback):
+    """Give a strategy its training statistics, and warning of the texts to come.
+
+    Args:
+        data: The run's data; statistics come from its training texts also while a stage trains on others.
+        stopwatch: Where the time goes.
+    """
+
+    def __init__(self, data: DataModule, stopwatch: Stopwatch) -> None:
+        self.data, self.stopwatch = data, stopwatch
+
+    def _make_ready(self, trainer: Trainer, strategy: LightningModule, texts: Callable[[], Sequence[str]]) -> None:
+        assert isinstance(strategy, EmbeddingStrategy)
+        # While testing the stopwatch runs already: latents of the test texts are part of scoring them.
+        with nullcontext() if trainer.testing else self.stopwatch.time("features"), torch.no_grad():
+            strategy.ensure_prepared(self.data.train_texts)
+            strategy.warm(texts())
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before training, the training and validation texts."""
+        own = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning; a stage has data of its own
+        validation = [] if own.validation is None else own.eval_texts("validate")
+        self._make_ready(trainer, pl_module, lambda: [*own.train_texts(), *validation])
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before a validation of its own, the validation texts."""
+        if trainer.state.fn == "validate":
+            self._make_ready(trainer, pl_module, lambda: self.data.eval_texts("validate"))
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before testing, the test texts."""
+        self._make_ready(trainer, pl_module, lambda: self.data.eval_texts("test"))
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before predicting, its texts."""
+        self._make_ready(trainer, pl_module, lambda: self.data.eval_texts("predict"))
+
+
+@final
+class Evaluation(Callback):
+    """Correlate all scores of a set with its labels, once, in float64; the same for every strategy.
+
+    Args:
+        folder: The folder in which `predictions/` is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.metrics: dict[str, dict[str, Any]] = {}
+        self.selected: dict[str, Any] | None = None
+        self._kept: list[tuple[Tensor, Pairs]] = []
+
+    def _keep(self, outputs: Any, batch: Any) -> None:
+        assert isinstance(outputs, Tensor)
+        assert isinstance(batch, Pairs)
+        assert outputs.shape == (len(batch),), f"one score per pair, got {tuple(outputs.shape)} for {len(batch)}"
+        self._kept.append((outputs.detach().float().cpu(), batch))
+
+    def _correlate(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """Correlate scores with labels."""
+        result: dict[str, Any] = {"pairs": len(columns["id"]), "undefined": None}
+        for metric, correlate in {"pearson": pearson, "spearman": spearman}.items():
+            try:
+                result[metric] = correlate(columns["score"], columns["label"])
+            except UndefinedCorrelation as reason:
+                result[metric], result["undefined"] = None, str(reason)
+        return result
+
+    def _take(self) -> dict[str, Any]:
+        """Return what was kept as columns, and forget it."""
+        kept, self._kept = self._kept, []
+        return _columns(_gather(kept))
+
+    def _write(self, name: str, columns: dict[str, Any]) -> None:
+        path = runs.predictions_file(self.folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(columns), path.with_suffix(".unfinished"))
+        os.replace(path.with_suffix(".unfinished"), path)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep a batch's scores."""
+        self._keep(outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log `val/pearson` and `val/spearman`; keep the predictions of the best epoch."""
+        columns = self._take()
+        result = self._correlate(columns)
+        for metric in ("pearson", "spearman"):
+            value = result[metric]
+            pl_module.log(f"val/{metric}", float("nan") if value is None else value, prog_bar=metric == "spearman")
+        best = self.selected["value"] if self.selected else None
+        value = result["spearman"]
+        if best is not None and (value is None or value <= best):
+            return
+        self.metrics["validation"] = result
+        self._write("validation", columns)
+        if trainer.state.fn == "fit" and value is not None:
+            position = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+            self.selected = {**position, "monitor": MONITOR, "value": value}
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep a batch's scores; a set is finished when its last batch is."""
+        self._keep(outputs, batch)
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
+        if batch_idx + 1 == trainer.num_test_batches[dataloader_idx]:
+            name = f"test/{data.test_names[dataloader_idx]}"
+            columns = self._take()
+            result = self.metrics[name] = self._correlate(columns)
+            self._write(name, columns)
+            for metric in ("pearson", "spearman"):
+                value = float("nan") if result[metric] is None else result[metric]
+                pl_module.log(f"{name}/{metric}", value, add_dataloader_idx=False, batch_size=1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which epoch is the best so far."""
+        return {"selected": self.selected, "validation": self.metrics.get("validation")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.selected = state_dict["selected"]
+        if state_dict["validation"] is not None:
+            self.metrics["validation"] = state_dict["validation"]
+
+
+@final
+class RandomState(Callback):
+    """Make a resumed run draw the random numbers that the uninterrupted one would have drawn."""
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of every random generator, as tensors and plain numbers."""
+        kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+        version, internal, gauss_next = random.getstate()
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
+            "python": [version, list(internal), gauss_next],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a checkpoint's state until training goes on; set-up in between draws numbers of its own."""
+        self._restored = state_dict
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Restore before the first step."""
+        if self._restored is None:
+            return
+        state, self._restored = self._restored, None
+        torch.set_rng_state(state["torch"])
+        if state["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda"])
+        kind, keys, position, has_gauss, gauss = state["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+        version, internal, gauss_next = state["python"]
+        random.setstate((version, tuple(internal), gauss_next))
+
+
+@final
+class Progress(Callback):
+    """Say in `progress.json` what a run is doing and how long it will take, at most once a second.
+
+    Args:
+        folder: The run folder.
+        stage: Name of the stage that trains; "training" for the main one.
+    """
+
+    def __init__(self, folder: Path, stage: str = "training") -> None:
+        self.folder, self.stage = folder, stage
+        self._phase, self._begun, self._first, self._written = "", 0.0, 0, 0.0
+
+    def tell(self, phase: str, done: int, total: int) -> None:
+        """Note that `done` of `total` steps of a phase are done."""
+        now = time.monotonic()
+        if phase != self._phase:
+            self._phase, self._begun, self._first = phase, now, done
+        elif now - self._written < 1.0 and done < total:
+            return
+        self._written = now
+        steps = done - self._first
+        left = (now - self._begun) / steps * (total - done) if steps > 0 else None
+        runs.write_progress(self.folder, runs.Progress(phase, done, total, left))
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen to the strategy's own long work."""
+        if isinstance(pl_module, EmbeddingStrategy):
+            pl_module.report = lambda done, total: self.tell("extracting latents", done, total)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Count a step."""
+        assert isinstance(pl_module, Trainable)
+        self.tell(self.stage, trainer.global_step, int(trainer.estimated_stepping_batches))
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Count a validation batch."""
+        self.tell("validating", int(args[3]) + 1, int(sum(trainer.num_val_batches)))
+
+    def on_test_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Count a test batch."""
+        before = sum(trainer.num_test_batches[: args[4] if len(args) > 4 else 0])
+        self.tell("testing", int(before + args[3] + 1), int(sum(trainer.num_test_batches)))
+
+
+def _gather(kept: list[tuple[Tensor, Pairs]]) -> list[tuple[Tensor, Pairs]]:
+    """Bring together what the processes of a run kept."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return kept
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, kept)
+    return [item for part in parts for item in part]
+
+
+def _columns(kept: list[tuple[Tensor, Pairs]]) -> dict[str, Any]:
+    """Turn kept batches into columns, in the order of the pairs' ids."""
+    rows = []
+    for scores, batch in kept:
+        labels = [float("nan")] * len(batch) if batch.score is None else batch.score.tolist()
+        genre = batch.meta.get("genre", [""] * len(batch))
+        rows += list(zip(batch.ids, scores.tolist(), labels, genre, batch.first, batch.second, strict=True))
+    rows.sort(key=lambda row: row[0])
+    names = ("id", "score", "label", "genre", "first", "second")
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {name: [] for name in names}

@@ -1,0 +1,95 @@
+"""The command `embedlab`: finds out what is wanted before anything heavy is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final
+
+import embedlab
+from embedlab.documents import hint
+from embedlab.errors import UserError
+
+__all__ = ["main"]
+
+HELP: Final = """\
+usage: embedlab COMMAND ...
+
+Compare ways of turning a decoder-only language model into a text embedder.
+
+start here:
+  embedlab compare configs/compare/demo.yaml                               strategies side by side, one table
+  embedlab fit -c configs/protocol.yaml -c configs/strategies/freeze.yaml  train and test one strategy
+  embedlab report runs                                                     show what has been run
+
+commands:
+  compare STUDY.yaml        run every strategy and seed of a study; the same command resumes it
+  report RUNS               tables of finished runs, as text or Markdown
+  fit | validate | test | predict
+                            one run; -c FILE takes options from YAML, --model.X, --data.X, --trainer.X set one
+  COMMAND --help            all options of a command
+
+options:
+  --version                 show the version
+  -h, --help                show this
+"""
+COMMANDS: Final = ("fit", "validate", "test", "predict", "compare", "report")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: What was typed after `embedlab`; None reads it from the process.
+
+    Returns:
+        Exit status: 0 done, 1 something failed while running, 2 wrong use, 130 interrupted.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # last, so that a user's folder never hides an installed package
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        print(f"embedlab: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "embedlab: interrupted; nothing finished is lost, the same command resumes where it stopped.",
+            file=sys.stderr,
+        )
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
+    """Hand over to the one part of the program that is wanted, importing nothing else."""
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if command in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if command in ("--version", "-V"):
+        print(f"embedlab {embedlab.__version__}")
+        return 0
+    if not command:
+        print(HELP, end="", file=sys.stderr)
+        return 2
+    if command not in COMMANDS:
+        near = hint(command, COMMANDS, listing=False)
+        raise UserError(f"`COMMAND` must be one of {', '.join(COMMANDS)}, got {command!r}{near}.")
+    if command == "compare":
+        from embedlab import compare
+
+        return compare.main(rest)
+    if command == "report":
+        from embedlab import report
+
+        return report.main(rest)
+    from embedlab import preflight
+
+    preflight.check(rest)
+    from embedlab import training
+
+    return training.main(arguments)

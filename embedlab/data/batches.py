@@ -1,0 +1,66 @@
+"""A batch is plain text; only strategies know of tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+__all__ = ["Pairs", "Texts", "Triplets"]
+
+
+@dataclass
+class Pairs:
+    """B pairs of texts.
+
+    Attributes:
+        first: B texts.
+        second: B texts.
+        score: How similar they are, 0 to 1, (B,) float32; None where nobody has said.
+        ids: Row of each pair in its source, from 0.
+        meta: Other columns by name, B strings each.
+    """
+
+    first: list[str]
+    second: list[str]
+    score: Tensor | None = None
+    ids: list[int] = field(default_factory=list)
+    meta: dict[str, list[str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return B."""
+        return len(self.first)
+
+
+@dataclass
+class Triplets:
+    """B anchors, each with a text that is like it and texts that are not.
+
+    Attributes:
+        anchor: B texts.
+        positive: B texts.
+        negatives: For each anchor its hard negatives, any number of them.
+    """
+
+    anchor: list[str]
+    positive: list[str]
+    negatives: list[list[str]]
+
+    def __len__(self) -> int:
+        """Return B."""
+        return len(self.anchor)
+
+
+@dataclass
+class Texts:
+    """B texts.
+
+    Attributes:
+        text: B texts.
+    """
+
+    text: list[str]
+
+    def __len__(self) -> int:
+        """Return B."""
+        return len(self.text)

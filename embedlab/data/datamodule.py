@@ -1,0 +1,165 @@
+"""The data of a run, the same for every strategy: one source to train on, one to select by, any to test on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, final
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from embedlab.data.batches import Pairs, Texts, Triplets
+from embedlab.data.loader import Indices, TrainLoader, shard
+from embedlab.data.sources import Rows, Source
+from embedlab.errors import UserError
+
+__all__ = ["DataModule"]
+
+Scored = Literal["validate", "test", "predict"]
+
+
+@final
+class DataModule(LightningDataModule):
+    """Sources and the batches made of them. It hands out text; tokens are the decoder's business.
+
+    Args:
+        train: What is trained on: pairs, triplets or texts.
+        validation: Scored pairs; they decide which epoch is kept.
+        test: Scored pairs by name.
+        predict: Pairs, scored or not.
+        batch_size: Rows of a training batch.
+        eval_batch_size: Pairs scored at once; it does not change a result.
+        seed: Decides the order of training rows; None takes the run's seed.
+        drop_last: Whether an incomplete last training batch is left out.
+    """
+
+    def __init__(
+        self,
+        train: Source | None = None,
+        validation: Source | None = None,
+        test: dict[str, Source] | None = None,
+        predict: Source | None = None,
+        batch_size: int = 32,
+        eval_batch_size: int = 256,
+        seed: int | None = None,
+        drop_last: bool = True,
+    ) -> None:
+        super().__init__()
+        for name, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
+            if size < 1:
+                raise UserError(f"`data.{name}` must be at least 1, got {size}.")
+        self.train, self.validation, self.test, self.predict = train, validation, test or {}, predict
+        self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
+        self.seed = seed
+        self._rows: dict[str, Rows] = {}
+
+    @property
+    def test_names(self) -> list[str]:
+        """Names of the test sets, in the order of their loaders."""
+        return list(self.test)
+
+    def setup(self, stage: str) -> None:
+        """Read what a stage needs, once, before any decoder is loaded.
+
+        Raises:
+            UserError: If a source is missing or wrong.
+        """
+        if self.seed is None:
+            self.seed = torch.initial_seed() % 2**31
+        needed: dict[str, tuple[Source | None, str]] = {}
+        if stage == "fit":
+            needed["train"] = (self.train, "data.train")
+            if self.validation is not None:
+                needed["validation"] = (self.validation, "data.validation")
+        elif stage == "validate":
+            needed["validation"] = (self.validation, "data.validation")
+        elif stage == "test":
+            needed |= {f"test/{name}": (source, f"data.test.{name}") for name, source in self.test.items()}
+        elif stage == "predict":
+            needed["predict"] = (self.predict, "data.predict")
+        for name, (source, argument) in needed.items():
+            self._read(name, source, argument)
+
+    def _read(self, name: str, source: Source | None, argument: str) -> Rows:
+        if name in self._rows:
+            return self._rows[name]
+        if source is None:
+            raise UserError(f"`{argument}` must name a source, got none; add one, as in configs/protocol.yaml.")
+        rows = source.read()
+        if name != "train" and (rows.kind != "pairs" or (rows.score is None and name != "predict")):
+            raise UserError(f"`{argument}` must hold scored pairs, got {rows.kind} of {source.path}; name other columns.")
+        if name == "train" and rows.kind == "pairs" and rows.score is None:
+            raise UserError(f"`{argument}` must hold scored pairs, triplets or texts, got pairs of {source.path} without scores.")
+        self._rows[name] = rows
+        return rows
+
+    def train_texts(self) -> list[str]:
+        """Return the distinct training texts, in the order they are first seen."""
+        return self._read("train", self.train, "data.train").all_texts()
+
+    def eval_texts(self, stage: Scored) -> list[str]:
+        """Return the distinct texts that a stage scores."""
+        self.setup(stage)
+        names = {"validate": ["validation"], "test": [f"test/{own}" for own in self.test], "predict": ["predict"]}[stage]
+        return list(dict.fromkeys(text for name in names for text in self._rows[name].all_texts()))
+
+    def fingerprint(self) -> dict[str, dict[str, Any]]:
+        """Return path, split, number of rows and hash of every source read so far."""
+        sources = {"train": self.train, "validation": self.validation, "predict": self.predict}
+        sources |= {f"test/{name}": source for name, source in self.test.items()}
+        return {
+            name: {"path": own.path, "split": own.split, "rows": len(rows), "sha256": rows.sha256}
+            for name, rows in self._rows.items()
+            if (own := sources[name]) is not None
+        }
+
+    def _process(self) -> tuple[int, int]:
+        """Return the number of this process and of all."""
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+    def train_dataloader(self) -> TrainLoader:
+        """Shuffle the training rows; the order follows from seed and epoch."""
+        self.setup("fit")
+        rank, world = self._process()
+        rows = self._rows["train"]
+        assert self.seed is not None
+        return TrainLoader(len(rows), _collate(rows), self.batch_size, self.seed, self.drop_last, rank, world)
+
+    def _scored(self, name: str) -> DataLoader[Any]:
+        rows = self._rows[name]
+        own = shard(list(range(len(rows))), *self._process())
+        batches = [own[i : i + self.eval_batch_size] for i in range(0, len(own), self.eval_batch_size)]
+        return DataLoader(Indices(len(rows)), batch_sampler=batches, collate_fn=_collate(rows), generator=torch.Generator())
+
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """Go through the validation pairs in order; nothing where there is no validation source."""
+        return [] if self.validation is None else self._scored("validation")
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """Go through each test set in order."""
+        return [self._scored(f"test/{name}") for name in self.test]
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Go through the pairs to predict in order."""
+        return self._scored("predict")
+
+
+def _collate(rows: Rows) -> Callable[[list[int]], Pairs | Triplets | Texts]:
+    """Return what makes a batch of row numbers."""
+
+    def one(role: str, chosen: list[int]) -> list[str]:
+        return [rows.texts[role][i][0] for i in chosen]
+
+    def collate(chosen: list[int]) -> Pairs | Triplets | Texts:
+        if rows.kind == "texts":
+            return Texts(one("text", chosen))
+        if rows.kind == "triplets":
+            hard = rows.texts.get("negative")
+            return Triplets(one("anchor", chosen), one("positive", chosen), [hard[i] if hard else [] for i in chosen])
+        score = None if rows.score is None else torch.tensor([rows.score[i] for i in chosen], dtype=torch.float32)
+        meta = {name: [column[i] for i in chosen] for name, column in rows.meta.items()}
+        return Pairs(one("first", chosen), one("second", chosen), score, list(chosen), meta)
+
+    return collate

@@ -1,0 +1,112 @@
+"""Training batches in an order that a killed run takes up again at the very next batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, final
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+__all__ = ["Indices", "TrainLoader", "shard"]
+
+Batch = TypeVar("Batch")
+
+
+def shard(indices: list[int], rank: int, world: int) -> list[int]:
+    """Return the part of one process: every world-th, from its rank on."""
+    return indices[rank::world]
+
+
+@final
+class Indices(Dataset[int]):
+    """Row numbers 0 to size - 1; rows themselves stay where they are until a batch is collated."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.size
+
+    def __getitem__(self, index: int) -> int:
+        """Return the row number."""
+        return index
+
+
+@final
+class _Epochs:
+    """Batches of row numbers; their order is a function of seed and epoch alone."""
+
+    def __init__(self, size: int, batch_size: int, seed: int, drop_last: bool, rank: int, world: int) -> None:
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.world = rank, world
+        self.drop_last = drop_last and size >= batch_size * world
+        self.epoch = self.skip = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        together = self.batch_size * self.world
+        return self.size // together if self.drop_last else -(-self.size // together)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        skip, self.skip = self.skip, 0
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.size, generator=generator).tolist()
+        together = self.batch_size * self.world
+        for number in range(skip, len(self)):
+            yield shard(order[number * together : (number + 1) * together], self.rank, self.world)
+
+
+@final
+class TrainLoader(DataLoader[Any]):
+    """A loader whose position is part of the checkpoint.
+
+    Args:
+        size: Number of rows.
+        collate: From row numbers to a batch.
+        batch_size: Rows of a batch, in each process.
+        seed: Decides the order, together with the epoch.
+        drop_last: Whether an incomplete last batch is left out, unless it is the only one.
+        rank: This process.
+        world: Number of processes; each sees its own rows.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        collate: Callable[[list[int]], Any],
+        batch_size: int,
+        seed: int,
+        drop_last: bool = True,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.epochs = _Epochs(size, batch_size, seed, drop_last, rank, world)
+        self.position = 0
+        # A generator of its own: otherwise each pass would draw from the global one, and a resumed run differ.
+        own = torch.Generator().manual_seed(0)
+        super().__init__(Indices(size), batch_sampler=self.epochs, collate_fn=collate, generator=own)  # type: ignore[arg-type]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch."""
+        self.epochs.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names a private class
+        """Yield the batches of this epoch that were not seen yet."""
+        begun = self.epochs.skip
+        for number, batch in enumerate(super().__iter__(), begun + 1):
+            self.position = number
+            yield batch
+        self.position = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many batches of the epoch were handed out."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after that many batches."""
+        self.epochs.skip = state["position"] % max(1, len(self.epochs))

@@ -1,0 +1,190 @@
+"""Read a table of text from a file or the hub: column names, and rows of strings with where each stood."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from embedlab import embedded
+from embedlab.errors import UserError
+
+__all__ = ["BUILT_IN", "Table", "nearest", "read_table"]
+
+BUILT_IN = "stsb"
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+csv.field_size_limit(2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of strings.
+
+    Attributes:
+        name: What it is called in messages.
+        columns: Column names.
+        rows: One list of strings per row, in the order of `columns`; None where a value is missing.
+        lines: Line of the file each row began at, from 1; row number plus 1 where there are no lines.
+    """
+
+    name: str
+    columns: list[str]
+    rows: list[list[str | None]]
+    lines: list[int]
+
+
+def read_table(path: str, split: str, subset: str | None, revision: str | None, quoting: bool | None) -> Table:
+    """Read a built-in set, a local file or a set of the hub.
+
+    Args:
+        path: `stsb`, a file, or a hub id.
+        split: Split of a built-in set or a hub id; a file has none.
+        subset: Configuration of a hub id.
+        revision: Commit of a hub id.
+        quoting: Whether double quotes quote fields; None: in CSV they do, in TSV they do not.
+
+    Raises:
+        UserError: If it is not there or cannot be read.
+    """
+    if path == BUILT_IN:
+        return _stsb(split)
+    file = Path(path).expanduser()
+    if file.is_file():
+        return _file(file, quoting)
+    plain = file.name.removesuffix(".gz")
+    if file.is_absolute() or path.startswith((".", "~")) or plain.endswith(SUFFIXES) or path.count("/") != 1:
+        folder = file.parent if file.parent.is_dir() else Path()
+        near = nearest(file.name, [own.name for own in folder.iterdir() if own.is_file()])
+        raise UserError(f"`path` must be {BUILT_IN!r}, an existing file or a hub id, but {path!r} is not there{near}.")
+    return _hub(path, split, subset, revision)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return a hint at the known name nearest to a wrong one, or nothing.
+
+    >>> nearest("sentnce1", ["sentence1", "score"])
+    "; did you mean 'sentence1'?"
+    """
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _stsb(split: str) -> Table:
+    """Read a split of the official STS Benchmark: tab-separated, no quoting, no header, extra columns at the end."""
+    path = embedded.stsb_file(split)
+    names = ["genre", "file", "year", "id", "score", "sentence1", "sentence2"]
+    rows: list[list[str | None]] = []
+    with path.open(encoding="utf-8", newline="\n") as stream:
+        for line in stream:
+            fields: list[str | None] = list(line.rstrip("\r\n").split("\t")[: len(names)])
+            if fields[0] == "main-forum":  # the training file's spelling of main-forums
+                fields[0] = "main-forums"
+            rows.append(fields)
+    return Table(f"{BUILT_IN} {split}", names, rows, list(range(1, len(rows) + 1)))
+
+
+def _file(path: Path, quoting: bool | None) -> Table:
+    suffix = Path(path.name.removesuffix(".gz")).suffix
+    if suffix not in SUFFIXES:
+        raise UserError(f"`path` must end in {', '.join(SUFFIXES)} (or .gz of the first three), got {str(path)!r}.")
+    try:
+        if suffix == ".parquet":
+            return _parquet(path)
+        with _open(path) as stream:
+            if suffix == ".jsonl":
+                return _jsonl(path, stream)
+            return _separated(path, stream, "\t" if suffix == ".tsv" else ",", suffix == ".csv" if quoting is None else quoting)
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, csv.Error) as error:
+        raise UserError(f"`path` must be a readable UTF-8 file, but {str(path)!r} is not: {error}.") from error
+
+
+def _open(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _separated(path: Path, stream: IO[str], delimiter: str, quoting: bool) -> Table:
+    reader = csv.reader(stream, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE)
+    columns = next(reader, None)
+    if columns is None:
+        raise UserError(f"`path` must hold a header line and rows, but {str(path)!r} is empty.")
+    rows: list[list[str | None]] = []
+    lines = []
+    line = reader.line_num + 1
+    for row in reader:
+        if row:
+            if len(row) != len(columns):
+                way = "set `quoting: true` if fields are quoted" if not quoting else "set `quoting: false` if they are not"
+                raise UserError(
+                    f"{path}, line {line}: a row must have {len(columns)} fields as the header has, got {len(row)}; {way}."
+                )
+            rows.append(list(row))
+            lines.append(line)
+        line = reader.line_num + 1
+    return Table(str(path), columns, rows, lines)
+
+
+def _jsonl(path: Path, stream: IO[str]) -> Table:
+    records: list[dict[str, Any]] = []
+    lines = []
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: must be a JSON object, got something else ({error}).") from error
+        if not isinstance(record, dict):
+            raise UserError(f"{path}, line {number}: must be a JSON object, got {type(record).__name__}.")
+        records.append(record)
+        lines.append(number)
+    return _records(str(path), records, lines)
+
+
+def _parquet(path: Path) -> Table:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        records = parquet.read_table(path).to_pylist()
+    except pa.ArrowException as error:
+        raise UserError(f"`path` must be a Parquet file, but {str(path)!r} is not: {error}.") from error
+    return _records(str(path), records, list(range(1, len(records) + 1)))
+
+
+def _records(name: str, records: Sequence[dict[str, Any]], lines: list[int]) -> Table:
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    rows = [[_text(record.get(column)) for column in columns] for record in records]
+    return Table(name, columns, rows, lines)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else value if isinstance(value, str) else str(value)
+
+
+def _hub(name: str, split: str, subset: str | None, revision: str | None) -> Table:
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        found = datasets.load_dataset(name, subset, split=split, revision=revision)
+    except Exception as error:  # the hub's client raises many unrelated kinds
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"`path` must be {BUILT_IN!r}, an existing file or a reachable hub id, but {name!r} (split {split!r}, revision "
+            f"{revision or 'main'}) could not be fetched{offline}: {reason}; check the name and the network, or give a file."
+        ) from error
+    return _records(f"{name} {split}", list(_plain(found)), list(range(1, len(found) + 1)))
+
+
+def _plain(found: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a hub set."""
+    yield from found

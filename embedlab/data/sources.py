@@ -1,0 +1,188 @@
+"""A source: which table, which columns play which role, which rows are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from dataclasses import dataclass, field
+
+from embedlab.data.readers import BUILT_IN, Table, nearest, read_table
+from embedlab.errors import UserError
+
+__all__ = ["Rows", "Source"]
+
+ROLES = {
+    "pairs": ("first", "second", "score"),
+    "triplets": ("anchor", "positive", "negative"),
+    "texts": ("text",),
+}
+DEFAULT_COLUMNS = {
+    "pairs": {"first": "sentence1", "second": "sentence2", "score": "score"},
+    "triplets": {"anchor": "anchor", "positive": "positive", "negative": "negative"},
+    "texts": {"text": "text"},
+}
+OPTIONAL = ("score", "negative")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a source holds, checked.
+
+    Attributes:
+        kind: "pairs", "triplets" or "texts".
+        texts: For each role of the kind its texts; several columns for `negative` are several texts per row.
+        score: Scores of pairs, 0 to 1, or None.
+        meta: Other columns by name.
+        sha256: Hash of all of this.
+    """
+
+    kind: str
+    texts: dict[str, list[list[str]]]
+    score: list[float] | None = None
+    meta: dict[str, list[str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(next(iter(self.texts.values())))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the content that a run sees."""
+        content = json.dumps([self.kind, self.texts, self.score, self.meta], ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def all_texts(self) -> list[str]:
+        """Return the distinct texts, in the order they are first seen, row by row."""
+        columns = list(self.texts.values())
+        return list(dict.fromkeys(text for row in zip(*columns, strict=True) for own in row for text in own))
+
+
+@dataclass
+class Source:
+    """Where texts come from.
+
+    What the rows are follows from the roles of their columns: `first` and `second` make pairs, `anchor` and
+    `positive` triplets, `text` plain texts. The order of columns never decides.
+
+    Args:
+        path: `stsb` (built in), a file (.csv, .tsv, .jsonl, .parquet; gzipped too), or a hub id.
+        split: Split of `stsb` or of a hub id.
+        subset: Configuration of a hub id.
+        revision: Commit of a hub id; pin it, or a rerun may see other data.
+        columns: Column of each role; a list for `text` (all of them, row by row) and `negative` (several per
+            row). By default `sentence1`, `sentence2`, `score`, or `anchor`, `positive`, `negative`, or `text`.
+        where: Keep rows whose column holds this value.
+        score_range: Lowest and highest possible score, scaled to 0 and 1; 0 to 1 by default, 0 to 5 for `stsb`.
+        quoting: Whether double quotes quote fields; by default in CSV they do, in TSV they do not.
+        limit: Keep this many rows, drawn once and for all, in their order.
+        distinct: Whether a repeated plain text is kept once.
+    """
+
+    path: str
+    split: str = "train"
+    subset: str | None = None
+    revision: str | None = None
+    columns: dict[str, str | list[str]] | None = None
+    where: dict[str, str] | None = None
+    score_range: tuple[float, float] | None = None
+    quoting: bool | None = None
+    limit: int | None = None
+    distinct: bool = True
+
+    def read(self) -> Rows:
+        """Read and check the rows.
+
+        Raises:
+            UserError: If anything is missing or wrong; the sentence names file and line.
+        """
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"`limit` must be at least 1 row, got {self.limit}.")
+        table = read_table(self.path, self.split, self.subset, self.revision, self.quoting)
+        kind, columns = self._roles(table)
+        chosen = self._chosen(table)
+        place = {name: index for index, name in enumerate(table.columns)}
+        texts = {
+            role: [[_text(table, row, place[own], own) for own in names] for row in chosen]
+            for role, names in columns.items()
+            if role != "score"
+        }
+        score = None
+        if "score" in columns:
+            score = [self._score(table, row, place[columns["score"][0]]) for row in chosen]
+        if kind == "texts":
+            flat = [text for row in texts["text"] for text in row]
+            return Rows(kind, {"text": [[text] for text in (dict.fromkeys(flat) if self.distinct else flat)]})
+        used = {name for names in columns.values() for name in names}
+        meta = {name: [table.rows[row][i] or "" for row in chosen] for name, i in place.items() if name not in used}
+        return Rows(kind, texts, score, meta)
+
+    def _roles(self, table: Table) -> tuple[str, dict[str, list[str]]]:
+        """Find the kind of rows and the columns of each role."""
+        if self.columns is None:
+            for kind, defaults in DEFAULT_COLUMNS.items():
+                if all(name in table.columns for role, name in defaults.items() if role not in OPTIONAL):
+                    return kind, {role: [name] for role, name in defaults.items() if name in table.columns}
+            raise UserError(
+                f"`columns` must say which column of {table.name} plays which role, as none is called sentence1, anchor or "
+                f"text; it has {', '.join(table.columns)}."
+            )
+        for kind, roles in ROLES.items():
+            if roles[0] in self.columns:
+                break
+        else:
+            raise UserError(f"`columns` must name first and second, anchor and positive, or text, got {list(self.columns)}.")
+        for role in self.columns:
+            if role not in roles:
+                raise UserError(f"`columns` of {kind} must be among {', '.join(roles)}, got {role!r}{nearest(role, roles)}.")
+        for role in roles:
+            if role not in self.columns and role not in OPTIONAL:
+                raise UserError(f"`columns` of {kind} must name {role!r} too, got {list(self.columns)}.")
+        named = {role: [own] if isinstance(own, str) else list(own) for role, own in self.columns.items()}
+        for role, names in named.items():
+            for name in names:
+                if name not in table.columns:
+                    raise UserError(
+                        f"`columns` must name columns of {table.name}, got {name!r} for {role!r}"
+                        f"{nearest(name, table.columns)}; it has {', '.join(table.columns)}."
+                    )
+        return kind, named
+
+    def _chosen(self, table: Table) -> list[int]:
+        """Return the indices of the rows that are kept."""
+        chosen = list(range(len(table.rows)))
+        for name, value in (self.where or {}).items():
+            if name not in table.columns:
+                raise UserError(f"`where` must name columns of {table.name}, got {name!r}{nearest(name, table.columns)}.")
+            index = table.columns.index(name)
+            chosen = [row for row in chosen if table.rows[row][index] == value]
+        if not chosen:
+            left = f" where {self.where}" if self.where else ""
+            raise UserError(f"`path` must hold at least one row, but {table.name} has none{left}.")
+        if self.limit is not None and self.limit < len(chosen):
+            chosen = sorted(random.Random(0).sample(chosen, self.limit))
+        return chosen
+
+    def _score(self, table: Table, row: int, index: int) -> float:
+        """Read a score and scale it to 0 to 1."""
+        low, high = self.score_range or ((0.0, 5.0) if self.path == BUILT_IN else (0.0, 1.0))
+        if not low < high:
+            raise UserError(f"`score_range` must be lowest and highest score, got {[low, high]}.")
+        came = table.rows[row][index]
+        where = f"{table.name}, line {table.lines[row]}"
+        try:
+            value = float(came or "")
+        except ValueError:
+            raise UserError(f"{where}: `score` must be a number, got {came!r}.") from None
+        if not (math.isfinite(value) and low <= value <= high):
+            raise UserError(f"{where}: `score` must lie in {low:g} to {high:g}, got {came}; set `score_range` to its scale.")
+        return (value - low) / (high - low)
+
+
+def _text(table: Table, row: int, index: int, column: str) -> str:
+    """Return a text as it is; an empty one is refused, as no decoder can read it."""
+    value = table.rows[row][index] if index < len(table.rows[row]) else None
+    if value is None or not value.strip():
+        raise UserError(f"{table.name}, line {table.lines[row]}: column {column!r} must hold a text, got an empty one.")
+    return value

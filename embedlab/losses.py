@@ -1,0 +1,125 @@
+"""Losses, as pure functions on float32 tensors.
+
+Three kinds, by what they are given. A configuration names one by its import path.
+
+* scored pairs, on predictions and gold scores, both (B,): `mse`, `log_mse`, `variance`, `log_variance`;
+  for cosines also `cosent` and `cosine_mse`;
+* triplets, on unit vectors: `multiple_negatives_ranking`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = [
+    "PairLoss",
+    "cosent",
+    "cosine_mse",
+    "log_mse",
+    "log_variance",
+    "mse",
+    "multiple_negatives_ranking",
+    "variance",
+]
+
+PairLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def mse(predicted: Tensor, gold: Tensor) -> Tensor:
+    """Mean squared error of predictions (B,) against gold scores (B,), as a scalar ()."""
+    return functional.mse_loss(predicted, gold)
+
+
+def log_mse(predicted: Tensor, gold: Tensor) -> Tensor:
+    """Natural logarithm of the mean squared error of predictions (B,) against gold (B,), as a scalar ().
+
+    1e-8 inside the logarithm keeps value and gradient finite for a perfect batch.
+    """
+    return torch.log(mse(predicted, gold) + 1e-8)
+
+
+def variance(predicted: Tensor, gold: Tensor) -> Tensor:
+    """Unbiased variance of the residuals of predictions (B,) against gold (B,), as a scalar ().
+
+    Raises:
+        ValueError: If the batch holds fewer than two pairs, for which it is undefined.
+    """
+    if len(predicted) < 2:
+        raise ValueError(f"a variance needs a batch of at least 2 pairs, got {len(predicted)}; raise `batch_size`.")
+    return (predicted - gold).var(correction=1)
+
+
+def log_variance(predicted: Tensor, gold: Tensor) -> Tensor:
+    """Natural logarithm of the variance of the residuals (FREEZE, section 4.1.1), as a scalar ().
+
+    It does not see a constant shift of all predictions.
+
+    Paper silent: the estimator; the authors' code uses the unbiased one, as here.
+    Differs from the paper: 1e-8 is added inside the logarithm. Without it a batch of equal residuals gives
+    minus infinity and a gradient that is not a number.
+
+    Args:
+        predicted: Predicted scores, (B,).
+        gold: Gold scores, (B,).
+
+    Raises:
+        ValueError: If the batch holds fewer than two pairs.
+    """
+    return torch.log(variance(predicted, gold) + 1e-8)
+
+
+def cosine_mse(cosine: Tensor, gold: Tensor) -> Tensor:
+    """Mean squared error of cosines (B,) against gold scores (B,) in 0 to 1, as a scalar ()."""
+    return mse(cosine, gold)
+
+
+def cosent(cosine: Tensor, gold: Tensor, scale: float = 20.0) -> Tensor:
+    """CoSENT: every pair of text pairs that the cosines order wrongly costs (Su, 2022, "CoSENT").
+
+        L = log(1 + sum over i, j with gold_i > gold_j of exp(scale * (cos_j - cos_i)))
+
+    A batch in which all gold scores are equal orders nothing and costs 0.
+
+    Args:
+        cosine: Cosines of B text pairs, (B,).
+        gold: Their gold scores, (B,).
+        scale: Lambda of the formula, 20 in the original.
+
+    Returns:
+        The loss, a scalar (). It is a sum, so it grows with B.
+
+    >>> cosent(torch.tensor([0.9, 0.1]), torch.tensor([0.5, 0.5])).item()
+    0.0
+    """
+    difference = scale * (cosine[None, :] - cosine[:, None])  # (i, j): cos_j - cos_i
+    ordered = difference[gold[:, None] > gold[None, :]]
+    return torch.logsumexp(torch.cat([ordered.new_zeros(1), ordered]), dim=0)
+
+
+def multiple_negatives_ranking(
+    anchor: Tensor, candidate: Tensor, label: Tensor, same: Tensor | None = None, scale: float = 20.0
+) -> Tensor:
+    """Pick each anchor's positive out of all candidates of the batch (Henderson et al., 2017; SGPT, section 4.1).
+
+        L = -1/B sum_i log softmax_j(scale * cos(anchor_i, candidate_j)) [label_i]
+
+    Args:
+        anchor: Unit vectors, (B, E).
+        candidate: Unit vectors of all positives and hard negatives, (C, E).
+        label: For each anchor the index of its positive among the candidates, (B,).
+        same: True where a candidate is another copy of the anchor's positive or of the anchor itself, (B, C);
+            such a candidate is no negative and is left out.
+        scale: Inverse temperature, 20 in the original.
+
+    Returns:
+        The loss, a scalar ().
+    """
+    logits = scale * anchor @ candidate.T
+    if same is not None:
+        keep = functional.one_hot(label, len(candidate)).bool()
+        logits = logits.masked_fill(same & ~keep, -torch.inf)
+    return functional.cross_entropy(logits, label)

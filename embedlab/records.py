@@ -1,0 +1,141 @@
+"""What a finished run says of itself: `result.json`, and the identity that makes it the same run or another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import transformers
+
+import embedlab
+from embedlab import runs
+from embedlab.callbacks import Evaluation, Stopwatch
+from embedlab.data import DataModule
+from embedlab.errors import UserError
+from embedlab.strategies.base import EmbeddingStrategy
+
+__all__ = ["claim", "finish", "identity"]
+
+# What does not change a result: names, places, and how it is shown.
+PLACES = ("run_dir", "study", "label", "request")
+SHOWN = ("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
+
+
+def identity(config: Mapping[str, Any], data: Mapping[str, Any], strategy: EmbeddingStrategy) -> str:
+    """Hash what decides the result of a run: configuration without places, data, decoder, version.
+
+    Args:
+        config: The resolved configuration.
+        data: The data module's fingerprint.
+        strategy: The strategy.
+    """
+    kept = {key: value for key, value in config.items() if key not in PLACES}
+    kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in SHOWN}
+    decoder = None if strategy.backbone is None else strategy.backbone.sha256
+    content = json.dumps([kept, data, decoder, embedlab.__version__], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def claim(folder: Path, identity: str, request: str | None) -> None:
+    """Take a run folder for this process.
+
+    A folder with an unfinished run of the same identity is resumed.
+
+    Raises:
+        UserError: If it holds another run, or a finished one.
+    """
+    marker = folder / ".identity"
+    if runs.read_result(folder) is not None:
+        raise UserError(
+            f"`run_dir` must be a new folder, but {folder} holds a finished run; name another one, or delete it."
+        )
+    if marker.exists() and marker.read_text() != identity:
+        raise UserError(
+            f"`run_dir` must be a new folder or that of the same run, but {folder} holds an unfinished run with other "
+            "settings; name another one, or delete it."
+        )
+    marker.write_text(identity)
+    curves = folder / runs.METRICS
+    if curves.exists():  # the logger starts its file anew
+        number = sum(1 for _ in folder.glob("metrics-before-*.csv")) + 1
+        curves.rename(folder / f"metrics-before-{number}.csv")
+    runs.mark(folder, "running", request=request)
+
+
+def finish(
+    folder: Path,
+    config: Any,
+    identity: str,
+    strategy: EmbeddingStrategy,
+    data: DataModule,
+    evaluation: Evaluation,
+    stopwatch: Stopwatch,
+    notes: Sequence[str],
+) -> None:
+    """Write `result.json`, then the status; the last things a run does."""
+    backbone = strategy.backbone
+    own = [p for n, p in strategy.named_parameters() if not n.startswith("backbone.")]
+    trainable = sum(p.numel() for p in strategy.parameters() if p.requires_grad)
+    seconds = dict(stopwatch.seconds)
+    known = {"features": seconds.pop("features", 0.0), "train": seconds.pop("train", 0.0), "score": seconds.pop("score", 0.0)}
+    tested = 2 * sum(m["pairs"] for name, m in evaluation.metrics.items() if name.startswith("test/"))
+    store = getattr(strategy, "store", None)
+    result = {
+        "strategy": type(strategy).__qualname__,
+        "label": config.label,
+        "study": config.study,
+        "seed": config.seed_everything,
+        "request": config.request,
+        "identity": identity,
+        "backbone": None
+        if backbone is None
+        else {
+            "name": backbone.name,
+            "revision": backbone.revision,
+            "sha256": backbone.sha256,
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+            "layers": backbone.num_layers,
+            "width": backbone.width,
+        },
+        "data": data.fingerprint(),
+        "metrics": evaluation.metrics,
+        "selected": evaluation.selected,
+        "parameters": {
+            "trainable": trainable,
+            "total": sum(p.numel() for p in own) + (0 if backbone is None else backbone.num_parameters),
+        },
+        "seconds": {**known, "stages": seconds, "total": sum(known.values()) + sum(seconds.values())},
+        "texts_per_second": tested / known["score"] if known["score"] else None,
+        "train_tokens": 0 if backbone is None else backbone.trained_tokens,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "feature_bytes": 0 if store is None else store.size,
+        "notes": list(dict.fromkeys(notes)),
+        "versions": {
+            "embedlab": embedlab.__version__,
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        "git_commit": _commit(),
+    }
+    runs.write_result(folder, result)
+    runs.mark(folder, "done")
+
+
+def _commit() -> str | None:
+    """Return the commit of embedlab's checkout, where it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

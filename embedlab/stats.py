@@ -1,0 +1,176 @@
+"""Means over seeds, and intervals over pairs. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Interval", "mean_and_sd", "pearson_interval", "spearman_interval"]
+
+Array = NDArray[np.float64]
+CELLS: Final = 2_000_000  # pairs times resamples held at a time, so that memory stays small
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The ends of an interval."""
+
+    low: float
+    high: float
+
+
+def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and standard deviation over seeds.
+
+    Args:
+        values: One number per seed, at least one.
+
+    Returns:
+        The mean, and the standard deviation with n - 1 in the denominator; None for a single value.
+
+    >>> mean_and_sd([1.0, 3.0])
+    (2.0, 1.4142135623730951)
+    >>> mean_and_sd([1.0])
+    (1.0, None)
+    """
+    if not values:
+        raise ValueError("`values` must hold at least one number, got none.")
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return float(np.mean(values)), sd
+
+
+def spearman_interval(
+    scores: ArrayLike, labels: ArrayLike, resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval | None:
+    """Bootstrap pairs for an interval of Spearman's correlation.
+
+    Percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3). Ranks
+    are taken anew in every resample, ties sharing their mean rank. With several seeds, each resample draws
+    the same pairs for all of them and averages their correlations: it is over pairs, not over seeds.
+
+    Args:
+        scores: What was predicted, (N,), or (S, N) for S seeds.
+        labels: What people said of the same pairs, (N,).
+        resamples: How often pairs are drawn.
+        level: Share of the resamples inside the interval.
+        seed: Of the drawing.
+
+    Returns:
+        The interval; None if the correlation is undefined on all pairs or on most of the resamples.
+
+    Raises:
+        ValueError: If the shapes do not fit, or a number is not finite.
+    """
+    return _interval(scores, labels, resamples, level, seed, _Ranker)
+
+
+def pearson_interval(
+    scores: ArrayLike, labels: ArrayLike, resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval | None:
+    """Bootstrap pairs for an interval of Pearson's correlation; see `spearman_interval`."""
+    return _interval(scores, labels, resamples, level, seed, _Keeper)
+
+
+class _Keeper:
+    """Hands out the values themselves, less their mean, which keeps the sums below accurate."""
+
+    def __init__(self, values: Array) -> None:
+        self.values: Array = (values - values.mean())[None]
+
+    def __call__(self, counts: Array) -> Array:
+        return self.values
+
+
+class _Ranker:
+    """Hands out mean ranks of values (N,) in resamples given as counts (B, N), without sorting again.
+
+    Sorted once, equal values stand together. In a resample that holds a value C times, after R smaller ones,
+    its mean rank is R + (C + 1) / 2.
+    """
+
+    def __init__(self, values: Array) -> None:
+        self.order = np.argsort(values, kind="stable")
+        ordered = values[self.order]
+        self.starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        self.group = np.empty(len(values), dtype=np.intp)
+        self.group[self.order] = np.cumsum(np.r_[False, ordered[1:] != ordered[:-1]])
+
+    def __call__(self, counts: Array) -> Array:
+        held = np.add.reduceat(counts[:, self.order], self.starts, axis=1)  # (B, groups)
+        ranks: Array = np.cumsum(held, axis=1) - (held - 1) / 2
+        # The mean rank of a resample of N is (N + 1) / 2, whatever the ties.
+        centred: Array = ranks[:, self.group] - (counts.shape[1] + 1) / 2
+        return centred
+
+
+def _interval(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    resamples: int,
+    level: float,
+    seed: int,
+    reader: Callable[[Array], Callable[[Array], Array]],
+) -> Interval | None:
+    x = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    y = np.asarray(labels, dtype=np.float64)
+    if x.ndim != 2 or y.ndim != 1 or x.shape[1] != len(y):
+        raise ValueError(
+            f"`scores` must have one number per label, got shapes {np.shape(scores)} and {np.shape(labels)}."
+        )
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("`scores` and `labels` must be finite, got NaN or infinity among them.")
+    if resamples < 1:
+        raise ValueError(f"`resamples` must be at least 1, got {resamples}.")
+    if not 0 < level < 1:
+        raise ValueError(f"`level` must lie between 0 and 1, got {level}.")
+    if len(y) < 2 or np.ptp(y) == 0 or (np.ptp(x, axis=1) == 0).any():
+        return None
+    read_label, read_scores = reader(y), [reader(own) for own in x]
+    found = []
+    for counts in _resamples(len(y), resamples, seed):
+        label = read_label(counts)
+        found.append(np.mean([_correlation(counts, read(counts), label) for read in read_scores], axis=0))
+    values = np.concatenate(found)
+    values = values[np.isfinite(values)]
+    if len(values) < resamples / 2:
+        return None
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def _resamples(size: int, resamples: int, seed: int) -> Iterator[Array]:
+    """Draw pairs with replacement: how often each occurs, (B, N), a block at a time."""
+    generator = np.random.default_rng(seed)
+    block = max(1, min(resamples, CELLS // size))
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        drawn = generator.integers(0, size, (rows, size)) + np.arange(rows)[:, None] * size
+        yield np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
+
+
+def _correlation(counts: Array, x: Array, y: Array) -> Array:
+    """Return Pearson's correlation in each resample, (B,), NaN where one side is constant.
+
+    Args:
+        counts: How often each pair occurs, (B, N); rows add up to N.
+        x: Values, (B, N) or (1, N).
+        y: Values, (B, N) or (1, N).
+    """
+    size = counts.shape[1]
+    x, y = np.broadcast_to(x, counts.shape), np.broadcast_to(y, counts.shape)
+    weighted_x, weighted_y = counts * x, counts * y
+    mean_x, mean_y = weighted_x.sum(1) / size, weighted_y.sum(1) / size
+    covariance = np.einsum("bn,bn->b", weighted_x, y) - size * mean_x * mean_y
+    spread_x = np.einsum("bn,bn->b", weighted_x, x) - size * mean_x**2
+    spread_y = np.einsum("bn,bn->b", weighted_y, y) - size * mean_y**2
+    # A resample in which one side is constant leaves rounding errors instead of zeros.
+    floor_x = 1e-12 * size * np.max(np.abs(x), axis=1) ** 2
+    floor_y = 1e-12 * size * np.max(np.abs(y), axis=1) ** 2
+    defined = (spread_x > floor_x) & (spread_y > floor_y)
+    result = np.full(len(counts), np.nan)
+    result[defined] = covariance[defined] / np.sqrt(spread_x[defined] * spread_y[defined])
+    return result

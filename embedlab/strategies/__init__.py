@@ -1,0 +1,1 @@
+"""The strategies, one published method per file."""

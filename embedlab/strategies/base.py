@@ -1,0 +1,281 @@
+"""What a strategy is: something that scores pairs of texts; perhaps it embeds, perhaps it trains.
+
+The class tree says what a strategy needs, and nothing asks for names:
+
+    EmbeddingStrategy        score(first, second) -> (B,)
+      Embedder               embed(texts, role) -> (B, E); the score is their cosine
+      Trainable              loss(batch) -> (); mixed in by whatever learns by gradient
+
+A strategy of your own subclasses these in a file of your own; nothing in the framework changes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast, final
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional
+
+from embedlab.backbone import Backbone
+from embedlab.data import Pairs, Source, Texts, Triplets
+from embedlab.errors import UserError
+from embedlab.losses import PairLoss, multiple_negatives_ranking
+
+__all__ = [
+    "Batch",
+    "Embedder",
+    "EmbeddingStrategy",
+    "Role",
+    "Stage",
+    "Trainable",
+    "Training",
+    "contrastive_loss",
+]
+
+Role = Literal["query", "document"]
+Batch = Pairs | Triplets | Texts
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a strategy learns. What is None is left to the protocol that compared runs share.
+
+    Args:
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Decay of matrices; vectors (biases, norms) never decay.
+        warmup: Share of all steps over which the learning rate rises from 0.
+        decay: Whether it then falls linearly to 0, or stays.
+        epochs: Passes over the training data.
+        batch_size: Rows of a training batch.
+        validate_every: Epochs between validations.
+    """
+
+    learning_rate: float = 2e-5
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    decay: bool = True
+    epochs: int | None = None
+    batch_size: int | None = None
+    validate_every: int | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training stage before the main one, with data of its own.
+
+    Args:
+        name: What it is called in logs and the run folder.
+        source: Where its texts come from.
+        training: Its epochs, batch size and learning rate; epochs and batch size must be set.
+        loss: From one of its batches to a scalar ().
+        parameters: What it trains.
+    """
+
+    name: str
+    source: Source
+    training: Training
+    loss: Callable[[Any], Tensor]
+    parameters: Callable[[], Sequence[nn.Parameter]]
+
+
+class EmbeddingStrategy(LightningModule, ABC):
+    """A published way to turn a decoder-only language model into a scorer of text pairs.
+
+    Lightning calls the hooks below in this order: `configure_model` (build and load), `prepare` (statistics of
+    the training texts), `warm` (texts that will soon be needed), then steps.
+    """
+
+    backbone: Backbone | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = None
+        self.strict_loading = False  # a checkpoint holds only what was learned; `on_load_checkpoint` is strict
+        self.register_buffer("prepared", torch.tensor(False))
+        self.report: Callable[[int, int], None] = lambda done, total: None  # progress of `warm`; set by a callback
+
+    @abstractmethod
+    def score(self, first: Sequence[str], second: Sequence[str]) -> Tensor:
+        """Score the similarity of text pairs, higher for more similar.
+
+        Args:
+            first: B texts.
+            second: B texts.
+
+        Returns:
+            One score per pair, (B,), float32.
+        """
+
+    def prepare(self, texts: Sequence[str]) -> None:  # noqa: B027  # most strategies need nothing
+        """Learn statistics of the distinct training texts; called once, before anything is scored or trained."""
+
+    def warm(self, texts: Sequence[str]) -> None:  # noqa: B027
+        """Make ready for texts that are about to be read; whoever keeps latents computes them here, in bulk."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the results must know about this run."""
+        return [] if self.backbone is None else list(self.backbone.notes)
+
+    @final
+    def ensure_prepared(self, texts: Callable[[], Sequence[str]]) -> None:
+        """Call `prepare` unless that was done, by this process or by the one that wrote the checkpoint."""
+        if not self.prepared:
+            with torch.no_grad():
+                self.prepare(texts())
+            self.prepared.fill_(True)
+
+    @final
+    def validation_step(self, batch: Pairs, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Score a batch, (B,)."""
+        return self.score(batch.first, batch.second)
+
+    @final
+    def test_step(self, batch: Pairs, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Score a batch, (B,)."""
+        return self.score(batch.first, batch.second)
+
+    @final
+    def predict_step(self, batch: Pairs, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Score a batch, (B,)."""
+        return self.score(batch.first, batch.second)
+
+    @final
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only what was learned, with the hash of the decoder it belongs to."""
+        frozen = {n for n, p in self.named_parameters() if n.startswith("backbone.") and not p.requires_grad}
+        buffers = {n for n, _ in self.named_buffers() if n.startswith("backbone.")}
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {n: v for n, v in weights.items() if n not in frozen | buffers}
+        checkpoint["strategy"] = type(self).__qualname__
+        checkpoint["backbone"] = None if self.backbone is None else self.backbone.sha256
+
+    @final
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another strategy or decoder, or one that lacks something learned."""
+        if (came := checkpoint.get("strategy")) != type(self).__qualname__:
+            raise UserError(
+                f"`ckpt_path` must hold a checkpoint of {type(self).__qualname__}, got one of {came or 'another program'}; "
+                "name the class it was trained with."
+            )
+        own = None if self.backbone is None else self.backbone.sha256
+        if checkpoint["backbone"] != own:
+            name = "no decoder" if self.backbone is None else self.backbone.name
+            raise UserError(
+                f"`ckpt_path` must hold a checkpoint for {name}, got one of another decoder "
+                f"(hash {str(checkpoint['backbone'])[:12]} instead of {str(own)[:12]}); set `backbone.name` to that one."
+            )
+        learned = {n for n, p in self.named_parameters() if p.requires_grad or not n.startswith("backbone.")}
+        missing, unknown = learned - set(checkpoint["state_dict"]), set(checkpoint["state_dict"]) - set(self.state_dict())
+        if missing or unknown:
+            raise UserError(
+                f"`ckpt_path` must hold what this strategy learns, but {len(missing)} tensors are missing and "
+                f"{len(unknown)} unknown (first: {sorted(missing | unknown)[0]}); use the options it was trained with."
+            )
+
+
+class Embedder(EmbeddingStrategy, ABC):
+    """A strategy that gives each text one vector; pairs are scored by cosine."""
+
+    @abstractmethod
+    def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
+        """Give each text a vector.
+
+        Args:
+            texts: B texts.
+            role: Whether they search or are searched; None where both sides are alike.
+
+        Returns:
+            One vector per text, (B, E), float32, of any length.
+        """
+
+    @final
+    def score(self, first: Sequence[str], second: Sequence[str]) -> Tensor:
+        """Score pairs by the cosine of their vectors, (B,); equal texts are embedded once."""
+        vectors = functional.normalize(self.embed([*first, *second]), dim=-1)
+        return (vectors[: len(first)] * vectors[len(first) :]).sum(-1)
+
+
+class Trainable(EmbeddingStrategy, ABC):
+    """A strategy that learns by gradient. Its `__init__` sets `plan`, how it learns."""
+
+    plan: Training
+    learns_from: ClassVar[tuple[type, ...]] = (Pairs, Triplets)
+    _stage: Stage | None = None
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """Give the loss of one batch of the kinds this strategy trains on, a scalar ()."""
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Name the stages that come before the main one, in order."""
+        return ()
+
+    @final
+    def enter(self, stage: Stage | None) -> None:
+        """Train this stage from now on; None is the main one."""
+        self._stage = stage
+
+    @property
+    def stage(self) -> str | None:
+        """Name of the stage that is training; None is the main one."""
+        return None if self._stage is None else self._stage.name
+
+    @final
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Log and return the loss of a batch, ()."""
+        loss = self.loss(batch) if self._stage is None else self._stage.loss(batch)
+        name = "train/loss" if self._stage is None else f"{self._stage.name}/loss"
+        self.log(name, loss, batch_size=len(batch), prog_bar=True)
+        return loss
+
+    @final
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with a linear warm-up and, if asked for, a linear decay; vectors do not decay."""
+        training = self.plan if self._stage is None else self._stage.training
+        chosen = None if self._stage is None else set(self._stage.parameters())
+        named = [(n, p) for n, p in self.named_parameters() if p.requires_grad and (chosen is None or p in chosen)]
+        vectors = {n for n, p in named if p.ndim == 1 or n.endswith("bias")}
+        groups = [
+            {"params": [p for n, p in named if n not in vectors], "weight_decay": training.weight_decay},
+            {"params": [p for n, p in named if n in vectors], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=training.learning_rate, fused=True)
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        warm = max(1, round(training.warmup * steps))
+
+        def factor(step: int) -> float:
+            if step < warm and training.warmup > 0:
+                return (step + 1) / (warm + 1)
+            return max(0.0, (steps - step) / max(1, steps - warm)) if training.decay else 1.0
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def contrastive_loss(strategy: Embedder, batch: Pairs | Triplets, pair_loss: PairLoss, scale: float) -> Tensor:
+    """Give the loss of a bi-encoder, a scalar (): `pair_loss` on scored pairs, ranking on triplets.
+
+    In ranking, the candidates of every anchor are all positives and all hard negatives of the batch. One that
+    equals the anchor's positive, or the anchor, is not used against it.
+
+    Args:
+        strategy: What embeds the texts; of triplets, anchors as queries and candidates as documents.
+        batch: B scored pairs, or B triplets with any number of hard negatives each.
+        pair_loss: From cosines (B,) and gold scores (B,) to a scalar.
+        scale: Inverse temperature of the ranking.
+    """
+    if isinstance(batch, Pairs):
+        return pair_loss(strategy.score(batch.first, batch.second), cast(Tensor, batch.score))
+    candidates = [*batch.positive, *(text for own in batch.negatives for text in own)]
+    anchor = functional.normalize(strategy.embed(batch.anchor, "query"), dim=-1)
+    vectors = functional.normalize(strategy.embed(candidates, "document"), dim=-1)
+    same = [[text in pair for text in candidates] for pair in zip(batch.anchor, batch.positive, strict=True)]
+    label = torch.arange(len(batch), device=anchor.device)
+    return multiple_negatives_ranking(anchor, vectors, label, torch.tensor(same, device=anchor.device), scale)

@@ -1,0 +1,67 @@
+"""The untrained decoder: pool its states, nothing else; the floor under every other strategy.
+
+Reimers and Gurevych, 2019. Sentence-BERT. arXiv:1908.10084, section 4.1, where averaging the states of a
+pretrained model is the baseline. Optional centring and scaling by training texts undo the common direction of a
+language model's states (Ethayarajh, 2019, arXiv:1909.00512, section 4.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from embedlab import pooling
+from embedlab.backbone import FINAL, Backbone, Layer
+from embedlab.pooling import Pooling
+from embedlab.strategies.base import Embedder, Role
+
+__all__ = ["PooledDecoder"]
+
+
+@final
+class PooledDecoder(Embedder):
+    """Pooled states of a frozen decoder.
+
+    Args:
+        backbone: The decoder.
+        pooling: From token states to one vector.
+        layer: State to read: 0 is the embedding output, l the output of block l, "final" the final norm's.
+        standardize: Nothing; `center`, less the mean of the training texts; or `zscore`, by their standard
+            deviation too, each coordinate by itself.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        pooling: Pooling = pooling.weighted_mean,
+        layer: Layer = FINAL,
+        standardize: Literal["none", "center", "zscore"] = "none",
+    ) -> None:
+        super().__init__()
+        self.backbone: Backbone = backbone
+        self.pooling, self.layer, self.standardize = pooling, layer, standardize
+
+    def configure_model(self) -> None:
+        """Make room for the statistics, (D,) each."""
+        if not hasattr(self, "mean"):
+            self.register_buffer("mean", torch.zeros(self.backbone.width))
+            self.register_buffer("scale", torch.ones(self.backbone.width))
+
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Take mean and standard deviation of the training texts' vectors."""
+        if self.standardize == "none":
+            return
+        vectors = self._pool(texts).double()
+        self.mean.copy_(vectors.mean(0))
+        if self.standardize == "zscore":
+            self.scale.copy_(vectors.std(0).clamp_min(1e-6))
+
+    def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
+        """Pool, center and scale, (B, D); the role makes no difference."""
+        return (self._pool(texts) - self.mean) / self.scale
+
+    def _pool(self, texts: Sequence[str]) -> Tensor:
+        return self.backbone.read(texts, self.pooling, [self.layer])[:, 0]

@@ -1,0 +1,96 @@
+"""SGPT bi-encoder: tune a decoder's biases, average its states with weights that grow along the text.
+
+Muennighoff, 2022. SGPT: GPT Sentence Embeddings for Semantic Search. arXiv:2202.08904, section 4.
+
+    v = sum_i w_i h_i,   w_i = i / sum_j j                                              (equation 2)
+    J = -1/B sum_i log  exp(20 cos(q_i, d_i)) / sum_j exp(20 cos(q_i, d_j))             (equation 3)
+
+For search the two sides are told apart by brackets, [query] and {document}, as token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+from torch import Tensor
+
+from embedlab import losses, pooling
+from embedlab.backbone import Backbone
+from embedlab.data import Pairs, Triplets
+from embedlab.errors import UserError
+from embedlab.losses import PairLoss
+from embedlab.pooling import Pooling
+from embedlab.strategies.base import Embedder, Role, Trainable, Training, contrastive_loss
+from embedlab.tuning import BitFit, Tuning
+
+__all__ = ["SGPTBiEncoder"]
+
+BRACKETS = {"query": ("[", "]"), "document": ("{", "}")}  # section 4.2
+SCALE = 20.0  # the authors' training script
+
+# BitFit wants ten times the learning rate of full tuning (the authors' scripts: 1e-4 to 4e-4 for decoders with
+# trained biases). Differs from the paper: zero biases added to a decoder want about ten times more again.
+TRAINING = Training(learning_rate=2e-3, weight_decay=0.0, warmup=0.1, decay=True)
+
+
+@final
+class SGPTBiEncoder(Trainable, Embedder):
+    """Position-weighted mean of the last states, with only biases tuned.
+
+    Args:
+        backbone: The decoder.
+        pooling: From token states to one vector.
+        brackets: Whether queries and documents get their brackets; where both sides are alike there are none.
+        tuning: What trains in the decoder; None is BitFit.
+        pair_loss: Loss on scored pairs, from cosines and gold scores.
+        scale: Inverse temperature of the ranking loss on triplets.
+        training: How it learns.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        pooling: Pooling = pooling.weighted_mean,
+        brackets: bool = False,
+        tuning: Tuning | None = None,
+        pair_loss: PairLoss = losses.cosent,
+        scale: float = SCALE,
+        training: Training = TRAINING,
+    ) -> None:
+        super().__init__()
+        if scale <= 0:
+            raise UserError(f"`scale` must be positive, got {scale}.")
+        self.backbone: Backbone = backbone
+        self.pooling, self.brackets, self.tuning = pooling, brackets, tuning or BitFit()
+        self.pair_loss, self.scale, self.plan = pair_loss, scale, training
+
+    def configure_model(self) -> None:
+        """Load the decoder and choose what trains."""
+        self.backbone.tune(self.tuning)
+
+    def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
+        """Pool the final states of texts, in the brackets of their role, (B, D)."""
+        prefix, suffix = self._bracket_ids(role)
+        return self.backbone.read(texts, self.pooling, prefix=prefix, suffix=suffix)[:, 0]
+
+    def loss(self, batch: Pairs | Triplets) -> Tensor:
+        """Rank triplets (equation 3), or fit the cosines of scored pairs, ().
+
+        Differs from the paper: it trains on triplets only; scored pairs are ours, so that all strategies can
+        share STS-B.
+        """
+        return contrastive_loss(self, batch, self.pair_loss, self.scale)
+
+    def _bracket_ids(self, role: Role | None) -> tuple[list[int], list[int]]:
+        """Look up the ids of a role's brackets; a single token each, so that they never merge with the text."""
+        if not self.brackets or role is None:
+            return [], []
+        opening, closing = ([self.backbone.tokenizer.convert_tokens_to_ids(mark)] for mark in BRACKETS[role])
+        unknown = self.backbone.tokenizer.unk_token_id
+        if None in opening + closing or (unknown is not None and unknown in opening + closing):
+            raise UserError(
+                f"`brackets` needs a tokenizer with {' and '.join(BRACKETS[role])} as single tokens, but that of "
+                f"{self.backbone.name} has none; leave `brackets` false."
+            )
+        return opening, closing

@@ -1,0 +1,268 @@
+"""`embedlab fit | validate | test | predict`: LightningCLI over a strategy and the data all strategies share.
+
+A fit is: the strategy's stages in order, training, the best validation checkpoint tested, the result written. A
+strategy without training goes the same way with nothing in the middle. Run again in the same folder it goes on
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import pkgutil
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentError
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+from transformers.utils import logging as transformers_logging
+
+from embedlab import records, runs, strategies
+from embedlab.callbacks import Evaluation, Preparation, Progress, RandomState, Stopwatch, checkpoints
+from embedlab.data import DataModule
+from embedlab.errors import UserError
+from embedlab.strategies.base import EmbeddingStrategy, Stage, Trainable
+
+__all__ = ["main"]
+
+log = logging.getLogger("embedlab")
+
+
+class _CLI(LightningCLI):
+    """The command line of one run."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add where a run is kept and what it is called."""
+        parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of this run.")
+        parser.add_argument("--study", type=str, default="single", help="Study the run belongs to.")
+        parser.add_argument("--label", type=str | None, default=None, help="Name of the strategy in tables.")
+        parser.add_argument("--request", type=str | None, default=None, help="Hash of the request, set by `compare`.")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration alone: a checkpoint never overrides what was typed."""
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in what follows from the rest: names, folders, the strategy's own schedule."""
+        config = self.config[self.subcommand]
+        self.notes: list[str] = []
+        class_path = config.model.class_path
+        config.label = config.label or class_path.rpartition(".")[2]
+        seed = config.seed_everything
+        folder = Path(config.run_dir or runs.run_folder(Path("runs"), config.study, config.label, seed))
+        config.run_dir = str(folder)
+        # What is not a fit leaves the fit's own files alone.
+        self.run_dir = folder if self.subcommand == "fit" else folder / self.subcommand
+        config.trainer.default_root_dir = str(self.run_dir)
+        config.trainer.num_sanity_val_steps = 0
+        config.trainer.use_distributed_sampler = False  # the data module shares rows out itself, without repeats
+        if config.trainer.enable_progress_bar is None:
+            config.trainer.enable_progress_bar = sys.stdout.isatty()
+        self._own_schedule(config)
+        self._loggers(config, f"{config.label}/seed-{seed}")
+
+    def _own_schedule(self, config: Any) -> None:
+        """Let a strategy's own epochs and batch size replace the protocol's, unless they were typed."""
+        own = config.model.get("init_args", {}).get("training")
+        if own is None or self.subcommand != "fit":
+            return
+        places = {
+            "epochs": ("trainer.max_epochs", "epochs"),
+            "batch_size": ("data.batch_size", "pairs per batch"),
+            "validate_every": ("trainer.check_val_every_n_epoch", "epochs between validations"),
+        }
+        for name, (shared, meaning) in places.items():
+            value = own.get(name)
+            if value is None:
+                continue
+            if any(argument.split("=")[0] == f"--{shared}" for argument in sys.argv):
+                own[name] = None
+            elif config.get(shared) != value:
+                self.notes.append(f"{value} {meaning} of its own instead of the protocol's {config.get(shared)}")
+                config[shared] = value
+
+    def _loggers(self, config: Any, name: str) -> None:
+        """Tell loggers the run's folder and names; leave out Weights & Biases where it is not installed."""
+        loggers = config.trainer.logger
+        if not isinstance(loggers, list):
+            return
+        if importlib.util.find_spec("wandb") is None:
+            loggers[:] = [own for own in loggers if not own.class_path.endswith("WandbLogger")]
+        for own in loggers:
+            arguments = own.init_args
+            if "save_dir" in arguments:
+                arguments.save_dir = str(self.run_dir)
+            if own.class_path.endswith("WandbLogger"):
+                arguments.name = arguments.name or name
+                arguments.group = arguments.get("group") or config.study
+                arguments.project = arguments.project if arguments.project != "lightning_logs" else "embedlab"
+                os.environ.setdefault("WANDB_SILENT", "true")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add the callbacks that every run needs."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.stopwatch = Stopwatch()
+        self.evaluation = Evaluation(self.run_dir)
+        own = [self.stopwatch, Preparation(self.datamodule, self.stopwatch), self.evaluation, Progress(self.run_dir)]
+        if self.subcommand == "fit":
+            own += [RandomState(), *checkpoints(self.run_dir / runs.CHECKPOINTS)]
+        given = self.config_init[self.subcommand].trainer.callbacks or []
+        return super().instantiate_trainer(callbacks=[*given, *own], **kwargs)
+
+    def after_instantiate_classes(self) -> None:
+        """Read the data and check it against the strategy, before anything slow starts."""
+        stage = self.subcommand
+        self.datamodule.setup(stage)
+        if stage == "fit":
+            self.datamodule.setup("test")
+        if stage == "fit" and isinstance(self.model, Trainable):
+            batch = next(iter(self.datamodule.train_dataloader()))
+            if not isinstance(batch, self.model.learns_from):
+                kinds = " or ".join(kind.__name__.lower() for kind in self.model.learns_from)
+                raise UserError(
+                    f"`data.train` must give {kinds} to {type(self.model).__name__}, got {type(batch).__name__.lower()}; "
+                    "name other columns or another source."
+                )
+
+    # The subcommands --------------------------------------------------------------------------------------
+
+    def fit(self, model: EmbeddingStrategy, datamodule: DataModule, **arguments: Any) -> None:
+        """Run the stages, train, test the best checkpoint, write the result."""
+        config = self.config.fit
+        text = self._parser("fit").dump(self.config.fit, skip_none=False)
+        identity = records.identity(yaml.safe_load(text), datamodule.fingerprint(), model)
+        last, best = self.run_dir / runs.LAST, self.run_dir / runs.BEST
+        records.claim(self.run_dir, identity, config.request)
+        (self.run_dir / runs.CONFIG).write_text(text)
+        for logger in self.trainer.loggers:
+            if hasattr(logger.experiment, "config"):
+                logger.experiment.config.update(yaml.safe_load(text), allow_val_change=True)
+        try:
+            if isinstance(model, Trainable):
+                self._stages(model, config)
+                seed_everything(config.seed_everything, verbose=False)  # whether or not stages ran just now
+                arguments["ckpt_path"] = arguments.get("ckpt_path") or (str(last) if last.exists() else None)
+                self.trainer.fit(model, datamodule=datamodule, **arguments)
+                if not best.exists():
+                    raise RuntimeError("training ended without a single validation; lower `check_val_every_n_epoch`")
+                self.trainer.test(model, datamodule=datamodule, ckpt_path=str(best), weights_only=True, verbose=False)
+            else:
+                self.trainer.validate(model, datamodule=datamodule, verbose=False)
+                self.trainer.save_checkpoint(best, weights_only=True)
+                self.trainer.test(model, datamodule=datamodule, verbose=False)
+        except BaseException as error:
+            runs.mark(self.run_dir, "failed", f"{type(error).__name__}: {error}".splitlines()[0])
+            raise
+        notes = [*self.notes, *model.notes]
+        if datamodule.train is not None and datamodule.train.limit is not None:
+            notes.append(f"training cut to {datamodule.fingerprint()['train']['rows']} rows")
+        records.finish(self.run_dir, config, identity, model, datamodule, self.evaluation, self.stopwatch, notes)
+        for name, metric in self.evaluation.metrics.items():
+            pearson, spearman = metric["pearson"], metric["spearman"]
+            shown = metric["undefined"] or f"Spearman {100 * spearman:.2f}, Pearson {100 * pearson:.2f}"
+            print(f"{name}: {shown} ({metric['pairs']} pairs)")  # noqa: T201  # the command's answer
+        print(f"run folder: {self.run_dir}")  # noqa: T201
+
+    def _stages(self, model: Trainable, config: Any) -> None:
+        """Train the stages that come first; one that was finished before is loaded."""
+        for stage in model.stages():
+            model.enter(stage)
+            folder = self.run_dir / "stages" / stage.name
+            finished = folder / "done.ckpt"
+            if finished.exists():
+                model.configure_model()
+                checkpoint = torch.load(finished, map_location="cpu", weights_only=True)
+                model.on_load_checkpoint(checkpoint)
+                model.load_state_dict(checkpoint["state_dict"], strict=False)
+                self.stopwatch.seconds[stage.name] = checkpoint["seconds"]
+                continue
+            log.info("stage %s", stage.name)
+            data = DataModule(
+                train=stage.source, validation=None, test={}, seed=config.seed_everything,
+                batch_size=_needed(stage, "batch_size"),
+            )
+            stopwatch = Stopwatch()
+            stopwatch.stage = stage.name
+            trainer = Trainer(
+                accelerator=config.trainer.accelerator,
+                devices=config.trainer.devices,
+                max_epochs=_needed(stage, "epochs"),
+                limit_val_batches=0,
+                logger=CSVLogger(str(folder), name="", version=""),
+                callbacks=[Preparation(self.datamodule, self.stopwatch), Progress(self.run_dir, stage.name), stopwatch],
+                default_root_dir=str(folder),
+                enable_checkpointing=False,
+                enable_progress_bar=config.trainer.enable_progress_bar,
+                enable_model_summary=False,
+            )
+            trainer.fit(model, datamodule=data)
+            self.stopwatch.seconds[stage.name] = stopwatch.seconds[stage.name]
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
+            checkpoint = {key: checkpoint[key] for key in ("state_dict", "strategy", "backbone")}
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save({**checkpoint, "seconds": stopwatch.seconds[stage.name]}, folder / "unfinished.ckpt")
+            (folder / "unfinished.ckpt").replace(finished)
+        model.enter(None)
+
+    def after_predict(self) -> None:
+        """Say where the scores are."""
+        print(f"scores: {runs.predictions_file(self.run_dir, 'predict')}")  # noqa: T201
+
+
+def _needed(stage: Stage, name: str) -> int:
+    value = getattr(stage.training, name)
+    if value is None:
+        raise UserError(f"`{name}` must be set for the stage {stage.name!r}, got none; write it under its `training`.")
+    return int(value)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one of the four subcommands.
+
+    Args:
+        arguments: The subcommand and its options.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        UserError: If something asked for cannot be done.
+    """
+    _quiet()
+    for module in pkgutil.iter_modules(strategies.__path__):  # so that class names need no import path
+        importlib.import_module(f"{strategies.__name__}.{module.name}")
+    try:
+        _CLI(
+            EmbeddingStrategy,
+            DataModule,
+            subclass_mode_model=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
+            args=None if list(arguments) == sys.argv[1:] else list(arguments),
+        )
+    except ArgumentError as error:
+        raise UserError(" ".join(str(error).split())) from error
+    return 0
+
+
+def _quiet() -> None:
+    """Silence what a user of embedlab can do nothing about."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in ("lightning.pytorch", "lightning.fabric", "httpx", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*Checkpoint directory.*exists and is not empty.*",
+                    ".*isinstance\\(treespec.*", ".*`is_gradient_checkpointing`.*", ".*Experiment logs directory.*",
+                    ".*number of training batches.*smaller than the logging interval.*", ".*save_weights_only.*"):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,127 @@
+"""Tiny random decoders of real classes, a byte-level tokenizer, a few texts."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTJConfig,
+    GPTNeoConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+VOCABULARY = 260
+_COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+_ROTARY = {
+    **_COMMON,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+}
+_GROUPED = {**_ROTARY, "num_key_value_heads": 2, "head_dim": 8}
+
+# One configuration per architecture the design holds: absolute and rotary positions, ALiBi, grouped queries,
+# sliding windows shorter than the texts.
+ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
+    "gpt2": lambda: GPT2Config(**_COMMON, n_embd=32, n_layer=3, n_head=4, n_positions=512),
+    "gpt_neo": lambda: GPTNeoConfig(
+        **_COMMON,
+        hidden_size=32,
+        num_layers=4,
+        attention_types=[[["global", "local"], 2]],
+        num_heads=4,
+        window_size=6,
+        max_position_embeddings=512,
+    ),
+    "gpt_neox": lambda: GPTNeoXConfig(**_ROTARY),
+    "gptj": lambda: GPTJConfig(**_COMMON, n_embd=32, n_layer=3, n_head=4, n_positions=512, rotary_dim=4),
+    "opt": lambda: OPTConfig(
+        **_COMMON,
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        ffn_dim=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+    ),
+    "bloom": lambda: BloomConfig(**_COMMON, hidden_size=32, n_layer=3, n_head=4),
+    "llama": lambda: LlamaConfig(**_GROUPED),
+    "qwen2": lambda: Qwen2Config(**{k: v for k, v in _GROUPED.items() if k != "head_dim"}),
+    "qwen3": lambda: Qwen3Config(**_GROUPED),
+    "mistral": lambda: MistralConfig(**_GROUPED, sliding_window=6),
+    "gemma3": lambda: Gemma3TextConfig(**_GROUPED, sliding_window=6),
+}
+
+TEXTS = [
+    "A man is playing a guitar.",
+    "Two dogs run through the snow, chasing a red ball.",
+    "No.",
+    "The market fell by 3 percent on Monday",
+    "A woman is slicing an onion into very thin pieces for a soup!",
+    "Kittens sleep.",
+    "He said: 'nobody knows'.",
+    "An aeroplane takes off from a wet runway at night.",
+]
+SCORES = [0.9, 0.1, 0.0, 0.5, 0.7, 0.3, 0.2, 1.0]
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Build a tokenizer with one token per byte, ids 4 to 259 after four special ones."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3} | {c: i for i, c in enumerate(alphabet, 4)}
+    backend = Tokenizer(models.BPE(vocabulary, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+
+
+@functools.cache
+def _build(folder: Path, architecture: str) -> Path:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture]())
+    with torch.no_grad():  # as drawn, states hardly differ; larger weights make a fault show
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6.0 if "embed" not in name and "wte" not in name else 20.0)
+    model.eval().save_pretrained(folder / architecture)
+    byte_tokenizer().save_pretrained(folder / architecture)
+    return folder / architecture
+
+
+@pytest.fixture(scope="session")
+def decoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from the name of an architecture to a folder with a tiny random decoder of it."""
+    root = tmp_path_factory.mktemp("decoders")
+    return lambda architecture: _build(root, architecture)
+
+
+@pytest.fixture
+def own_decoder(decoder_folder: Callable[[str], Path], tmp_path: Path) -> Path:
+    """Return a tiny Llama of a test's own, which it may change."""
+    return Path(shutil.copytree(decoder_folder("llama"), tmp_path / "decoder"))
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_tests(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep latents of tiny decoders out of the user's cache; the converted default decoder stays there."""
+    monkeypatch.setattr("embedlab.features.cache_root", lambda: tmp_path_factory.getbasetemp() / "cache")

@@ -1,0 +1,100 @@
+"""A small study for tests: two strategies, and a script in place of `embedlab fit`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+STRATEGIES = """
+    from embedlab.strategies.base import Embedder
+    from embedlab.backbone import Backbone
+
+    class Method(Embedder):
+        def __init__(self, backbone: Backbone, width: int = 3) -> None: ...
+
+    class Simple(Embedder):
+        def __init__(self, depth: int = 1) -> None: ...
+    """
+
+# Reads how to behave from control.json: {label: "fail" | "die" | "sleep" | "nothing"}.
+FAKE = """
+    import json, os, pathlib, signal, socket, sys, time
+    a = dict(zip(sys.argv[2::1], sys.argv[3::1]))
+    folder, label, seed = pathlib.Path(a["--run_dir"]), a["--label"], int(a["--seed_everything"])
+    here = pathlib.Path(__file__).parent
+    with open(here / "starts.txt", "a") as file:
+        file.write(f"{label} {seed}\\n")
+    print("hello from", label)
+    def write(name, content):
+        part = folder / (name + ".new")
+        part.write_text(json.dumps(content))
+        part.replace(folder / name)
+    status = {"state": "running", "started": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+              "pid": os.getpid(), "host": socket.gethostname(), "request": a["--request"]}
+    write("status.json", status)
+    write("progress.json", {"phase": "training", "done": 1, "total": 4, "seconds_left": 30.0})
+    control = here / "control.json"
+    how = json.loads(control.read_text()).get(label) if control.exists() else None
+    if how == "sleep":
+        time.sleep(60)
+    if how == "slow":
+        time.sleep(0.6)
+    if how == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "nothing":
+        sys.exit(0)
+    if how == "fail":
+        sys.exit("RuntimeError: out of luck")
+    score = 0.5 + len(label) / 100 + seed / 1000
+    write("result.json", {
+        "schema_version": 1, "strategy": "Method", "label": label, "study": a["--study"], "seed": seed,
+        "request": a["--request"], "backbone": {"name": "small"},
+        "metrics": {"test/stsb": {"spearman": score, "pearson": score, "pairs": 9, "undefined": None}},
+        "parameters": {"trainable": 10}, "seconds": {"train": 1.0, "score": 0.5, "total": 1.5}, "notes": []})
+    write("status.json", {**status, "state": "done"})
+    """
+
+STUDY = """
+    study: demo
+    protocol: protocol.yaml
+    backbone: small.yaml
+    seeds: [0, 1]
+    strategies:
+      method: method.yaml
+      simple: simple.yaml
+    """
+
+
+def make_study(folder: Path) -> None:
+    """Write the study with all its files."""
+    for name, content in {
+        "study_methods.py": STRATEGIES,
+        "fake.py": FAKE,
+        "study.yaml": STUDY,
+        "protocol.yaml": "data: {batch_size: 8}\ntrainer: {max_epochs: 2}\n",
+        "small.yaml": "model: {init_args: {backbone: {name: small}}}\n",
+        "method.yaml": "model: {class_path: study_methods.Method}\n",
+        "simple.yaml": "model: {class_path: study_methods.Simple}\n",
+    }.items():
+        (folder / name).write_text(textwrap.dedent(content))
+
+
+def fake(folder: Path) -> Callable[[list[str]], list[str]]:
+    """Return how the script is started."""
+    return lambda arguments: [sys.executable, str(folder / "fake.py"), *arguments]
+
+
+def control(folder: Path, **how: str) -> None:
+    """Tell the script how to behave for a label."""
+    (folder / "control.json").write_text(json.dumps(how))
+
+
+def starts(folder: Path) -> list[str]:
+    """Give what was started since the last call."""
+    path = folder / "starts.txt"
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return lines

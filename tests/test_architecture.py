@@ -1,0 +1,195 @@
+"""The import law, read from syntax trees, and shown to bite."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import embedlab
+
+PACKAGE = Path(embedlab.__file__).parent
+MODULES = {
+    ".".join(["embedlab", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+LIGHT = (
+    *("__init__", "__main__", "arguments", "cli", "compare", "documents", "errors", "identity", "launch"),
+    *("preflight", "report", "runs", "signatures", "stats", "study", "tables"),
+)
+HEAVY = {
+    "torch",
+    "lightning",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "datasets",
+    "pandas",
+    "wandb",
+    "scipy",
+    "sklearn",
+}
+STRATEGIES = {name for name in MODULES if name.startswith("embedlab.strategies.")} - {
+    "embedlab.strategies.base"
+}
+
+
+def imports(tree: ast.AST, package: str, at_import: bool = False) -> Iterator[str]:
+    """Give the dotted names a module imports.
+
+    Args:
+        tree: The module.
+        package: What relative imports start from.
+        at_import: Leave out what is imported inside functions, or for type checkers only.
+    """
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+        elif not (at_import and is_late(node)):
+            yield from imports(node, package, at_import)
+
+
+def is_late(node: ast.AST) -> bool:
+    """Tell whether a statement's inside does not run when its module is imported."""
+    if isinstance(node, ast.If):
+        return "TYPE_CHECKING" in ast.unparse(node.test)
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+
+
+def modules_of(name: str, at_import: bool = False, source: str | None = None) -> set[str]:
+    """Return what a module imports: modules of ours by full name, others by their top package."""
+    path = MODULES[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found = set()
+    for dotted in imports(ast.parse(path.read_text() if source is None else source), package, at_import):
+        if dotted.partition(".")[0] != "embedlab":
+            found.add(dotted.partition(".")[0])
+            continue
+        while dotted not in MODULES:
+            dotted = dotted.rpartition(".")[0]
+        found.add(dotted)
+    return found
+
+
+def reachable(name: str, at_import: bool, sources: dict[str, str] | None = None) -> dict[str, str]:
+    """Return all that importing a module brings in, each with the module that asks for it."""
+    found: dict[str, str] = {}
+    waiting = [name]
+    while waiting:
+        asking = waiting.pop()
+        parents = (
+            {asking[:end] for end, sign in enumerate(asking) if sign == "."} if asking in MODULES else set()
+        )
+        for own in modules_of(asking, at_import, (sources or {}).get(asking)) | (parents & set(MODULES)):
+            if own not in found and own != name:
+                found[own] = asking
+                if own in MODULES:
+                    waiting.append(own)
+    return found
+
+
+def heavy(name: str, sources: dict[str, str] | None = None) -> dict[str, str]:
+    return {own: asking for own, asking in reachable(name, True, sources).items() if own in HEAVY}
+
+
+# The half that compares has no torch ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_modules_reach_nothing_heavy(name: str) -> None:
+    assert heavy("embedlab" if name == "__init__" else f"embedlab.{name}") == {}
+
+
+def test_the_law_can_fail() -> None:
+    stats = MODULES["embedlab.stats"].read_text()
+    for line in (
+        "import torch",
+        "from torch import nn",
+        "import torch.nn as nn",
+        "if True:\n    import torch",
+    ):
+        assert heavy("embedlab.report", {"embedlab.stats": f"{stats}\n{line}\n"}) == {
+            "torch": "embedlab.stats"
+        }
+    assert heavy("embedlab.report", {"embedlab.stats": f"{stats}\nfrom embedlab import backbone\n"})
+    assert heavy("embedlab.report", {"embedlab.stats": f"{stats}\nfrom .backbone import Backbone\n"})
+    inside = f"{stats}\ndef late():\n    import torch\nif TYPE_CHECKING:\n    import torch\n"
+    assert not heavy("embedlab.report", {"embedlab.stats": inside})
+    assert "torch" in heavy("embedlab.training")
+
+
+def loads_torch(line: str) -> bool:
+    """Tell whether a fresh process has torch after a line of Python."""
+    code = (
+        f"import sys\nsys.path.insert(0, {str(PACKAGE.parent)!r})\n{line}\nsys.exit('torch' in sys.modules)"
+    )
+    return bool(subprocess.run([sys.executable, "-c", code], check=False).returncode)
+
+
+def test_a_fresh_process_stays_without_torch() -> None:
+    names = ", ".join(name for name in LIGHT if not name.startswith("__"))
+    assert not loads_torch(f"from embedlab import {names}")
+
+
+def test_the_fresh_process_can_fail() -> None:
+    assert loads_torch("sys.modules['torch'] = sys")
+
+
+# Who may know whom ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_a_strategy_knows_no_other_and_nothing_around_it(name: str) -> None:
+    around = {
+        f"embedlab.{own}" for own in ("callbacks", "study", "compare", "training", "cli", "records", "runs")
+    }
+    assert not modules_of(name) & ((STRATEGIES - {name}) | around)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.split(".")[1:2] == ["data"]))
+def test_data_knows_no_strategy(name: str) -> None:
+    assert not {own for own in modules_of(name) if own.startswith("embedlab.strategies")}
+
+
+def test_the_base_of_strategies_knows_none_of_them() -> None:
+    assert not modules_of("embedlab.strategies.base") & STRATEGIES
+
+
+def test_only_training_knows_weights_and_biases() -> None:
+    assert {name for name in MODULES if "wandb" in modules_of(name)} <= {"embedlab.training"}
+
+
+def test_nothing_imports_tests_or_notebooks() -> None:
+    assert not {name for name in MODULES if modules_of(name) & {"tests", "notebooks"}}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_importing_only_defines(name: str) -> None:
+    allowed = (
+        ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign | ast.If
+    )
+    for node in ast.parse((PACKAGE / f"{name}.py").read_text()).body:
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        assert is_docstring or isinstance(node, allowed), f"{name}, line {node.lineno}"
+
+
+# Size and names ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_modules_stay_small(name: str) -> None:
+    limit = 160 if name in STRATEGIES else 400
+    assert len(MODULES[name].read_text().splitlines()) <= limit
+
+
+def test_names_say_what_is_inside() -> None:
+    vague = {"utils", "util", "common", "helpers", "misc", "tools"}
+    assert not {name for name in MODULES if vague & set(name.split("."))}

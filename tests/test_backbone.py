@@ -1,0 +1,291 @@
+"""The decoder reads every text as if it were alone, whatever the architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from embedlab import pooling
+from embedlab.backbone import FINAL, Backbone
+from embedlab.errors import UserError
+from embedlab.tokens import Tokens, lay_out
+from embedlab.tuning import BitFit, Frozen, Full, LoRA
+from tests.conftest import ARCHITECTURES, TEXTS
+
+Folder = Callable[[str], Path]
+UNPACKED = {"gpt_neo", "gptj", "bloom"}  # transformers lets nobody replace their attention
+
+
+def states_of(backbone: Backbone, texts: list[str], layers: list[int | str]) -> list[Tensor]:
+    """Return the states of each text at some layers, (T, len(layers), D) each, read in one batch."""
+    backbone.tune(Frozen())
+    ids = backbone.token_ids(texts)
+    tokens = lay_out(ids, backbone._content)
+    found: dict[int | str, Tensor] = {}
+    with torch.no_grad():
+        backbone.run(tokens, layers, lambda layer, states: found.update({layer: states.float()}))
+    return list(torch.stack([found[layer] for layer in layers], 1).split(tokens.lengths))
+
+
+@pytest.fixture(params=sorted(ARCHITECTURES))
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def alone(folder: Path, texts: list[str]) -> list[Tensor]:
+    """Run transformers' own implementation on one text at a time: all block outputs and the final norm's."""
+    backbone = Backbone(str(folder), dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).base_model.eval()
+    blocks = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == backbone.num_layers)
+    results = []
+    for text in texts:
+        seen: list[Tensor] = []
+        hooks = [blocks[0].register_forward_pre_hook(lambda _, inputs, s=seen: s.append(inputs[0]))]
+        hooks += [
+            block.register_forward_hook(lambda _, __, out, s=seen: s.append(out[0] if isinstance(out, tuple) else out))
+            for block in blocks
+        ]
+        with torch.no_grad():
+            final = model(torch.tensor(backbone.token_ids([text])), use_cache=False).last_hidden_state
+        for hook in hooks:
+            hook.remove()
+        results.append(torch.stack([state[0] for state in [*seen, final]], 1))
+    return results
+
+
+def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
+    for own, other in zip(found, expected, strict=True):
+        assert own.shape == other.shape
+        assert (own - other).abs().max() <= 1e-5 * other.abs().max().clamp_min(1.0)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_states_are_those_of_the_text_alone(architecture: str, decoder_folder: Folder, packed: bool, side: str) -> None:
+    folder = decoder_folder(architecture)
+    backbone = Backbone(str(folder), dtype="float32", packed=packed, padding_side=side)
+    assert backbone.is_packed == (packed and architecture not in UNPACKED)
+    layers = [*range(backbone.num_layers + 1), FINAL]
+    assert_same(states_of(backbone, TEXTS, layers), alone(folder, TEXTS))
+    backwards = states_of(backbone, TEXTS[::-1], layers)[::-1]
+    assert_same(backwards, alone(folder, TEXTS))
+    assert_same(states_of(backbone, TEXTS[2:5], layers), alone(folder, TEXTS[2:5]))
+
+
+def test_a_state_does_not_see_later_tokens(architecture: str, decoder_folder: Folder) -> None:
+    backbone = Backbone(str(decoder_folder(architecture)), dtype="float32")
+    layers = list(range(backbone.num_layers + 1))
+    one, other = states_of(backbone, ["A man plays x", "A man plays y"], layers)
+    assert torch.allclose(one[:-1], other[:-1], atol=1e-5)
+    assert not torch.allclose(one[-1], other[-1], atol=1e-2)
+    # ... and does see earlier ones, or the test above would prove nothing.
+    one, other = states_of(backbone, ["b man plays x", "A man plays x"], layers)
+    assert not torch.allclose(one[3, 1:], other[3, 1:], atol=1e-2)
+
+
+def test_the_last_block_is_read_before_the_final_norm(decoder_folder: Folder) -> None:
+    backbone = Backbone(str(decoder_folder("llama")), dtype="float32")
+    (states,) = states_of(backbone, TEXTS[:1], [backbone.num_layers, FINAL])
+    normed = backbone.decoder.norm(states[:, 0])
+    assert torch.allclose(normed, states[:, 1], atol=1e-6)
+    assert not torch.allclose(states[:, 0], states[:, 1], atol=1e-2)
+
+
+def test_read_keeps_order_and_reads_equal_texts_once(decoder_folder: Folder) -> None:
+    backbone = Backbone(str(decoder_folder("qwen2")), dtype="float32", tokens_per_pass=40)
+    seen: list[Tokens] = []
+
+    def watched(states: Tensor, tokens: Tokens) -> Tensor:
+        seen.append(tokens)
+        return pooling.weighted_mean(states, tokens)
+
+    texts = [*TEXTS, TEXTS[0], TEXTS[3]]
+    vectors = backbone.read(texts, watched)[:, 0]
+    singles = torch.cat([backbone.read([text], pooling.weighted_mean)[:, 0] for text in texts])
+    assert torch.allclose(vectors, singles, atol=1e-5)
+    assert sum(len(tokens) for tokens in seen) == len(TEXTS)
+    assert all(len(t.ids) <= 40 or len(t) == 1 for t in seen)
+
+
+def test_blocks_above_the_last_one_wanted_are_not_run(decoder_folder: Folder) -> None:
+    backbone = Backbone(str(decoder_folder("llama")), dtype="float32")
+    backbone.tune(Frozen())
+    ran: list[int] = []
+    for number, block in enumerate(backbone.blocks, 1):
+        block.register_forward_hook(lambda *_, n=number: ran.append(n))
+    full = backbone.read(TEXTS, pooling.mean, [1, FINAL])
+    assert ran == [1, 2, 3]
+    ran.clear()
+    assert torch.equal(backbone.read(TEXTS, pooling.mean, [1])[:, 0], full[:, 0])
+    assert ran == [1]
+
+
+def test_packed_gradients_are_those_of_padding(decoder_folder: Folder) -> None:
+    gradients = []
+    for packed in (True, False):
+        backbone = Backbone(str(decoder_folder("mistral")), dtype="float32", packed=packed)
+        backbone.tune(Full())
+        backbone.read(TEXTS, pooling.weighted_mean).square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in backbone.parameters()]))
+    assert (gradients[0] - gradients[1]).norm() <= 1e-4 * gradients[1].norm()
+
+
+def test_brackets_are_never_cut_and_never_merge(decoder_folder: Folder) -> None:
+    backbone = Backbone(str(decoder_folder("llama")), dtype="float32", max_length=20)
+    opening, closing = backbone.tokenizer.convert_tokens_to_ids(["[", "]"])
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer than 20 tokens"):
+        ids = backbone.token_ids(["word " * 10_000, "]abc["], [opening], [closing])
+    assert len(ids[0]) == 20
+    assert all(own[0] == opening and own[-1] == closing for own in ids)
+    assert len(ids[1]) == 5 + 2
+    assert backbone.texts_cut == 1
+
+
+def test_special_strings_in_a_text_are_plain_text(decoder_folder: Folder) -> None:
+    backbone = Backbone(str(decoder_folder("llama")))
+    (ids,) = backbone.token_ids(["</s>"])
+    assert len(ids) == 4
+    assert backbone.tokenizer.eos_token_id not in ids
+
+
+def test_log_probabilities_are_those_of_the_language_model(architecture: str, decoder_folder: Folder) -> None:
+    folder = decoder_folder(architecture)
+    backbone = Backbone(str(folder), dtype="float32", tokens_per_pass=60)
+    backbone.tune(Frozen(), head=True)
+    contexts, targets = backbone.token_ids(TEXTS), backbone.token_ids(TEXTS[::-1])
+    with torch.no_grad():
+        found = backbone.log_probabilities(contexts, targets)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    for context, target, own in zip(contexts, targets, found, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([context + target])).logits[0].log_softmax(-1)
+        expected = [logits[len(context) - 1 + i, token].item() for i, token in enumerate(target)]
+        assert own.tolist() == pytest.approx(expected, abs=1e-3, rel=1e-4)
+
+
+# Tuning -----------------------------------------------------------------------------------------------------
+
+
+def step(backbone: Backbone) -> set[str]:
+    """Take one step and return the names of what changed."""
+    before = {name: parameter.detach().clone() for name, parameter in backbone.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=1.0)
+    backbone.read(TEXTS, pooling.weighted_mean).square().sum().backward()
+    optimizer.step()
+    return {name for name, parameter in backbone.named_parameters() if not torch.equal(parameter, before[name])}
+
+
+def test_bitfit_moves_biases_only(architecture: str, decoder_folder: Folder) -> None:
+    folder = str(decoder_folder(architecture))
+    frozen = Backbone(folder, dtype="float32").read(TEXTS, pooling.mean)
+    backbone = Backbone(folder, dtype="float32")
+    backbone.tune(BitFit())
+    backbone.eval()
+    assert torch.allclose(backbone.read(TEXTS, pooling.mean), frozen, atol=1e-5), "it must start as the same function"
+    changed = step(backbone)
+    assert changed
+    assert all(name.endswith(".bias") for name in changed)
+    has_own = architecture not in {"llama", "mistral", "qwen3", "gemma3"}
+    assert bool(backbone.notes) != has_own
+
+
+def test_bitfit_counts_of_published_decoders() -> None:
+    """`docs/methods`: 102,144 biases in GPT-2 small; none in a Llama, where 190,656 are added to SmolLM2's shape."""
+    from transformers import AutoModel, GPT2Config, LlamaConfig
+
+    with torch.device("meta"):
+        gpt2 = AutoModel.from_config(GPT2Config())
+        smollm2 = AutoModel.from_config(
+            LlamaConfig(
+                hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3
+            )
+        )
+    for model, count in ((gpt2, 102_144), (smollm2, 155_520 + 35_136)):
+        BitFit().apply(model)
+        assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count
+
+
+def test_bitfit_without_biases_says_so(decoder_folder: Folder) -> None:
+    with pytest.raises(UserError, match="needs a decoder with biases"):
+        Backbone(str(decoder_folder("llama"))).tune(BitFit(add=False))
+
+
+def test_lora_starts_as_the_same_function_and_moves_adapters_only(architecture: str, decoder_folder: Folder) -> None:
+    folder = str(decoder_folder(architecture))
+    frozen = Backbone(folder, dtype="float32").read(TEXTS, pooling.mean)
+    backbone = Backbone(folder, dtype="float32")
+    backbone.tune(LoRA(rank=2))
+    backbone.eval()
+    assert torch.allclose(backbone.read(TEXTS, pooling.mean), frozen, atol=1e-5)
+    backbone.train()
+    changed = step(backbone)
+    assert changed
+    assert all("lora_" in name for name in changed)
+
+
+def test_lora_names_a_missing_target_and_the_nearest(decoder_folder: Folder) -> None:
+    with pytest.raises(UserError, match=r"`targets` .* got 'q_prj'; did you mean 'q_proj'\?"):
+        Backbone(str(decoder_folder("llama"))).tune(LoRA(targets=["v_proj", "q_prj"]))
+
+
+def test_what_trains_is_kept_in_float32(decoder_folder: Folder) -> None:
+    for tuning in (BitFit(), LoRA(rank=2), Full()):
+        backbone = Backbone(str(decoder_folder("qwen2")), dtype="bfloat16")
+        backbone.tune(tuning)
+        assert {p.dtype for p in backbone.parameters() if p.requires_grad} == {torch.float32}
+        vectors = backbone.read(TEXTS, pooling.mean)
+        assert vectors.dtype == torch.float32
+        vectors.sum().backward()
+
+
+def test_a_frozen_decoder_stays_in_evaluation_mode(decoder_folder: Folder) -> None:
+    backbone = Backbone(str(decoder_folder("gpt2")))
+    backbone.tune(Frozen())
+    backbone.train()
+    assert not any(module.training for module in backbone.decoder.modules())
+
+
+# Bad input --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "./nowhere"}, "`backbone.name` must be a folder"),
+        ({"name": "some/decoder"}, "could not be fetched"),
+        ({"max_length": 0}, "`backbone.max_length` must be at least 1"),
+        ({"tokens_per_pass": 0}, "`backbone.tokens_per_pass` must be at least 1"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=message):
+        Backbone(**arguments).config  # noqa: B018  # reading it is the test
+
+
+def test_a_maximum_beyond_the_window(decoder_folder: Folder) -> None:
+    with pytest.raises(UserError, match=r"at most 512, the window of .*, got 600"):
+        Backbone(str(decoder_folder("llama")), max_length=600).token_ids(["a"])
+
+
+def test_an_empty_text(decoder_folder: Folder) -> None:
+    with pytest.raises(ValueError, match="text 1 has no token"):
+        Backbone(str(decoder_folder("llama"))).token_ids(["a", ""])
+
+
+def test_a_layer_the_decoder_lacks(decoder_folder: Folder) -> None:
+    with pytest.raises(UserError, match="`layer` must be 0 to 3"):
+        Backbone(str(decoder_folder("llama"))).read(["a"], pooling.mean, [4])
+
+
+def test_weights_without_a_head(decoder_folder: Folder, tmp_path: Path) -> None:
+    folder = decoder_folder("gptj")
+    AutoModelForCausalLM.from_pretrained(folder).base_model.save_pretrained(tmp_path)
+    Backbone(str(folder)).tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="needs a language-model head"):
+        Backbone(str(tmp_path)).tune(Frozen(), head=True)

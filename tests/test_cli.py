@@ -1,0 +1,313 @@
+"""The command line: quick answers, and one sentence for every slip of the pen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+import embedlab
+from embedlab import cli, compare, documents, preflight, signatures
+from embedlab.errors import UserError
+
+ROOT = Path(embedlab.__file__).parent.parent
+STRATEGIES = """
+    from embedlab.strategies.base import Embedder, EmbeddingStrategy, Training
+    from embedlab.backbone import Backbone
+
+    class Method(Embedder):
+        def __init__(self, backbone: Backbone, width: int = 3, training: Training = None) -> None: ...
+
+    class Simple(Embedder): ...
+    class Half(Embedder, ABC): ...
+    class Other: ...
+    """
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with strategies and configurations of a user's own."""
+    (tmp_path / "own_methods.py").write_text(textwrap.dedent(STRATEGIES))
+    (tmp_path / "method.yaml").write_text(
+        "model:\n  class_path: own_methods.Method\n  init_args: {width: 4}\n"
+    )
+    (tmp_path / "simple.yaml").write_text("model: {class_path: own_methods.Simple}\n")
+    (tmp_path / "small.yaml").write_text("model: {init_args: {backbone: {name: small}}}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a wrong command line and return its one sentence."""
+    assert cli.main(list(arguments)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("embedlab: error: ")
+    assert err.count("\n") == 1
+    return err.removeprefix("embedlab: error: ").rstrip("\n")
+
+
+# Answers without torch --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["compare", "--help"], 0),
+        (["report", "--help"], 0),
+        (["cmpare"], 2),
+        (["fit", "--trainer.max_epoch", "3", "--model", "Tfidf"], 2),
+        (["fit", "-c", "nowhere.yaml"], 2),
+        (["compare", "nowhere.yaml"], 2),
+        (["report", "nowhere"], 2),
+    ],
+)
+def test_answers_at_once(tmp_path: Path, arguments: list[str], status: int) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    best = 9.0
+    for _ in range(3):
+        begun = time.perf_counter()
+        run = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "embedlab", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+            check=False,
+        )
+        best = min(best, time.perf_counter() - begun)
+        assert run.returncode == status, run.stderr
+        imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in run.stderr.splitlines()}
+        assert not imported & {"torch", "lightning", "transformers", "pandas", "wandb", "peft", "scipy"}
+        if best < 0.5:
+            break
+    assert best < 0.5
+
+
+def test_help_shows_what_a_newcomer_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for word in ("embedlab compare configs/compare/demo.yaml", "embedlab fit -c", "embedlab report"):
+        assert word in out
+    assert max(map(len, out.splitlines())) <= 110
+
+
+def test_without_a_command_it_shows_help_and_says_it_was_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert capsys.readouterr().err.startswith("usage: embedlab")
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert error(capsys, "cmpare").endswith("got 'cmpare'; did you mean compare.")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"embedlab {embedlab.__version__}\n"
+
+
+# Handing over -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_handed_to_training_as_typed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    fake = types.ModuleType("embedlab.training")
+
+    def run(arguments: list[str]) -> int:
+        seen.append(arguments)
+        return 7
+
+    fake.main = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "embedlab.training", fake)
+    monkeypatch.setattr(embedlab, "training", fake, raising=False)
+    typed = ["embedlab", "fit", "-c", "method.yaml"]
+    monkeypatch.setattr(sys, "argv", typed)
+    assert cli.main() == 7
+    assert seen == [["fit", "-c", "method.yaml"]]
+    assert sys.argv is typed
+    assert sys.path[-1] == str(here)
+
+
+def test_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(arguments: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "main", interrupt)
+    assert cli.main(["compare"]) == 130
+    assert "resumes" in capsys.readouterr().err
+
+
+# Checks before the import of torch --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "`model` must name a strategy, got none; give -c configs/strategies/NAME.yaml"),
+        ("-c metod.yaml", "metod.yaml does not exist; did you mean method.yaml."),
+        ("--config=metod.yaml", "did you mean method.yaml."),
+        ("-c missing/metod.yaml", "there is no folder missing."),
+        ("-c .", ". must be a file, got a folder."),
+        ("-c", "`-c` must be followed by a YAML file, got nothing."),
+        ("-c broken.yaml", "broken.yaml, line 2 must be YAML, but "),
+        ("-c twice.yaml", "twice.yaml, line 3 must be YAML, but the key 'width' stands there twice."),
+        ("-c list.yaml", "list.yaml must hold `key: value` pairs, got list."),
+        ("-c top.yaml", "`modle` in top.yaml must be one of this program's options; did you mean model."),
+        (
+            "-c method.yaml --modle.width 3",
+            "`modle` must be one of this program's options; did you mean model.",
+        ),
+        ("-c method.yaml --max_epochs 3", "; did you mean trainer.max_epochs."),
+        ("-c method.yaml --width 3", "; did you mean model.width."),
+        (
+            "-c method.yaml --trainer.max_epoch 3",
+            "`trainer.max_epoch` must be an option of Trainer; did you mean",
+        ),
+        (
+            "-c method.yaml --model.widht 3",
+            "`model.widht` must be an option of Method; did you mean model.width.",
+        ),
+        (
+            "-c method.yaml --model.widht=3",
+            "`model.widht` must be an option of Method; did you mean model.width.",
+        ),
+        (
+            "--model.widht 3 -c method.yaml",
+            "`model.widht` must be an option of Method; did you mean model.width.",
+        ),
+        ("-c method.yaml --model.init_args.widht 3", "did you mean model.width."),
+        (
+            "-c wrong.yaml",
+            "`model.widht` in wrong.yaml must be an option of Method; did you mean model.width.",
+        ),
+        ("-c below.yaml", "`model.training.epoch` in below.yaml must be an option of Training; did you mean"),
+        ("-c method.yaml --model.backbone.dtyp x", "`model.backbone.dtyp` must be an option of Backbone"),
+        (
+            '-c method.yaml --model.backbone {"dtyp":"x"}',
+            "`model.backbone.dtyp` must be an option of Backbone",
+        ),
+        ("-c simple.yaml -c small.yaml", "`model.backbone` in small.yaml must be an option of Simple"),
+        ("-c method.yaml --model own_methods.Metod", "did you mean Method."),
+        (
+            "--model own_methods.Half",
+            "must be a strategy that can be built, but own_methods.Half is abstract.",
+        ),
+        (
+            "--model own_methods.Other",
+            "must be an EmbeddingStrategy, but own_methods.Other does not subclass it.",
+        ),
+        ("--model nowhere.Method", "there is no module 'nowhere'"),
+        (
+            "-c method.yaml --model.training.class_path embedlab.tunning.LoRA",
+            "there is no module 'embedlab.tunning'",
+        ),
+        ("-c unknown.yaml", "`model` in unknown.yaml: 'own_methods.Metod' must lead to a class"),
+        ("-c parts.yaml", "`model.training` in parts.yaml: 'embedlab.tuning.LoRRA' must lead to a class"),
+        ("-c depth.yaml", "`model.training.rnak` in depth.yaml must be an option of LoRA; did you mean"),
+    ],
+)
+def test_slips_are_answered_in_one_sentence(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
+) -> None:
+    for name, content in {
+        "broken": "a: 1\nb: ]\n",
+        "twice": "model:\n  width: 1\n  width: 2\n",
+        "list": "- a\n",
+        "top": "modle: {}\n",
+        "wrong": "model: {class_path: own_methods.Method, init_args: {widht: 3}}\n",
+        "below": "model: {class_path: own_methods.Method, init_args: {training: {epoch: 3}}}\n",
+        "unknown": "model: {class_path: own_methods.Metod}\n",
+        "parts": "model:\n  class_path: own_methods.Method\n  init_args:\n"
+        "    training: {class_path: embedlab.tuning.LoRRA}\n",
+        "depth": "model:\n  class_path: own_methods.Method\n  init_args:\n"
+        "    training: {class_path: embedlab.tuning.LoRA, init_args: {rnak: 3}}\n",
+    }.items():
+        (here / f"{name}.yaml").write_text(content)
+    assert message in error(capsys, "fit", *arguments.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "-c method.yaml -c small.yaml --seed_everything 3 --trainer.max_epochs=2 --model.training.epochs 3",
+        "-c small.yaml -c method.yaml --run_dir x --study y --label z --request h --ckpt_path last",
+        '--model own_methods.Method --model.backbone.name small --model.training {"epochs":1}',
+        "--model Tfidf",
+        "-c simple.yaml --data.train.limit 20",
+        "--help",
+        "--model.help own_methods.Method",
+        "-c merged.yaml",
+        "-c sub.yaml",
+    ],
+)
+def test_what_is_right_passes(here: Path, monkeypatch: pytest.MonkeyPatch, arguments: str) -> None:
+    (here / "merged.yaml").write_text(
+        "study: &b {width: 3}\n"
+        "model: {class_path: own_methods.Method, init_args: {<<: *b, backbone: {name: x}}}\n"
+    )
+    (here / "sub.yaml").write_text("model: own.yaml\n")
+    (here / "own.yaml").write_text("class_path: own_methods.Method\n")
+    monkeypatch.syspath_prepend(str(here))
+    preflight.check(arguments.split())
+
+
+def test_data_options_are_checked_against_the_data_module(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "own_data.py").write_text(
+        "from dataclasses import dataclass\n"
+        "@dataclass\nclass Source:\n    path: str\n    columns: dict[str, str] | None = None\n"
+        "class Data:\n"
+        "    def __init__(self, train: Source | None = None, test: dict[str, Source] | None = None): ...\n"
+    )
+    monkeypatch.syspath_prepend(str(here))
+    monkeypatch.setattr(preflight, "DATA", "own_data.Data")
+    common = ["-c", "simple.yaml"]
+    preflight.check(
+        [*common, "--data.train.path", "x", "--data.test.any.path", "y", "--data.train.columns.text", "z"]
+    )
+    preflight.check([*common, "--data.test+", "{any: {path: x}}"])
+    for option, near in {
+        "--data.trian.path": "data.train",
+        "--data.train.pth": "data.train.path",
+        "--data.test.any.pth": "data.test.any.path",
+    }.items():
+        with pytest.raises(UserError, match=f"did you mean {near}"):
+            preflight.check([*common, option, "x"])
+
+
+def test_every_shipped_strategy_is_accepted_by_name_and_by_path() -> None:
+    for name, info in signatures.shipped().items():
+        preflight.check(["--model", name])
+        preflight.check(["--model", info.class_path])
+
+
+# YAML -------------------------------------------------------------------------------------------------------
+
+
+def test_a_mapping_may_be_merged_but_no_key_given_twice(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("base: &b {x: 1}\nown: {<<: *b, y: 2}\n")
+    assert documents.read_yaml(path) == {"base": {"x": 1}, "own": {"x": 1, "y": 2}}
+    path.write_text("")
+    assert documents.read_yaml(path) == {}
+    path.write_bytes(b"a: \xff")
+    with pytest.raises(UserError, match="UTF-8"):
+        documents.read_yaml(path)
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 3, 0.5, 1e-5, "text", "null", "3", "a: b", [1, None], {"a": {"b": 1}}, ""]
+)
+def test_values_survive_the_command_line(value: object) -> None:
+    read = documents.read_value(documents.write_value(value))
+    assert read == value or float(read) == value

@@ -1,0 +1,365 @@
+"""Studies under way: what runs, what is skipped, and what happens to runs that fail, stop or change."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import embedlab
+from embedlab import compare, launch, runs
+from embedlab.errors import UserError
+from tests.studies import control, fake, make_study, starts
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a study of two strategies."""
+    make_study(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    return tmp_path
+
+
+@pytest.fixture
+def run(here: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Run compare on the study; give its exit status and what it printed."""
+
+    def call(*arguments: str, heartbeat: float = 15.0) -> tuple[int, str]:
+        status = compare.main(["study.yaml", *arguments], command=fake(here), heartbeat=heartbeat)
+        return status, capsys.readouterr().out
+
+    return call
+
+
+def folder(label: str, seed: int = 0) -> Path:
+    return runs.run_folder(Path("runs"), "demo", label, seed)
+
+
+def state(label: str, seed: int = 0) -> Any:
+    status = runs.read_status(folder(label, seed))
+    assert status is not None
+    return status.state
+
+
+Run = Callable[..., tuple[int, str]]
+
+
+# Running ----------------------------------------------------------------------------------------------------
+
+
+def test_all_runs_then_nothing_to_do(here: Path, run: Run) -> None:
+    status, out = run()
+    assert status == 0
+    assert starts(here) == ["method 0", "simple 0", "method 1", "simple 1"]
+    assert out.splitlines()[0] == "demo: 4 runs in runs/demo, 0 finished, 4 to run"
+    assert "done    method seed 0 [1/4] in " in out
+    assert "Spearman 56.00 on stsb" in out
+    assert out.splitlines()[-1] == "written: runs/demo/report.md"
+    assert "56.05 ± 0.07" in out
+    assert "56.05 ± 0.07" in Path("runs/demo/report.md").read_text()
+    assert (folder("method") / runs.LOG).read_text() == "hello from method\n"
+    before = (folder("method") / runs.RESULT).stat().st_mtime_ns
+    status, out = run()
+    assert status == 0
+    assert starts(here) == []
+    assert "4 finished, 0 to run" in out
+    assert "56.05 ± 0.07" in out
+    assert (folder("method") / runs.RESULT).stat().st_mtime_ns == before
+
+
+def test_what_is_started_is_what_the_contract_says(here: Path, run: Run) -> None:
+    status, out = run("--dry-run", "--seeds", "3", "trainer.max_epochs=1", "model.backbone.dtype=float32")
+    assert status == 0
+    method, simple = [line.split() for line in out.splitlines() if "fake.py" in line]
+    files = ["-c", "protocol.yaml", "-c", "method.yaml", "-c", "small.yaml"]
+    assert method[2:9] == ["fit", *files]
+    assert method[9:17:2] == ["--seed_everything", "--run_dir", "--study", "--label"]
+    assert method[10:18:2] == ["3", "runs/demo/method/seed-3", "demo", "method"]
+    assert method[17] == "--request"
+    assert method[19:] == ["--model.backbone.dtype=float32", "--trainer.max_epochs=1"]
+    assert simple[2:7] == ["fit", "-c", "protocol.yaml", "-c", "simple.yaml"]
+    assert simple[-1] == "--trainer.max_epochs=1"
+    assert "--model.backbone.dtype=float32" not in simple
+    assert not Path("runs").exists()
+
+
+def test_dry_run_says_what_is_finished(here: Path, run: Run) -> None:
+    run("--only", "simple", "--seeds", "0")
+    starts(here)
+    _, out = run("--dry-run")
+    assert [line.split()[0] for line in out.splitlines() if " seed " in line] == [
+        "new",
+        "finished",
+        "new",
+        "new",
+    ]
+    assert starts(here) == []
+
+
+def test_a_changed_file_reruns_exactly_what_changed(here: Path, run: Run) -> None:
+    run()
+    starts(here)
+    (here / "method.yaml").write_text("# a comment\nmodel: {class_path: study_methods.Method}\n")
+    run()
+    assert starts(here) == []
+    old = {seed: (folder("method", seed) / runs.RESULT).read_text() for seed in (0, 1)}
+    request = json.loads(old[0])["request"]
+    (here / "method.yaml").write_text("model: {class_path: study_methods.Method, init_args: {width: 5}}\n")
+    status, out = run("--seeds", "0")
+    assert status == 0
+    assert starts(here) == ["method 0"]
+    aside = folder("method").with_name(f"seed-0.superseded-{request[:8]}")
+    assert (aside / runs.RESULT).read_text() == old[0]
+    assert (folder("method", 1) / runs.RESULT).read_text() == old[1]
+    assert "outdated: method seed 1" in out
+    assert "superseded" not in Path("runs/demo/report.md").read_text()
+    run()
+    assert starts(here) == ["method 1"]
+
+
+def test_a_changed_strategy_of_ones_own_reruns(here: Path, run: Run) -> None:
+    run("--seeds", "0")
+    starts(here)
+    with open(here / "study_methods.py", "a") as file:
+        file.write("CONSTANT = 2\n")
+    run("--seeds", "0")
+    assert starts(here) == ["method 0", "simple 0"]
+
+
+def test_the_backbone_matters_only_to_who_has_one(here: Path, run: Run) -> None:
+    run("--seeds", "0")
+    starts(here)
+    (here / "small.yaml").write_text("model: {init_args: {backbone: {name: other}}}\n")
+    run("--seeds", "0")
+    assert starts(here) == ["method 0"]
+
+
+def test_a_failure_does_not_stop_the_others(here: Path, run: Run) -> None:
+    control(here, method="fail")
+    status, out = run("--seeds", "0")
+    assert status == 1
+    assert starts(here) == ["method 0", "simple 0"]
+    assert "FAILED  method seed 0 [1/2]" in out
+    end = out[out.index("demo: 1 of 2 runs finished") :]
+    assert "failed: method, seed 0: RuntimeError: out of luck (see runs/demo/method/seed-0/log.txt)" in end
+    assert state("method") == "failed"
+    control(here)
+    status, _ = run("--seeds", "0")
+    assert status == 0
+    assert starts(here) == ["method 0"]
+    assert state("method") == "done"
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"), [("die", "killed by SIGKILL"), ("nothing", "ended without a result")]
+)
+def test_a_process_that_says_nothing_is_a_failure(here: Path, run: Run, how: str, reason: str) -> None:
+    control(here, simple=how)
+    status, out = run("--seeds", "0")
+    assert status == 1
+    assert reason in out
+    found = runs.read_status(folder("simple"))
+    assert found is not None
+    assert (found.state, reason in (found.error or "")) == ("failed", True)
+
+
+def test_a_command_that_cannot_start_leaves_nothing_running(here: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        compare.main(["study.yaml"], command=lambda _: ["no-such-program"])
+
+
+def test_several_at_once(here: Path, run: Run) -> None:
+    control(here, method="slow", simple="slow")
+    begun = time.monotonic()
+    status, out = run("--jobs", "4", heartbeat=0.2)
+    assert status == 0
+    assert time.monotonic() - begun < 4 * 0.6
+    assert sorted(starts(here)) == ["method 0", "method 1", "simple 0", "simple 1"]
+    assert "running method seed 0: training 1/4, 30 s left" in out
+
+
+def test_only_and_seeds(here: Path, run: Run) -> None:
+    assert run("--only", "simple", "--seeds", "2,3")[0] == 0
+    assert starts(here) == ["simple 2", "simple 3"]
+    run("--only", "simple", "method", "--seeds", "4", "trainer.max_epochs=1")
+    assert starts(here) == ["method 4", "simple 4"]
+    _, out = run(
+        "--only", "simple", "--seeds", "4", "--trainer.max_epochs", "1", "--runs", "elsewhere", "--dry-run"
+    )
+    assert "elsewhere/demo/simple/seed-4" in out
+    assert "--trainer.max_epochs=1" in out
+
+
+def test_overrides_from_near_beat_those_from_afar(here: Path, run: Run) -> None:
+    with open(here / "study.yaml", "a") as file:
+        file.write("overrides: {trainer: {max_epochs: 5, precision: 32-true}, data.batch_size: 4}\n")
+    (here / "study.yaml").write_text(
+        (here / "study.yaml")
+        .read_text()
+        .replace(
+            "method: method.yaml",
+            "method: {config: method.yaml, overrides: {data.batch_size: 2, model.width: null}}",
+        )
+    )
+    _, out = run("--dry-run", "--seeds", "0", "--set", "trainer.max_epochs=7")
+    method, simple = [line.split()[-4:] for line in out.splitlines() if "fake.py" in line]
+    assert method == [
+        "--data.batch_size=2",
+        "--model.width=null",
+        "--trainer.max_epochs=7",
+        "--trainer.precision=32-true",
+    ]
+    assert simple[1:] == ["--data.batch_size=4", "--trainer.max_epochs=7", "--trainer.precision=32-true"]
+
+
+def test_a_dead_running_is_repaired_and_rerun(here: Path, run: Run) -> None:
+    run("--seeds", "0")
+    starts(here)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for label in ("method", "simple"):
+        runs.write_status(
+            folder(label), runs.Status("running", runs.now(), None, gone.pid, os.uname().nodename, None, "x")
+        )
+    (folder("method") / runs.RESULT).unlink()
+    _, out = run("--seeds", "0", "--only", "simple")
+    assert "failed: method, seed 0: the process died" in out
+    assert (state("method"), state("simple")) == ("failed", "done")
+    assert starts(here) == []
+    run("--seeds", "0")
+    assert starts(here) == ["method 0"]
+
+
+# Stopped in the middle --------------------------------------------------------------------------------------
+
+
+def driver(here: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start compare in a process of its own, as the command line would."""
+    code = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may run in the background
+sys.path.insert(0, {str(Path(embedlab.__file__).parent.parent)!r})
+from embedlab import cli, compare
+real = compare.main
+command = lambda arguments: [sys.executable, {str(here / "fake.py")!r}, *arguments]
+compare.main = lambda arguments: real(arguments, command=command)
+sys.exit(cli.main(["compare", "study.yaml", *{list(arguments)!r}]))
+"""
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=here
+    )
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)
+
+
+def is_running(label: str) -> bool:
+    status = runs.read_status(folder(label))
+    return status is not None and status.state == "running"
+
+
+@pytest.fixture
+def stopped(here: Path) -> Iterator[subprocess.Popen[str]]:
+    """A study with its first run finished and its second under way."""
+    control(here, simple="sleep")
+    process = driver(here, "--seeds", "0")
+    wait_for(lambda: is_running("simple"))
+    yield process
+    process.kill()
+    process.communicate()
+    status = runs.read_status(folder("simple"))
+    if status is not None and status.pid is not None and runs.is_alive(status):
+        os.kill(status.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interruption_stops_the_children_and_resumes(
+    here: Path, run: Run, stopped: subprocess.Popen[str], number: signal.Signals
+) -> None:
+    child = runs.read_status(folder("simple"))
+    assert child is not None
+    stopped.send_signal(number)
+    _, err = stopped.communicate(timeout=15)
+    assert stopped.returncode == 130
+    assert "resumes" in err
+    assert not runs.is_alive(child)
+    found = runs.read_status(folder("simple"))
+    assert found is not None
+    assert (found.state, found.error) == ("failed", "interrupted; it resumes from its last checkpoint")
+    control(here)
+    starts(here)
+    assert run("--seeds", "0")[0] == 0
+    assert starts(here) == ["simple 0"]
+
+
+def test_killed_in_the_middle_then_run_again(here: Path, run: Run, stopped: subprocess.Popen[str]) -> None:
+    before = (folder("method") / runs.RESULT).stat().st_mtime_ns
+    child = runs.read_status(folder("simple"))
+    assert child is not None
+    assert child.pid is not None
+    stopped.kill()
+    stopped.communicate()
+    os.kill(child.pid, signal.SIGKILL)
+    wait_for(lambda: not runs.is_alive(child))
+    control(here)
+    starts(here)
+    assert run("--seeds", "0")[0] == 0
+    assert starts(here) == ["simple 0"]
+    assert (folder("method") / runs.RESULT).stat().st_mtime_ns == before
+
+
+def test_a_run_left_behind_is_taken_over_not_doubled(
+    here: Path, run: Run, stopped: subprocess.Popen[str]
+) -> None:
+    child = runs.read_status(folder("simple"))
+    assert child is not None
+    assert child.pid is not None
+    stopped.kill()
+    stopped.communicate()
+    assert runs.is_alive(child)
+    starts(here)
+    with pytest.raises(UserError, match="simple seed 0 must not run already, but process"):
+        run("--seeds", "0", "trainer.max_epochs=9")
+    watcher = subprocess.Popen(
+        [sys.executable, "-c", f"import os, time; time.sleep(0.5); os.kill({child.pid}, 9)"]
+    )
+    status, out = run("--seeds", "0")
+    watcher.wait()
+    assert status == 1
+    assert "the process died" in out
+    assert starts(here) == []
+
+
+def test_a_study_runs_once_at_a_time(here: Path, run: Run, stopped: subprocess.Popen[str]) -> None:
+    with pytest.raises(UserError, match=rf"already running there \(process {stopped.pid} on "):
+        run()
+    assert run("--dry-run", "--seeds", "0")[1].splitlines()[-2].startswith("running ")
+
+
+def test_on_a_terminal_it_draws(here: Path) -> None:
+    from rich.console import Console
+
+    control(here, method="slow")
+    arguments = ["fit", "--run_dir", str(folder("method")), "--label", "method", "--seed_everything", "0"]
+    arguments += ["--request", "abc", "--study", "demo"]
+    job = launch.Job("method", 0, folder("method"), "abc", fake(here)(arguments), expected=3.0)
+    job.folder.mkdir(parents=True)
+    screen = io.StringIO()
+    (outcome,) = launch.run_all([job], 1, Console(force_terminal=True, width=100, file=screen))
+    assert outcome.error is None
+    for shown in ("done    method seed 0 [1/1]", "training 1/4", "0 of 1 ended, about "):
+        assert shown in screen.getvalue()

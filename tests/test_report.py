@@ -1,0 +1,294 @@
+"""Tables out of run folders made by hand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import spearmanr
+
+import embedlab
+from embedlab import cli, report, runs, stats
+
+ROOT = Path(embedlab.__file__).parent.parent
+LABELS = np.round(np.random.default_rng(0).random(80), 2)
+
+
+def finish(
+    root: Path, label: str, seed: int = 0, noise: float = 0.3, study: str = "demo", **changes: Any
+) -> Path:
+    """Leave what a finished run leaves."""
+    folder = runs.run_folder(root, study, label, seed)
+    scores = LABELS + noise * np.random.default_rng(seed + 1).normal(size=len(LABELS))
+    metrics = {}
+    for name in changes.pop("sets", ["test/stsb"]):
+        path = runs.predictions_file(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        order = np.random.default_rng(seed).permutation(len(LABELS))  # the order of rows must not matter
+        pq.write_table(pa.table({"id": order, "score": scores[order], "label": LABELS[order]}), path)
+        value = float(spearmanr(scores, LABELS).statistic)
+        metrics[name] = {"pearson": value - 0.01, "spearman": value, "pairs": len(LABELS), "undefined": None}
+    result = {
+        "strategy": "Method",
+        "label": label,
+        "study": study,
+        "seed": seed,
+        "request": "abc",
+        "backbone": {"name": "small"},
+        "metrics": metrics,
+        "parameters": {"trainable": 4_884_480, "total": 9},
+        "seconds": {
+            "features": 10.0,
+            "stages": {"pretrain": 20.0},
+            "train": 15.2,
+            "score": 4.1,
+            "total": 50.0,
+        },
+        "train_tokens": 160_000,
+        "notes": [],
+        **changes,
+    }
+    runs.write_result(folder, result)
+    runs.write_status(folder, runs.Status("done"))
+    return folder
+
+
+@pytest.fixture
+def show(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run `embedlab report` and give what it printed."""
+
+    def call(*arguments: object, status: int = 0) -> str:
+        assert cli.main(["report", *map(str, arguments)]) == status
+        out, err = capsys.readouterr()
+        return out if status == 0 else err
+
+    return call
+
+
+Show = Callable[..., str]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Give the cells of the rows of a drawn or Markdown table."""
+    lines = [line for line in text.splitlines() if line[:1] in "│|" and "---" not in line]
+    return [[cell.strip() for cell in line.replace("│", "|").strip("|").split("|")] for line in lines]
+
+
+def test_a_row_says_all_there_is(tmp_path: Path, show: Show) -> None:
+    for seed in (0, 1):
+        finish(tmp_path, "method", seed, notes=["training cut short: 10 of 20 rows"])
+    out = show(tmp_path)
+    assert "demo: 2 of 2 runs finished" in out
+    assert "stsb (80 pairs)" in out
+    both = [LABELS + 0.3 * np.random.default_rng(seed + 1).normal(size=80) for seed in (0, 1)]
+    values = [100 * spearmanr(own, LABELS).statistic for own in both]
+    interval = stats.spearman_interval(both, LABELS)
+    assert interval is not None
+    expected = f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+    (row,) = rows(out)
+    assert row == [
+        "method",
+        "small",
+        "2",
+        expected,
+        f"{100 * interval.low:.1f} to {100 * interval.high:.1f}",
+        f"{np.mean(values) - 1:.2f} ± {np.std(values, ddof=1):.2f}",
+        "4.88M",
+        "45 s",
+        "4.1 s",
+        "160k",
+        "1",
+    ]
+    assert out.count("1: training cut short: 10 of 20 rows") == 1
+
+
+def test_best_first_and_one_seed_has_no_deviation(tmp_path: Path, show: Show) -> None:
+    finish(tmp_path, "worse", noise=0.9)
+    finish(tmp_path, "better", noise=0.1, backbone=None, parameters={"trainable": 0})
+    better, worse = rows(show(tmp_path, "--resamples", 0))
+    assert (better[0], worse[0]) == ("better", "worse")
+    assert "±" not in better[3]
+    assert better[1] == "-"
+    assert better[4] == "-"
+    assert better[6] == "0"
+
+
+def test_what_failed_or_is_missing_is_listed_not_averaged(tmp_path: Path, show: Show) -> None:
+    finish(tmp_path, "method", 0)
+    for seed, state, error in (
+        (1, "failed", "no memory"),
+        (2, "queued", None),
+        (3, "running", None),
+        (10, "running", None),
+    ):
+        folder = runs.run_folder(tmp_path, "demo", "method", seed)
+        runs.mark(folder, "queued")
+        if state != "queued":
+            runs.mark(folder, state, error)  # type: ignore[arg-type]
+    runs.write_progress(
+        runs.run_folder(tmp_path, "demo", "method", 3), runs.Progress("training", 3, 10, 42.0)
+    )
+    dead = runs.run_folder(tmp_path, "demo", "method", 10)
+    runs.write_status(dead, runs.Status("running", runs.now(), None, 1, "elsewhere"))
+    out = show(tmp_path, "--resamples", 50)
+    assert rows(out)[0][2] == "1 of 5"
+    assert "demo: 1 of 5 runs finished" in out
+    below = out[out.rindex("│") :].splitlines()
+    assert [
+        line.partition(" (see")[0] for line in below if line.startswith(("failed", "queued", "running"))
+    ] == [
+        "failed: method, seed 1: no memory",
+        "queued: method, seed 2",
+        "running: method, seed 3: training 3/10, 42 s left",
+        "failed: method, seed 10: the process died",
+    ]
+    assert "seed-1/log.txt" in out
+
+
+def test_a_damaged_result_is_a_failure_of_that_run_only(tmp_path: Path, show: Show) -> None:
+    finish(tmp_path, "good")
+    (finish(tmp_path, "bad") / runs.RESULT).write_text("{")
+    out = show(tmp_path)
+    assert [row[0] for row in rows(out)] == ["good"]
+    assert "failed: bad, seed 0: " in out
+    assert "it is damaged" in out
+
+
+def test_nothing_finished_yet(tmp_path: Path, show: Show) -> None:
+    runs.mark(runs.run_folder(tmp_path, "demo", "method", 0), "queued")
+    out = show(tmp_path)
+    assert "0 of 1 runs finished" in out
+    assert rows(out) == []
+
+
+def test_undefined_stays_undefined(tmp_path: Path, show: Show) -> None:
+    reason = "the predictions are constant"
+    finish(tmp_path, "flat", 0)
+    undefined = {"pearson": None, "spearman": None, "pairs": 80, "undefined": reason}
+    finish(tmp_path, "flat", 1, metrics={"test/stsb": undefined})
+    finish(tmp_path, "method")
+    out = show(tmp_path)
+    method, flat = rows(out)
+    assert (method[0], flat[3], flat[4], flat[5], flat[10]) == ("method", "undefined", "-", "undefined", "1")
+    assert f"1: undefined: {reason}" in out
+
+
+def test_each_test_set_has_a_table_and_one_can_be_chosen(tmp_path: Path, show: Show) -> None:
+    finish(tmp_path, "method", sets=["validation", "test/stsb", "test/sick"])
+    finish(tmp_path, "other", sets=["validation", "test/stsb"])
+    out = show(tmp_path)
+    assert [row[0] for row in rows(out)] in (["method", "other", "method"], ["other", "method", "method"])
+    assert "validation (" not in out
+    assert "sick (80 pairs)" in out
+    assert len(rows(show(tmp_path, "--set", "sick"))) == 1
+    assert "validation (80 pairs)" in show(tmp_path, "--set", "validation")
+    err = show(tmp_path, "--set", "stbs", status=2)
+    assert "must name a set that a finished run was scored on, got 'stbs'; did you mean stsb." in err
+
+
+def test_several_studies_are_kept_apart(tmp_path: Path, show: Show) -> None:
+    finish(tmp_path, "method", study="one")
+    finish(tmp_path, "method", study="two", noise=0.9)
+    out = show(tmp_path)
+    assert "2 studies: 2 of 2 runs finished" in out
+    assert [row[:2] for row in rows(out)] == [["one", "method"], ["two", "method"]]
+
+
+def test_without_predictions_or_with_others_there_is_no_interval(tmp_path: Path, show: Show) -> None:
+    first = finish(tmp_path, "method", 0)
+    path = runs.predictions_file(first, "test/stsb")
+    table = pq.read_table(path)
+    finish(tmp_path, "method", 1)
+    pq.write_table(table.set_column(0, "id", pa.array(np.arange(80) + 1)), path)
+    out = show(tmp_path)
+    assert rows(out)[0][4] == "-"
+    assert "no interval: the seeds were scored on different pairs" in out
+    path.unlink()
+    assert "no interval: test-stsb.parquet is missing for seed-0" in show(tmp_path)
+
+
+def test_markdown_holds_the_same_and_escapes_what_others_wrote(tmp_path: Path, show: Show) -> None:
+    finish(tmp_path, "a_b|c", notes=["<script> of\n*mine*"])
+    folder = runs.run_folder(tmp_path, "demo", "lost", 0)
+    runs.mark(folder, "queued")
+    runs.mark(folder, "failed", "no | memory")
+    target = tmp_path / "out.md"
+    out = show(tmp_path, "--markdown", target)
+    text = target.read_text()
+    assert text.startswith("# demo\n\n1 of 2 runs finished.\n\n## stsb (80 pairs)\n\n| Strategy | Backbone |")
+    assert r"| a\_b\|c | small | 1 |" in text
+    assert r"1. \<script\> of \*mine\*" in text
+    assert r"- failed: lost, seed 0: no \| memory" in text
+    assert "a_b|c" in out
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
+
+
+def test_markup_of_others_is_text(tmp_path: Path, show: Show) -> None:
+    finish(tmp_path, "[bold]x[/bold]", notes=["[red]note[/red]"])
+    out = show(tmp_path)
+    assert "[bold]x[/bold]" in out
+    assert "[red]note[/red]" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["runz"], "`RUNS` must be a folder, but runz is none; did you mean runs."),
+        (["empty"], "`RUNS` must hold runs, but there are none in empty; `embedlab compare` makes them."),
+        (
+            ["runs", "--markdown", "no/out.md"],
+            "`--markdown` must name a file in an existing folder, got no/out.md",
+        ),
+        (["runs", "--resamples", "-1"], "`--resamples` must be at least 0, got -1."),
+        (
+            ["runs", "--resample", "3"],
+            "`--resample` must be an option of embedlab report; did you mean --resamples.",
+        ),
+        ([], "the following arguments are required: RUNS"),
+    ],
+)
+def test_faults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, show: Show, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    finish(tmp_path / "runs", "method")
+    monkeypatch.chdir(tmp_path)
+    err = show(*arguments, status=2)
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_quick_and_without_torch(tmp_path: Path) -> None:
+    for label in ("a", "b", "c"):
+        for seed in range(3):
+            finish(tmp_path, label, seed)
+    code = (
+        "import sys\nfrom embedlab import cli\n"
+        f"assert cli.main(['report', {str(tmp_path)!r}, '--resamples', '0']) == 0\n"
+        "assert not {'torch', 'pandas', 'scipy', 'wandb', 'lightning'} & set(sys.modules)\n"
+    )
+    best = 9.0
+    for _ in range(3):
+        begun = time.perf_counter()
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, env=environment)
+        best = min(best, time.perf_counter() - begun)
+    assert best < 1.0
+
+
+def test_reading_changes_nothing(tmp_path: Path) -> None:
+    finish(tmp_path, "method")
+    runs.mark(runs.run_folder(tmp_path, "demo", "method", 1), "running")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    report.summarise(report.collect(tmp_path), resamples=10)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

@@ -1,0 +1,129 @@
+"""Intervals against SciPy, closed forms and simulation."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import pearsonr, spearmanr
+
+from embedlab import stats
+
+
+def rated(size: int, noise: float = 0.3, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give scores and labels with ties on both sides."""
+    generator = np.random.default_rng(seed)
+    labels = np.round(generator.random(size) * 25) / 25
+    return np.round(labels + noise * generator.normal(size=size), 1), labels
+
+
+@pytest.mark.parametrize(
+    ("interval", "reference"), [(stats.spearman_interval, spearmanr), (stats.pearson_interval, pearsonr)]
+)
+def test_the_same_as_recomputing_every_resample_with_scipy(interval, reference) -> None:  # type: ignore[no-untyped-def]
+    scores, labels = rated(60)
+    drawn = np.random.default_rng(5).integers(0, 60, (300, 60))
+    values = [reference(scores[rows], labels[rows]).statistic for rows in drawn]
+    low, high = np.quantile(values, [0.05, 0.95])
+    found = interval(scores, labels, resamples=300, level=0.9, seed=5)
+    assert found.low == pytest.approx(low, abs=1e-12)
+    assert found.high == pytest.approx(high, abs=1e-12)
+
+
+def test_seeds_share_the_pairs_of_each_resample() -> None:
+    (one, labels), (other, _) = rated(60), rated(60, 0.6, seed=1)
+    drawn = np.random.default_rng(0).integers(0, 60, (200, 60))
+    values = [np.mean([spearmanr(x[rows], labels[rows]).statistic for x in (one, other)]) for rows in drawn]
+    found = stats.spearman_interval([one, other], labels, resamples=200)
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=1e-12)
+
+
+def test_blocks_do_not_change_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, labels = rated(50)
+    whole = stats.spearman_interval(scores, labels, resamples=100)
+    monkeypatch.setattr(stats, "CELLS", 170)
+    assert stats.spearman_interval(scores, labels, resamples=100) == whole
+
+
+def test_width_agrees_with_fisher() -> None:
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=2000)
+    y = 0.6 * x + 0.8 * generator.normal(size=2000)
+    found = stats.pearson_interval(x, y)
+    assert found is not None
+    centre = np.arctanh(pearsonr(x, y).statistic)
+    expected = np.tanh(centre + np.array([-1.96, 1.96]) / np.sqrt(2000 - 3))
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=0.004)
+
+
+def test_perfect_agreement_has_no_width() -> None:
+    labels = np.arange(30.0)
+    assert stats.spearman_interval(labels**3, labels) == stats.Interval(1.0, 1.0)
+    found = stats.pearson_interval(-labels, labels)
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((-1, -1))
+
+
+def test_coverage_in_simulation() -> None:
+    generator = np.random.default_rng(0)
+    truth = 6 / np.pi * np.arcsin(0.7 / 2)  # Spearman of a bivariate normal with correlation 0.7
+    held = 0
+    for number in range(200):
+        x = generator.normal(size=150)
+        y = 0.7 * x + np.sqrt(1 - 0.49) * generator.normal(size=150)
+        found = stats.spearman_interval(x, y, resamples=300, seed=number)
+        assert found is not None
+        held += found.low <= truth <= found.high
+    assert 0.90 <= held / 200 <= 0.985
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels"), [([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]), ([1.0, 2.0], [3.0, 3.0]), ([1.0], [1.0])]
+)
+def test_undefined_is_none(scores: list[float], labels: list[float]) -> None:
+    assert stats.spearman_interval(scores, labels) is None
+    assert stats.pearson_interval(scores, labels) is None
+
+
+def test_constant_resamples_are_left_out_not_taken_for_zero() -> None:
+    # One pair differs: a third of all resamples miss it, and nothing is defined there.
+    scores = labels = np.r_[np.full(20, 0.3), 1.0]
+    assert stats.spearman_interval(scores, labels) == stats.Interval(1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "options", "message"),
+    [
+        ([1.0, 2.0], [1.0], {}, "one number per label"),
+        ([1.0, float("nan")], [1.0, 2.0], {}, "finite"),
+        ([1.0, 2.0], [1.0, 2.0], {"resamples": 0}, "`resamples`"),
+        ([1.0, 2.0], [1.0, 2.0], {"level": 1.0}, "`level`"),
+    ],
+)
+def test_bad_input_is_refused(scores, labels, options, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=message):
+        stats.spearman_interval(scores, labels, **options)
+
+
+def test_mean_and_sd() -> None:
+    values = [0.7, 0.72, 0.75]
+    assert stats.mean_and_sd(values) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    assert stats.mean_and_sd([0.7]) == (0.7, None)
+    with pytest.raises(ValueError, match="`values`"):
+        stats.mean_and_sd([])
+
+
+def test_quick_on_the_sts_benchmark_size() -> None:
+    scores, labels = rated(1379)
+    begun = time.perf_counter()
+    stats.spearman_interval(scores, labels)
+    assert time.perf_counter() - begun < 2.0
+
+
+def test_same_seed_same_interval() -> None:
+    scores, labels = rated(100)
+    assert stats.spearman_interval(scores, labels) == stats.spearman_interval(scores, labels)
+    assert stats.spearman_interval(scores, labels, seed=1) != stats.spearman_interval(scores, labels)
