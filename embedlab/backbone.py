@@ -9,11 +9,11 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, final
+from typing import Any, Literal, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -25,18 +25,13 @@ from embedlab.attention import PACKED
 from embedlab.decoders import find_decoder
 from embedlab.errors import UserError
 from embedlab.pooling import Pooling
+from embedlab.taps import FINAL, Layer, Stop, taps
 from embedlab.tokens import Tokens, lay_out, token_batches
 from embedlab.tuning import Frozen, Tuning
 
 __all__ = ["FINAL", "Backbone", "Layer"]
 
-FINAL: Final = "final"
-Layer = int | Literal["final"]
 log = logging.getLogger(__name__)
-
-
-class _Stop(Exception):  # noqa: N818  # not an error: the blocks above are not needed
-    """Leave the decoder's forward once the last state that is read is there."""
 
 
 @final
@@ -99,7 +94,7 @@ class Backbone(nn.Module):
             raise UserError(
                 f"`backbone.name` must lead to a decoder that transformers knows, but {self.name!r} does not: {error}"
             ) from error
-        return config.get_text_config(decoder=True)
+        return cast(PreTrainedConfig, config.get_text_config(decoder=True))
 
     @cached_property
     def sha256(self) -> str:
@@ -131,7 +126,7 @@ class Backbone(nn.Module):
     @cached_property
     def is_packed(self) -> bool:
         """Whether texts are packed; false for decoders whose attention transformers lets nobody replace."""
-        kind = MODEL_MAPPING[type(self.config)]
+        kind: Any = MODEL_MAPPING[type(self.config)]
         softcap = getattr(self.config, "attn_logit_softcapping", None)
         return self.wants_packing and bool(kind._supports_attention_backend) and softcap is None
 
@@ -170,7 +165,7 @@ class Backbone(nn.Module):
         self.decoder = decoder
 
     def _load(self, head: bool) -> nn.Module:
-        kind = AutoModelForCausalLM if head else AutoModel
+        kind: Any = AutoModelForCausalLM if head else AutoModel
         config = AutoConfig.from_pretrained(self.folder)
         text_only = config.get_text_config(decoder=True)
         arguments: dict[str, Any] = {"config": text_only, "dtype": self.dtype, "use_safetensors": True}
@@ -188,7 +183,7 @@ class Backbone(nn.Module):
                 f"`backbone.name` must lead to complete weights, but {self.name!r} lacks {first!r}"
                 + ("; a cross-encoder needs a language-model head." if "lm_head" in first else ".")
             )
-        return decoder.requires_grad_(False)
+        return cast(nn.Module, decoder.requires_grad_(False))
 
     def train(self, mode: bool = True) -> Backbone:
         """Set training mode, but leave a frozen decoder in evaluation mode."""
@@ -207,12 +202,15 @@ class Backbone(nn.Module):
         """Parameters of the decoder, with whatever tuning added; counted without loading it where it is not."""
         if self.decoder is not None:
             return sum(p.numel() for p in self.decoder.parameters())
+        build: Any = AutoModel
         with torch.device("meta"):
-            return sum(p.numel() for p in AutoModel.from_config(self.config).parameters())
+            return sum(p.numel() for p in build.from_config(self.config).parameters())
 
     # Reading texts ----------------------------------------------------------------------------------------
 
-    def token_ids(self, texts: Sequence[str], prefix: Sequence[int] = (), suffix: Sequence[int] = ()) -> list[list[int]]:
+    def token_ids(
+        self, texts: Sequence[str], prefix: Sequence[int] = (), suffix: Sequence[int] = ()
+    ) -> list[list[int]]:
         """Tokenize texts; put ids around each after cutting, so that they are never cut and never merge.
 
         Args:
@@ -243,7 +241,9 @@ class Backbone(nn.Module):
             )
         ids = [[*prefix, *own[:room], *suffix] for own in encoded]
         if not all(encoded):
-            raise ValueError(f"`texts` must not be empty, but text {[bool(e) for e in encoded].index(False)} has no token.")
+            raise ValueError(
+                f"`texts` must not be empty, but text {[bool(e) for e in encoded].index(False)} has no token."
+            )
         return ids
 
     @cached_property
@@ -286,14 +286,22 @@ class Backbone(nn.Module):
             tokens = lay_out([distinct[i] for i in batch], self._content.to(self.device))
             if learning:
                 self.trained_tokens += len(tokens.ids)
-            found: dict[Layer, Tensor] = {}
-            self.run(tokens, layers, lambda layer, states, t=tokens, f=found: f.update({layer: pooling(states, t)}))
-            pooled.append(torch.stack([found[layer] for layer in layers], dim=1))
+            pooled.append(self._pooled(tokens, pooling, layers))
             order += batch
         where = torch.empty(len(distinct), dtype=torch.long)
         where[order] = torch.arange(len(distinct))
         back = where[[place[tuple(own)] for own in ids]]
         return torch.cat(pooled)[back.to(self.device)]
+
+    def _pooled(self, tokens: Tokens, pooling: Pooling, layers: Sequence[Layer]) -> Tensor:
+        """Pool a batch's states as they come, (B, len(layers), D); no layer's states are kept."""
+        found: dict[Layer, Tensor] = {}
+
+        def pool(layer: Layer, states: Tensor) -> None:
+            found[layer] = pooling(states, tokens)
+
+        self.run(tokens, layers, pool)
+        return torch.stack([found[layer] for layer in layers], dim=1)
 
     @property
     def device(self) -> torch.device:
@@ -310,7 +318,7 @@ class Backbone(nn.Module):
             see: Called with a layer and its states, (T, D).
         """
         assert self.decoder is not None, "`tune` loads the decoder"
-        base = self.decoder.base_model
+        base = cast(nn.Module, self.decoder.base_model)
         rows = columns = None
         if self.is_packed:
             inputs = {"input_ids": tokens.ids[None], "position_ids": tokens.positions[None], "packed": tokens}
@@ -322,10 +330,10 @@ class Backbone(nn.Module):
             assert isinstance(tensor, Tensor)
             return tensor[0] if rows is None else tensor[rows, columns]
 
-        with self._precision(), _taps(self.blocks, layers, lambda layer, s: see(layer, stream(s))):
+        with self._precision(), taps(self.blocks, layers, lambda layer, s: see(layer, stream(s))):
             try:
                 output = base(**inputs, use_cache=False)
-            except _Stop:
+            except Stop:
                 return
         if FINAL in layers:
             see(FINAL, stream(output.last_hidden_state))
@@ -365,23 +373,22 @@ class Backbone(nn.Module):
             B float32 tensors, one natural log-probability per target token.
         """
         assert self.decoder is not None, "`tune(..., head=True)` loads the decoder"
-        head = self.decoder.get_output_embeddings()
+        head = cast(Any, self.decoder).get_output_embeddings()
         sequences = [[*context, *target[:-1]] for context, target in zip(contexts, targets, strict=True)]
         results: list[Tensor] = [torch.empty(0)] * len(sequences)
         for batch in token_batches([len(s) for s in sequences], self.tokens_per_pass):
             tokens = lay_out([sequences[i] for i in batch], self._content.to(self.device))
-            states: list[Tensor] = []
-            self.run(tokens, (FINAL,), lambda _, s, kept=states: kept.append(s))
+            states = self._pooled(tokens, lambda all_states, _: all_states, (FINAL,))[:, 0]
             ends = tokens.offsets[1:].tolist()
             rows = [r for i, end in zip(batch, ends, strict=True) for r in range(end - len(targets[i]), end)]
             wanted = torch.tensor([t for i in batch for t in targets[i]], device=self.device)
             scores = torch.cat(
                 [
                     _pick(head(part), ids)
-                    for part, ids in zip(states[0][rows].split(256), wanted.split(256), strict=True)
+                    for part, ids in zip(torch.split(states[rows], 256), torch.split(wanted, 256), strict=True)
                 ]
             )
-            for i, own in zip(batch, scores.split([len(targets[i]) for i in batch]), strict=True):
+            for i, own in zip(batch, torch.split(scores, [len(targets[i]) for i in batch]), strict=True):
                 results[i] = own
         return results
 
@@ -396,35 +403,6 @@ def _pick(logits: Tensor, ids: Tensor) -> Tensor:
     """Return the log-softmax of logits (N, V) at ids (N,), (N,), in float32."""
     logits = logits.float()
     return logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1)
-
-
-@contextmanager
-def _taps(blocks: nn.ModuleList, layers: Sequence[Layer], see: Callable[[Layer, Any], None]) -> Iterator[None]:
-    """Watch the states of some layers while the decoder runs, and stop it after the last of them."""
-    numbers = sorted(layer for layer in layers if layer != FINAL)
-    stop = numbers[-1] if numbers and FINAL not in layers else None
-    handles = []
-
-    def tap(layer: int) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Any = None) -> None:
-            see(layer, inputs if layer == 0 else output)
-            if layer == stop:
-                raise _Stop
-
-        return hook
-
-    try:
-        for number in numbers:
-            if not 0 <= number <= len(blocks):
-                raise UserError(f"`layer` must be 0 to {len(blocks)} or {FINAL!r} for this decoder, got {number}.")
-            if number == 0:
-                handles.append(blocks[0].register_forward_pre_hook(tap(0)))
-            else:
-                handles.append(blocks[number - 1].register_forward_hook(tap(number)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _best_dtype() -> torch.dtype:

@@ -187,7 +187,13 @@ class Evaluation(Callback):
         os.replace(path.with_suffix(".unfinished"), path)
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep a batch's scores."""
         self._keep(outputs, batch)
@@ -210,7 +216,13 @@ class Evaluation(Callback):
             self.selected = {**position, "monitor": MONITOR, "value": value}
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep a batch's scores; a set is finished when its last batch is."""
         self._keep(outputs, batch)

@@ -109,13 +109,9 @@ def _read_options(arguments: Sequence[str]) -> tuple[Namespace, dict[str, Any]]:
         "example:   embedlab compare configs/compare/demo.yaml --seeds 0 1 2 --jobs 2",
     )
     parser.add_argument("study", metavar="STUDY.yaml", type=Path, help="the study")
-    parser.add_argument(
-        "overrides", metavar="KEY=VALUE", nargs="*", default=[], help="override for every run"
-    )
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", default=[], help="override for every run")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="the same")
-    parser.add_argument(
-        "--seeds", metavar="N", nargs="+", help="seeds instead of the study's: 0,1,2 or 0 1 2"
-    )
+    parser.add_argument("--seeds", metavar="N", nargs="+", help="seeds instead of the study's: 0,1,2 or 0 1 2")
     parser.add_argument("--only", metavar="LABEL", nargs="+", action="extend", help="these strategies only")
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and run nothing")
@@ -159,9 +155,7 @@ def _only(typed: Sequence[str] | None, labels: Sequence[str]) -> Sequence[str]:
     chosen = [word for word in typed or [] if "=" not in word]
     for label in chosen:
         if label not in labels:
-            raise UserError(
-                f"`--only` must name a strategy of the study, got {label!r}{hint(label, labels)}."
-            )
+            raise UserError(f"`--only` must name a strategy of the study, got {label!r}{hint(label, labels)}.")
     return labels if typed is None else chosen
 
 
@@ -192,7 +186,8 @@ def _todo(jobs: Sequence[Job]) -> list[Job]:
 
 
 def _head(name: str, folder: Path, jobs: Sequence[Job], todo: Sequence[Job]) -> str:
-    return f"{name}: {tables.runs_of(len(jobs))} in {folder}, {len(jobs) - len(todo)} finished, {len(todo)} to run"
+    done = len(jobs) - len(todo)
+    return f"{name}: {tables.runs_of(len(jobs))} in {folder}, {done} finished, {len(todo)} to run"
 
 
 def _repair(folder: Path) -> None:
@@ -244,8 +239,7 @@ def _locked(folder: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise UserError(
-                f"{folder} must be free, but the study is already running there ({holder}); "
-                "wait for it, or stop it."
+                f"{folder} must be free, but the study is already running there ({holder}); wait for it, or stop it."
             ) from None
         except OSError as error:
             raise UserError(

@@ -48,16 +48,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     existing(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a safe loader
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a safe loader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
         problem = getattr(error, "problem", None) or "something is malformed"
         raise UserError(f"{place} must be YAML, but {problem}.") from error
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} must be YAML in UTF-8, but byte {error.start} is not; save it as UTF-8."
-        ) from error
+        raise UserError(f"{path} must be YAML in UTF-8, but byte {error.start} is not; save it as UTF-8.") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -81,9 +79,7 @@ def existing(path: Path) -> Path:
     if folder != path.parent:
         raise UserError(f"{path} does not exist: there is no folder {path.parent}.")
     names = [entry.name for entry in folder.iterdir() if entry.is_file()]
-    raise UserError(
-        f"{path} does not exist{hint(path.name, names, '' if folder == Path() else f'{folder}/')}."
-    )
+    raise UserError(f"{path} does not exist{hint(path.name, names, '' if folder == Path() else f'{folder}/')}.")
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
@@ -122,7 +118,7 @@ def read_value(text: str) -> Any:
     (3, None, 'a: [')
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  # a safe loader
+        return yaml.load(text, Loader=_Loader)  # a safe loader
     except yaml.YAMLError:
         return text
 

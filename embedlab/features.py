@@ -49,7 +49,10 @@ class FeatureStore:
         self._rows: Tensor | None = None
 
     def add(
-        self, texts: Sequence[str], compute: Callable[[Sequence[str]], Tensor], block: int = 2048,
+        self,
+        texts: Sequence[str],
+        compute: Callable[[Sequence[str]], Tensor],
+        block: int = 2048,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Compute and keep the latents of texts that are not there yet, shortest first.

@@ -26,9 +26,7 @@ def content_hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def request_hash(
-    configs: Sequence[Path], overrides: Mapping[str, Any], seed: int, code: Sequence[Path] = ()
-) -> str:
+def request_hash(configs: Sequence[Path], overrides: Mapping[str, Any], seed: int, code: Sequence[Path] = ()) -> str:
     """Return the hash of what defines a run; what is finished under the same hash is not run again.
 
     Args:

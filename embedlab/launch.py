@@ -97,9 +97,7 @@ class _Process:
                 os.killpg(pid, number)  # each run leads a group of its own
 
 
-def run_all(
-    jobs: Sequence[Job], at_once: int, console: Console, heartbeat: float = HEARTBEAT
-) -> list[Outcome]:
+def run_all(jobs: Sequence[Job], at_once: int, console: Console, heartbeat: float = HEARTBEAT) -> list[Outcome]:
     """Run jobs until all have ended, one way or the other.
 
     Args:
@@ -283,21 +281,13 @@ def _moving(running: Sequence[_Process]) -> Table:
     table = Table.grid(padding=(0, 2))
     for own in running:
         now = runs.read_progress(own.job.folder)
-        bar = (
-            ProgressBar(total=now.total, completed=now.done, width=24)
-            if now is not None and now.total
-            else ""
-        )
+        bar = ProgressBar(total=now.total, completed=now.done, width=24) if now is not None and now.total else ""
         where = progress(now) if now is not None else "starting"
-        table.add_row(
-            Text(own.job.name), bar, Text(where), Text(f"{duration(own.seconds)} so far", style="dim")
-        )
+        table.add_row(Text(own.job.name), bar, Text(where), Text(f"{duration(own.seconds)} so far", style="dim"))
     return table
 
 
-def _left(
-    running: Sequence[_Process], waiting: Sequence[Job], ended: Sequence[Outcome], at_once: int
-) -> float | None:
+def _left(running: Sequence[_Process], waiting: Sequence[Job], ended: Sequence[Outcome], at_once: int) -> float | None:
     """Guess the seconds until all is done, from runs that are; None while there are none to go by."""
     took: dict[str, float] = {own.job.label: own.seconds for own in ended if own.error is None}
 

@@ -79,7 +79,7 @@ class LayerwiseAutoencoder(nn.Module):
 
     def encode(self, latents: Tensor) -> list[Tensor]:
         """Encode latents (B, L, D) to one tensor per group of blocks, (blocks of the group, B, b), in order."""
-        parts = latents.transpose(0, 1).split([layers for layers, _ in self.groups])
+        parts = torch.split(latents.transpose(0, 1), [layers for layers, _ in self.groups])
         return [encoder(part) for encoder, part in zip(self.encoders, parts, strict=True)]
 
     def decode(self, codes: Sequence[Tensor]) -> Tensor:

@@ -55,9 +55,7 @@ def check(arguments: Sequence[str]) -> None:
     for layer in layers:
         for key in layer.content:
             if key not in TOP:
-                raise UserError(
-                    f"`{key}`{layer.place} must be one of this program's options{_whose(key, layers)}."
-                )
+                raise UserError(f"`{key}`{layer.place} must be one of this program's options{_whose(key, layers)}.")
     for section, path in (("data", DATA), ("trainer", TRAINER)):
         info = _find_ours(path)
         for layer in layers:
@@ -129,9 +127,7 @@ def _strategy(layer: Layer, path: str) -> ClassInfo | None:
     except UserError as error:
         raise UserError(f"`model`{layer.place}: {error}") from error
     if info is not None and not info.is_strategy:
-        raise UserError(
-            f"`model`{layer.place} must be an EmbeddingStrategy, but {path} does not subclass it."
-        )
+        raise UserError(f"`model`{layer.place} must be an EmbeddingStrategy, but {path} does not subclass it.")
     if info is not None and info.abstract:
         raise UserError(f"`model`{layer.place} must be a strategy that can be built, but {path} is abstract.")
     return info
@@ -152,9 +148,7 @@ def _check_model(layers: Sequence[Layer]) -> None:
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
     """Lay `init_args` flat: `model.lr` is short for `model.init_args.lr`."""
     inner = content.get("init_args")
-    own = {
-        key: value for key, value in content.items() if key not in ("class_path", "init_args", "dict_kwargs")
-    }
+    own = {key: value for key, value in content.items() if key not in ("class_path", "init_args", "dict_kwargs")}
     return {**own, **(inner if isinstance(inner, Mapping) else {})}
 
 

@@ -49,14 +49,12 @@ PROMPTS: Final = {
     "G": Prompt(_SAME + 'The document "{}" is a good search result for "'),
     "H": Prompt(_SAME + 'Document: "{}"\n\nThe above document is a good match for the query: "'),
     "I": Prompt(
-        "# Get matching document and query with the same content\n"
-        'get_document()\n{}\nget_query_matching_document()\n"'
+        '# Get matching document and query with the same content\nget_document()\n{}\nget_query_matching_document()\n"'
     ),
     "J": Prompt("Document:\n{}\nQuery:\n", shot=_SAME + "Document:\n{}\nQuery:\n{}\n"),
     "K": Prompt("Document:\n{}\nQuery:\n", shot="Document:\n{}\nQuery:\n{}\n"),
     "quoraA": Prompt(
-        "Questions are searched to find matches with the same content.\n"
-        'The question "{}" is a good search result for "'
+        'Questions are searched to find matches with the same content.\nThe question "{}" is a good search result for "'
     ),
     "quoraB": Prompt('Below are two similar questions asking the same thing.\nThe question "{}" is similar to "'),
     "quoraC": Prompt("These two questions are the same: 1. {} 2."),

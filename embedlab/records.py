@@ -86,9 +86,12 @@ def finish(
     own = [p for n, p in strategy.named_parameters() if not n.startswith("backbone.")]
     trainable = sum(p.numel() for p in strategy.parameters() if p.requires_grad)
     seconds = dict(stopwatch.seconds)
-    known = {"features": seconds.pop("features", 0.0), "train": seconds.pop("train", 0.0), "score": seconds.pop("score", 0.0)}
+    known = {
+        "features": seconds.pop("features", 0.0),
+        "train": seconds.pop("train", 0.0),
+        "score": seconds.pop("score", 0.0),
+    }
     tested = 2 * sum(m["pairs"] for name, m in evaluation.metrics.items() if name.startswith("test/"))
-    store = getattr(strategy, "store", None)
     result = {
         "strategy": type(strategy).__qualname__,
         "label": config.label,
@@ -116,8 +119,9 @@ def finish(
         "seconds": {**known, "stages": seconds, "total": sum(known.values()) + sum(seconds.values())},
         "texts_per_second": tested / known["score"] if known["score"] else None,
         "train_tokens": 0 if backbone is None else backbone.trained_tokens,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        "feature_bytes": 0 if store is None else store.size,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024),
+        "feature_bytes": strategy.feature_bytes,
         "notes": list(dict.fromkeys(notes)),
         "versions": {
             "embedlab": embedlab.__version__,

@@ -103,9 +103,7 @@ def write_markdown(report: Report, path: Path) -> None:
         UserError: If its folder does not exist.
     """
     if not path.parent.is_dir():
-        raise UserError(
-            f"`--markdown` must name a file in an existing folder, got {path}; make {path.parent} first."
-        )
+        raise UserError(f"`--markdown` must name a file in an existing folder, got {path}; make {path.parent} first.")
     path.write_text(tables.markdown(report), encoding="utf-8")
 
 
@@ -119,15 +117,11 @@ def collect(folder: Path) -> list[Run]:
         UserError: If there is no such folder, or no run in it.
     """
     if not folder.is_dir():
-        siblings = (
-            [own.name for own in folder.parent.iterdir() if own.is_dir()] if folder.parent.is_dir() else []
-        )
+        siblings = [own.name for own in folder.parent.iterdir() if own.is_dir()] if folder.parent.is_dir() else []
         raise UserError(f"`RUNS` must be a folder, but {folder} is none{hint(folder.name, siblings)}.")
     found = [_read(own) for own in runs.find_runs(folder)]
     if not found:
-        raise UserError(
-            f"`RUNS` must hold runs, but there are none in {folder}; `embedlab compare` makes them."
-        )
+        raise UserError(f"`RUNS` must hold runs, but there are none in {folder}; `embedlab compare` makes them.")
     return found
 
 
@@ -172,9 +166,7 @@ def summarise(found: Sequence[Run], only: str | None = None, resamples: int = RE
     shown = []
     for name in _sets(found, only):
         rows = [row for own in groups.values() if (row := _row(own, name, resamples, footnotes)) is not None]
-        rows.sort(
-            key=lambda row: (row.spearman is None, -row.spearman[0] if row.spearman else 0.0, row.label)
-        )
+        rows.sort(key=lambda row: (row.spearman is None, -row.spearman[0] if row.spearman else 0.0, row.label))
         pairs = sorted({row.pairs for row in rows if row.pairs})
         shown.append(Table(name.removeprefix("test/"), pairs, rows, with_study=len(studies) > 1))
     done = sum(run.state == "done" for run in found)
@@ -195,9 +187,7 @@ def _sets(found: Sequence[Run], only: str | None) -> list[str]:
             if key in there:
                 return [key]
         names = [key.removeprefix("test/") for key in there]
-        raise UserError(
-            f"`--set` must name a set that a finished run was scored on, got {only!r}{hint(only, names)}."
-        )
+        raise UserError(f"`--set` must name a set that a finished run was scored on, got {only!r}{hint(only, names)}.")
     return [key for key in there if key.startswith("test/")] or there
 
 
@@ -258,7 +248,7 @@ def _training_seconds(result: Mapping[str, Any]) -> float | None:
 
 def _interval(folders: Sequence[Path], name: str, resamples: int) -> tuple[stats.Interval | None, str | None]:
     """Return the interval over pairs of the correlation averaged over seeds, or why there is none."""
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]  # 0.2 s that only this needs
+    import pyarrow.parquet as pq  # 0.2 s that only this needs
 
     scores, labels, ids = [], [], []
     for folder in folders:
@@ -270,9 +260,7 @@ def _interval(folders: Sequence[Path], name: str, resamples: int) -> tuple[stats
         ids.append(columns["id"].to_numpy()[order])
         scores.append(columns["score"].to_numpy()[order])
         labels.append(columns["label"].to_numpy()[order])
-    if any(not np.array_equal(own, ids[0]) for own in ids) or any(
-        not np.array_equal(own, labels[0]) for own in labels
-    ):
+    if any(not np.array_equal(own, ids[0]) for own in ids) or any(not np.array_equal(own, labels[0]) for own in labels):
         return None, "no interval: the seeds were scored on different pairs"
     if not all(np.isfinite(own).all() for own in (*scores, *labels)):
         return None, "no interval: some scores are not finite"

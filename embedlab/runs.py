@@ -207,13 +207,9 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(
-            f"{path} must be JSON, but it is damaged ({error}); delete it to run that again."
-        ) from error
+        raise UserError(f"{path} must be JSON, but it is damaged ({error}); delete it to run that again.") from error
     if not isinstance(content, dict):
-        raise UserError(
-            f"{path} must hold a JSON object, got {type(content).__name__}; delete it to run that again."
-        )
+        raise UserError(f"{path} must hold a JSON object, got {type(content).__name__}; delete it to run that again.")
     return content
 
 
@@ -292,9 +288,7 @@ def read_progress(folder: Path) -> Progress | None:
     """Read how far a run is; None when it has not said so."""
     try:
         content = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        return Progress(
-            content["phase"], content.get("done") or 0, content.get("total"), content.get("seconds_left")
-        )
+        return Progress(content["phase"], content.get("done") or 0, content.get("total"), content.get("seconds_left"))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None  # only for show: nothing depends on it
 
@@ -330,9 +324,7 @@ def is_alive(status: Status) -> bool:
     if seen is None or status.started is None:
         return True
     is_dead, began = seen
-    return (
-        not is_dead and began <= datetime.fromisoformat(status.started).timestamp() + 5
-    )  # clocks tick coarsely
+    return not is_dead and began <= datetime.fromisoformat(status.started).timestamp() + 5  # clocks tick coarsely
 
 
 def _process(pid: int) -> tuple[bool, float] | None:

@@ -208,9 +208,7 @@ def _read(module: str, path: Path, node: ast.ClassDef) -> ClassInfo:
     names = [base.rpartition(".")[2] for base in bases]
     decorators = {_called(own) for own in node.decorator_list}
     parameters, is_open = _constructor(module, node, list(parents.values()), "dataclass" in decorators)
-    inner = {
-        _called(own) for item in node.body if isinstance(item, ast.FunctionDef) for own in item.decorator_list
-    }
+    inner = {_called(own) for item in node.body if isinstance(item, ast.FunctionDef) for own in item.decorator_list}
     return ClassInfo(
         name=node.name,
         module=module,
@@ -309,9 +307,7 @@ def _may_hold(tree: ast.Module, name: str) -> bool:
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             if node.name == "__getattr__":
                 return True
-        elif any(
-            isinstance(own, ast.Name) and own.id in (name, "globals", "setattr") for own in ast.walk(node)
-        ):
+        elif any(isinstance(own, ast.Name) and own.id in (name, "globals", "setattr") for own in ast.walk(node)):
             return True
     return False
 

@@ -103,9 +103,7 @@ def read_study(path: Path) -> Study:
     content = read_yaml(path)
     for key in content:
         if key not in KEYS:
-            raise UserError(
-                f"`{key}` in {path} must be one of {', '.join(KEYS)}{hint(key, KEYS, listing=False)}."
-            )
+            raise UserError(f"`{key}` in {path} must be one of {', '.join(KEYS)}{hint(key, KEYS, listing=False)}.")
     name = str(content.get("study") or path.stem)
     _check_name(name, "study", path)
     lines = content.get("strategies")
@@ -141,9 +139,7 @@ def _strategy(label: str, value: Any, path: Path) -> Strategy:
     if isinstance(value, str):
         return Strategy(label, _file(value, where, path), {})
     if not isinstance(value, Mapping) or "config" not in value:
-        raise UserError(
-            f"`{where}` in {path} must be a YAML file, or a mapping with `config`, got {value!r}."
-        )
+        raise UserError(f"`{where}` in {path} must be a YAML file, or a mapping with `config`, got {value!r}.")
     for key in value:
         if key not in FOR_STRATEGY:
             near = hint(str(key), FOR_STRATEGY, listing=False)
@@ -217,9 +213,7 @@ def read_overrides(values: Any, where: str) -> dict[str, Any]:
         if key in OURS:
             raise UserError(f"{where} must leave `{key}` alone, which the study sets itself.")
         if key in ("model", "model.class_path"):
-            raise UserError(
-                f"{where} must leave `{key}` alone; another class is another strategy of the study."
-            )
+            raise UserError(f"{where} must leave `{key}` alone; another class is another strategy of the study.")
     return dict(sorted(flat.items()))
 
 
@@ -260,17 +254,13 @@ def _arguments(study: Study, strategy: Strategy) -> tuple[list[Path], dict[str, 
     """Return the files and overrides of a strategy's runs, checked, and its class where it can be read."""
     configs = [study.protocol, strategy.config]
     try:
-        info = preflight.strategy_of(
-            preflight.layers_of([word for path in configs for word in ("-c", str(path))])
-        )
+        info = preflight.strategy_of(preflight.layers_of([word for path in configs for word in ("-c", str(path))]))
     except UserError as error:
         raise UserError(f"{strategy.label}: {error}") from error
     shared = dict(study.overrides)
     if info is not None and not info.open:
         if not info.has_backbone:
-            shared = {
-                key: value for key, value in shared.items() if key.split(".")[:2] != ["model", "backbone"]
-            }
+            shared = {key: value for key, value in shared.items() if key.split(".")[:2] != ["model", "backbone"]}
         for key in shared:
             section, _, option = key.partition(".")
             if section == "model" and option.split(".")[0].removesuffix("+") not in info.parameters:

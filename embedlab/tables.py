@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -17,8 +18,11 @@ __all__ = ["Report", "Row", "Table", "duration", "markdown", "progress", "runs_o
 
 CAPTION = (
     "Spearman and Pearson x 100: mean and standard deviation over seeds; 95 % interval of Spearman by "
-    "bootstrap over pairs; times are means over seeds, training with latents and earlier stages."
+    "bootstrap over pairs. Trained: parameters. Times and tokens: means over seeds, training with latents "
+    "and earlier stages."
 )
+NAMES = ("Study", "Strategy")
+COST = ("Backbone", "Trained", "Training", "Scoring", "Tokens")
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Table:
     def header(self) -> list[str]:
         """Names of the columns."""
         columns = ["Strategy", "Backbone", "Seeds", "Spearman", "95 % interval", "Pearson"]
-        columns += ["Trained parameters", "Training", "Scoring", "Tokens", "Notes"]
+        columns += ["Trained", "Training", "Scoring", "Tokens", "Notes"]
         return ["Study", *columns] if self.with_study else columns
 
     def cells(self, row: Row) -> list[str]:
@@ -129,13 +133,14 @@ def show(report: Report, console: Console) -> None:
     """Print a report."""
     console.print(Text(f"{report.title}: {report.summary}", style="bold"))
     for table in report.tables:
-        drawn = RichTable(title=Text(table.title), title_justify="left")
-        for name in table.header:
-            text = name in ("Study", "Strategy", "Backbone", "Notes")
-            drawn.add_column(name, justify="left" if text else "right", overflow="fold")
-        for row in table.rows:
-            drawn.add_row(*map(Text, table.cells(row)))
-        console.print(drawn)
+        console.print(Text(table.title))
+        whole = _draw(table, table.header)
+        if Measurement.get(console, console.options.update(max_width=10_000), whole).maximum <= console.width:
+            console.print(whole)
+            continue
+        cost = [name for name in table.header if name in NAMES or name in COST]  # two narrow ones instead
+        console.print(_draw(table, [name for name in table.header if name not in COST]))
+        console.print(_draw(table, cost))
     if report.tables:
         console.print(Text(CAPTION, style="dim"))
     for number, note in enumerate(report.footnotes, 1):
@@ -144,17 +149,26 @@ def show(report: Report, console: Console) -> None:
         console.print(Text(line, style="red" if line.startswith("failed") else ""), soft_wrap=True)
 
 
+def _draw(table: Table, columns: Sequence[str]) -> RichTable:
+    """Draw some columns of a table."""
+    drawn = RichTable()
+    for name in columns:
+        if name in (*NAMES, "Backbone"):
+            drawn.add_column(name, overflow="fold", min_width=len(name))
+        else:
+            drawn.add_column(name, justify="right", no_wrap=True)
+    for row in table.rows:
+        cells = dict(zip(table.header, table.cells(row), strict=True))
+        drawn.add_row(*(Text(cells[name]) for name in columns))
+    return drawn
+
+
 def markdown(report: Report) -> str:
     """Return a report as Markdown."""
     parts = [f"# {_plain(report.title)}", f"{report.summary.capitalize()}."]
     for table in report.tables:
-        lines = [
-            table.header,
-            [
-                "---" if name in ("Study", "Strategy", "Backbone", "Notes") else "---:"
-                for name in table.header
-            ],
-        ]
+        rule = ["---" if name in (*NAMES, "Backbone") else "---:" for name in table.header]
+        lines = [table.header, rule]
         lines += [[_plain(cell) for cell in table.cells(row)] for row in table.rows]
         parts += [f"## {_plain(table.title)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     if report.tables:

@@ -60,7 +60,7 @@ class _CLI(LightningCLI):
         folder = Path(config.run_dir or runs.run_folder(Path("runs"), config.study, config.label, seed))
         config.run_dir = str(folder)
         # What is not a fit leaves the fit's own files alone.
-        self.run_dir = folder if self.subcommand == "fit" else folder / self.subcommand
+        self.run_dir = folder if self.subcommand == "fit" else folder / str(self.subcommand)
         config.trainer.default_root_dir = str(self.run_dir)
         config.trainer.num_sanity_val_steps = 0
         config.trainer.use_distributed_sampler = False  # the data module shares rows out itself, without repeats
@@ -143,8 +143,9 @@ class _CLI(LightningCLI):
         records.claim(self.run_dir, identity, config.request)
         (self.run_dir / runs.CONFIG).write_text(text)
         for logger in self.trainer.loggers:
-            if hasattr(logger.experiment, "config"):
-                logger.experiment.config.update(yaml.safe_load(text), allow_val_change=True)
+            experiment: Any = getattr(logger, "experiment", None)
+            if hasattr(experiment, "config"):  # Weights & Biases: the whole configuration, nested
+                experiment.config.update(yaml.safe_load(text), allow_val_change=True)
         try:
             if isinstance(model, Trainable):
                 self._stages(model, config)
@@ -186,7 +187,10 @@ class _CLI(LightningCLI):
                 continue
             log.info("stage %s", stage.name)
             data = DataModule(
-                train=stage.source, validation=None, test={}, seed=config.seed_everything,
+                train=stage.source,
+                validation=None,
+                test={},
+                seed=config.seed_everything,
                 batch_size=_needed(stage, "batch_size"),
             )
             stopwatch = Stopwatch()
@@ -252,6 +256,10 @@ def main(arguments: Sequence[str]) -> int:
         )
     except ArgumentError as error:
         raise UserError(" ".join(str(error).split())) from error
+    except ValueError as error:
+        if isinstance(error.__cause__, UserError):  # the parser wraps what a constructor says
+            raise error.__cause__ from None
+        raise
     return 0
 
 
@@ -260,9 +268,17 @@ def _quiet() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("lightning.pytorch", "lightning.fabric", "httpx", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*Checkpoint directory.*exists and is not empty.*",
-                    ".*isinstance\\(treespec.*", ".*`is_gradient_checkpointing`.*", ".*Experiment logs directory.*",
-                    ".*number of training batches.*smaller than the logging interval.*", ".*save_weights_only.*"):
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    for message in (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*",
+        ".*Checkpoint directory.*exists and is not empty.*",
+        ".*isinstance\\(treespec.*",
+        ".*`is_gradient_checkpointing`.*",
+        ".*Experiment logs directory.*",
+        ".*module\\(s\\) in eval mode.*",
+        ".*number of training batches.*smaller than the logging interval.*",
+        ".*save_weights_only.*",
+    ):
         warnings.filterwarnings("ignore", message)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -151,7 +151,7 @@ def _add_bias(module: nn.Module) -> int:
         module.bias = nn.Parameter(module.weight.new_zeros(module.out_features))
         return 1
     if type(module).__name__.endswith("RMSNorm"):
-        module.register_parameter("bias", nn.Parameter(torch.zeros_like(module.weight)))
+        module.register_parameter("bias", nn.Parameter(torch.zeros_like(cast(Tensor, module.weight))))
         module.register_forward_hook(_plus_bias)
         return 1
     return 0

@@ -33,9 +33,7 @@ HEAVY = {
     "scipy",
     "sklearn",
 }
-STRATEGIES = {name for name in MODULES if name.startswith("embedlab.strategies.")} - {
-    "embedlab.strategies.base"
-}
+STRATEGIES = {name for name in MODULES if name.startswith("embedlab.strategies.")} - {"embedlab.strategies.base"}
 
 
 def imports(tree: ast.AST, package: str, at_import: bool = False) -> Iterator[str]:
@@ -85,9 +83,7 @@ def reachable(name: str, at_import: bool, sources: dict[str, str] | None = None)
     waiting = [name]
     while waiting:
         asking = waiting.pop()
-        parents = (
-            {asking[:end] for end, sign in enumerate(asking) if sign == "."} if asking in MODULES else set()
-        )
+        parents = {asking[:end] for end, sign in enumerate(asking) if sign == "."} if asking in MODULES else set()
         for own in modules_of(asking, at_import, (sources or {}).get(asking)) | (parents & set(MODULES)):
             if own not in found and own != name:
                 found[own] = asking
@@ -116,9 +112,7 @@ def test_the_law_can_fail() -> None:
         "import torch.nn as nn",
         "if True:\n    import torch",
     ):
-        assert heavy("embedlab.report", {"embedlab.stats": f"{stats}\n{line}\n"}) == {
-            "torch": "embedlab.stats"
-        }
+        assert heavy("embedlab.report", {"embedlab.stats": f"{stats}\n{line}\n"}) == {"torch": "embedlab.stats"}
     assert heavy("embedlab.report", {"embedlab.stats": f"{stats}\nfrom embedlab import backbone\n"})
     assert heavy("embedlab.report", {"embedlab.stats": f"{stats}\nfrom .backbone import Backbone\n"})
     inside = f"{stats}\ndef late():\n    import torch\nif TYPE_CHECKING:\n    import torch\n"
@@ -128,9 +122,7 @@ def test_the_law_can_fail() -> None:
 
 def loads_torch(line: str) -> bool:
     """Tell whether a fresh process has torch after a line of Python."""
-    code = (
-        f"import sys\nsys.path.insert(0, {str(PACKAGE.parent)!r})\n{line}\nsys.exit('torch' in sys.modules)"
-    )
+    code = f"import sys\nsys.path.insert(0, {str(PACKAGE.parent)!r})\n{line}\nsys.exit('torch' in sys.modules)"
     return bool(subprocess.run([sys.executable, "-c", code], check=False).returncode)
 
 
@@ -148,9 +140,7 @@ def test_the_fresh_process_can_fail() -> None:
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_a_strategy_knows_no_other_and_nothing_around_it(name: str) -> None:
-    around = {
-        f"embedlab.{own}" for own in ("callbacks", "study", "compare", "training", "cli", "records", "runs")
-    }
+    around = {f"embedlab.{own}" for own in ("callbacks", "study", "compare", "training", "cli", "records", "runs")}
     assert not modules_of(name) & ((STRATEGIES - {name}) | around)
 
 
@@ -173,9 +163,7 @@ def test_nothing_imports_tests_or_notebooks() -> None:
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_importing_only_defines(name: str) -> None:
-    allowed = (
-        ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign | ast.If
-    )
+    allowed = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign | ast.If
     for node in ast.parse((PACKAGE / f"{name}.py").read_text()).body:
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         assert is_docstring or isinstance(node, allowed), f"{name}, line {node.lineno}"

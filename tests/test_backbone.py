@@ -202,7 +202,11 @@ def test_bitfit_counts_of_published_decoders() -> None:
         gpt2 = AutoModel.from_config(GPT2Config())
         smollm2 = AutoModel.from_config(
             LlamaConfig(
-                hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3
+                hidden_size=576,
+                intermediate_size=1536,
+                num_hidden_layers=30,
+                num_attention_heads=9,
+                num_key_value_heads=3,
             )
         )
     for model, count in ((gpt2, 102_144), (smollm2, 155_520 + 35_136)):

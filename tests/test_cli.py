@@ -34,9 +34,7 @@ STRATEGIES = """
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with strategies and configurations of a user's own."""
     (tmp_path / "own_methods.py").write_text(textwrap.dedent(STRATEGIES))
-    (tmp_path / "method.yaml").write_text(
-        "model:\n  class_path: own_methods.Method\n  init_args: {width: 4}\n"
-    )
+    (tmp_path / "method.yaml").write_text("model:\n  class_path: own_methods.Method\n  init_args: {width: 4}\n")
     (tmp_path / "simple.yaml").write_text("model: {class_path: own_methods.Simple}\n")
     (tmp_path / "small.yaml").write_text("model: {init_args: {backbone: {name: small}}}\n")
     monkeypatch.chdir(tmp_path)
@@ -251,8 +249,7 @@ def test_slips_are_answered_in_one_sentence(
 )
 def test_what_is_right_passes(here: Path, monkeypatch: pytest.MonkeyPatch, arguments: str) -> None:
     (here / "merged.yaml").write_text(
-        "study: &b {width: 3}\n"
-        "model: {class_path: own_methods.Method, init_args: {<<: *b, backbone: {name: x}}}\n"
+        "study: &b {width: 3}\nmodel: {class_path: own_methods.Method, init_args: {<<: *b, backbone: {name: x}}}\n"
     )
     (here / "sub.yaml").write_text("model: own.yaml\n")
     (here / "own.yaml").write_text("class_path: own_methods.Method\n")
@@ -260,9 +257,7 @@ def test_what_is_right_passes(here: Path, monkeypatch: pytest.MonkeyPatch, argum
     preflight.check(arguments.split())
 
 
-def test_data_options_are_checked_against_the_data_module(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_options_are_checked_against_the_data_module(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "own_data.py").write_text(
         "from dataclasses import dataclass\n"
         "@dataclass\nclass Source:\n    path: str\n    columns: dict[str, str] | None = None\n"
@@ -272,9 +267,7 @@ def test_data_options_are_checked_against_the_data_module(
     monkeypatch.syspath_prepend(str(here))
     monkeypatch.setattr(preflight, "DATA", "own_data.Data")
     common = ["-c", "simple.yaml"]
-    preflight.check(
-        [*common, "--data.train.path", "x", "--data.test.any.path", "y", "--data.train.columns.text", "z"]
-    )
+    preflight.check([*common, "--data.train.path", "x", "--data.test.any.path", "y", "--data.train.columns.text", "z"])
     preflight.check([*common, "--data.test+", "{any: {path: x}}"])
     for option, near in {
         "--data.trian.path": "data.train",

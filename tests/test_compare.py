@@ -160,9 +160,7 @@ def test_a_failure_does_not_stop_the_others(here: Path, run: Run) -> None:
     assert state("method") == "done"
 
 
-@pytest.mark.parametrize(
-    ("how", "reason"), [("die", "killed by SIGKILL"), ("nothing", "ended without a result")]
-)
+@pytest.mark.parametrize(("how", "reason"), [("die", "killed by SIGKILL"), ("nothing", "ended without a result")])
 def test_a_process_that_says_nothing_is_a_failure(here: Path, run: Run, how: str, reason: str) -> None:
     control(here, simple=how)
     status, out = run("--seeds", "0")
@@ -193,9 +191,7 @@ def test_only_and_seeds(here: Path, run: Run) -> None:
     assert starts(here) == ["simple 2", "simple 3"]
     run("--only", "simple", "method", "--seeds", "4", "trainer.max_epochs=1")
     assert starts(here) == ["method 4", "simple 4"]
-    _, out = run(
-        "--only", "simple", "--seeds", "4", "--trainer.max_epochs", "1", "--runs", "elsewhere", "--dry-run"
-    )
+    _, out = run("--only", "simple", "--seeds", "4", "--trainer.max_epochs", "1", "--runs", "elsewhere", "--dry-run")
     assert "elsewhere/demo/simple/seed-4" in out
     assert "--trainer.max_epochs=1" in out
 
@@ -322,9 +318,7 @@ def test_killed_in_the_middle_then_run_again(here: Path, run: Run, stopped: subp
     assert (folder("method") / runs.RESULT).stat().st_mtime_ns == before
 
 
-def test_a_run_left_behind_is_taken_over_not_doubled(
-    here: Path, run: Run, stopped: subprocess.Popen[str]
-) -> None:
+def test_a_run_left_behind_is_taken_over_not_doubled(here: Path, run: Run, stopped: subprocess.Popen[str]) -> None:
     child = runs.read_status(folder("simple"))
     assert child is not None
     assert child.pid is not None
@@ -334,9 +328,7 @@ def test_a_run_left_behind_is_taken_over_not_doubled(
     starts(here)
     with pytest.raises(UserError, match="simple seed 0 must not run already, but process"):
         run("--seeds", "0", "trainer.max_epochs=9")
-    watcher = subprocess.Popen(
-        [sys.executable, "-c", f"import os, time; time.sleep(0.5); os.kill({child.pid}, 9)"]
-    )
+    watcher = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(0.5); os.kill({child.pid}, 9)"])
     status, out = run("--seeds", "0")
     watcher.wait()
     assert status == 1

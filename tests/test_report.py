@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -14,18 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from scipy.stats import spearmanr
 
 import embedlab
-from embedlab import cli, report, runs, stats
+from embedlab import cli, report, runs, stats, tables
 
 ROOT = Path(embedlab.__file__).parent.parent
 LABELS = np.round(np.random.default_rng(0).random(80), 2)
 
 
-def finish(
-    root: Path, label: str, seed: int = 0, noise: float = 0.3, study: str = "demo", **changes: Any
-) -> Path:
+def finish(root: Path, label: str, seed: int = 0, noise: float = 0.3, study: str = "demo", **changes: Any) -> Path:
     """Leave what a finished run leaves."""
     folder = runs.run_folder(root, study, label, seed)
     scores = LABELS + noise * np.random.default_rng(seed + 1).normal(size=len(LABELS))
@@ -134,18 +134,14 @@ def test_what_failed_or_is_missing_is_listed_not_averaged(tmp_path: Path, show: 
         runs.mark(folder, "queued")
         if state != "queued":
             runs.mark(folder, state, error)  # type: ignore[arg-type]
-    runs.write_progress(
-        runs.run_folder(tmp_path, "demo", "method", 3), runs.Progress("training", 3, 10, 42.0)
-    )
+    runs.write_progress(runs.run_folder(tmp_path, "demo", "method", 3), runs.Progress("training", 3, 10, 42.0))
     dead = runs.run_folder(tmp_path, "demo", "method", 10)
     runs.write_status(dead, runs.Status("running", runs.now(), None, 1, "elsewhere"))
     out = show(tmp_path, "--resamples", 50)
     assert rows(out)[0][2] == "1 of 5"
     assert "demo: 1 of 5 runs finished" in out
     below = out[out.rindex("│") :].splitlines()
-    assert [
-        line.partition(" (see")[0] for line in below if line.startswith(("failed", "queued", "running"))
-    ] == [
+    assert [line.partition(" (see")[0] for line in below if line.startswith(("failed", "queued", "running"))] == [
         "failed: method, seed 1: no memory",
         "queued: method, seed 2",
         "running: method, seed 3: training 3/10, 42 s left",
@@ -166,7 +162,7 @@ def test_a_damaged_result_is_a_failure_of_that_run_only(tmp_path: Path, show: Sh
 def test_nothing_finished_yet(tmp_path: Path, show: Show) -> None:
     runs.mark(runs.run_folder(tmp_path, "demo", "method", 0), "queued")
     out = show(tmp_path)
-    assert "0 of 1 runs finished" in out
+    assert "0 of 1 run finished" in out
     assert rows(out) == []
 
 
@@ -284,6 +280,18 @@ def test_quick_and_without_torch(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, env=environment)
         best = min(best, time.perf_counter() - begun)
     assert best < 1.0
+
+
+def test_a_narrow_terminal_gets_two_tables_instead_of_a_broken_one(tmp_path: Path) -> None:
+    finish(tmp_path, "method", 0)
+    finish(tmp_path, "method", 1)
+    screen = io.StringIO()
+    tables.show(report.summarise(report.collect(tmp_path), resamples=50), Console(width=80, file=screen))
+    (scores, cost) = rows(screen.getvalue())
+    assert (scores[0], scores[1], len(scores)) == ("method", "2", 6)
+    assert (cost[:3], len(cost)) == (["method", "small", "4.88M"], 6)
+    assert "…" not in screen.getvalue()
+    assert max(map(len, screen.getvalue().splitlines())) <= 80
 
 
 def test_reading_changes_nothing(tmp_path: Path) -> None:

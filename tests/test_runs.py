@@ -32,9 +32,7 @@ def test_status_goes_through_its_states_and_keeps_what_it_must(tmp_path: Path) -
 
 def test_result_round_trip_has_a_version_and_no_nan(tmp_path: Path) -> None:
     assert runs.read_result(tmp_path) is None
-    runs.write_result(
-        tmp_path, {"seed": 3, "metrics": {"test/stsb": {"spearman": float("nan"), "ok": [float("inf")]}}}
-    )
+    runs.write_result(tmp_path, {"seed": 3, "metrics": {"test/stsb": {"spearman": float("nan"), "ok": [float("inf")]}}})
     result = runs.read_result(tmp_path)
     assert result == {
         "schema_version": 1,
@@ -123,9 +121,7 @@ def test_liveness_knows_reused_process_ids_and_other_machines(tmp_path: Path) ->
 # Identity ---------------------------------------------------------------------------------------------------
 
 
-def request(
-    folder: Path, config: str = "a: 1", overrides: dict[str, object] | None = None, seed: int = 0
-) -> str:
+def request(folder: Path, config: str = "a: 1", overrides: dict[str, object] | None = None, seed: int = 0) -> str:
     path = folder / "config.yaml"
     path.write_text(config)
     return identity.request_hash([path], overrides or {}, seed)
@@ -159,9 +155,7 @@ def test_everything_that_defines_a_run_counts(tmp_path: Path, monkeypatch: pytes
         ("a: 1", {"model.pretraining.source.path": "FILE"}),
     ],
 )
-def test_a_changed_data_file_is_another_run(
-    tmp_path: Path, config: str, overrides: dict[str, object]
-) -> None:
+def test_a_changed_data_file_is_another_run(tmp_path: Path, config: str, overrides: dict[str, object]) -> None:
     data = tmp_path / "train.tsv"
     overrides = json.loads(json.dumps(overrides).replace("FILE", str(data)))
     found = []

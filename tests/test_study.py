@@ -108,9 +108,7 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
         ),
     ],
 )
-def test_a_study_with_a_fault(
-    here: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, message: str
-) -> None:
+def test_a_study_with_a_fault(here: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, message: str) -> None:
     study = textwrap.dedent(STUDY.replace(old, new))
     (here / "study.yaml").write_text(study)
     assert cli.main(["compare", "study.yaml"]) == 2

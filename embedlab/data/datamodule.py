@@ -88,9 +88,13 @@ class DataModule(LightningDataModule):
             raise UserError(f"`{argument}` must name a source, got none; add one, as in configs/protocol.yaml.")
         rows = source.read()
         if name != "train" and (rows.kind != "pairs" or (rows.score is None and name != "predict")):
-            raise UserError(f"`{argument}` must hold scored pairs, got {rows.kind} of {source.path}; name other columns.")
+            raise UserError(
+                f"`{argument}` must hold scored pairs, got {rows.kind} of {source.path}; name other columns."
+            )
         if name == "train" and rows.kind == "pairs" and rows.score is None:
-            raise UserError(f"`{argument}` must hold scored pairs, triplets or texts, got pairs of {source.path} without scores.")
+            raise UserError(
+                f"`{argument}` must hold scored pairs, triplets or texts, got pairs of {source.path} without scores."
+            )
         self._rows[name] = rows
         return rows
 
@@ -101,7 +105,9 @@ class DataModule(LightningDataModule):
     def eval_texts(self, stage: Scored) -> list[str]:
         """Return the distinct texts that a stage scores."""
         self.setup(stage)
-        names = {"validate": ["validation"], "test": [f"test/{own}" for own in self.test], "predict": ["predict"]}[stage]
+        names = {"validate": ["validation"], "test": [f"test/{own}" for own in self.test], "predict": ["predict"]}[
+            stage
+        ]
         return list(dict.fromkeys(text for name in names for text in self._rows[name].all_texts()))
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
@@ -131,7 +137,9 @@ class DataModule(LightningDataModule):
         rows = self._rows[name]
         own = shard(list(range(len(rows))), *self._process())
         batches = [own[i : i + self.eval_batch_size] for i in range(0, len(own), self.eval_batch_size)]
-        return DataLoader(Indices(len(rows)), batch_sampler=batches, collate_fn=_collate(rows), generator=torch.Generator())
+        return DataLoader(
+            Indices(len(rows)), batch_sampler=batches, collate_fn=_collate(rows), generator=torch.Generator()
+        )
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Go through the validation pairs in order; nothing where there is no validation source."""

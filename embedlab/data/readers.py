@@ -99,7 +99,9 @@ def _file(path: Path, quoting: bool | None) -> Table:
         with _open(path) as stream:
             if suffix == ".jsonl":
                 return _jsonl(path, stream)
-            return _separated(path, stream, "\t" if suffix == ".tsv" else ",", suffix == ".csv" if quoting is None else quoting)
+            return _separated(
+                path, stream, "\t" if suffix == ".tsv" else ",", suffix == ".csv" if quoting is None else quoting
+            )
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, csv.Error) as error:
         raise UserError(f"`path` must be a readable UTF-8 file, but {str(path)!r} is not: {error}.") from error
 
@@ -121,7 +123,11 @@ def _separated(path: Path, stream: IO[str], delimiter: str, quoting: bool) -> Ta
     for row in reader:
         if row:
             if len(row) != len(columns):
-                way = "set `quoting: true` if fields are quoted" if not quoting else "set `quoting: false` if they are not"
+                way = (
+                    "set `quoting: true` if fields are quoted"
+                    if not quoting
+                    else "set `quoting: false` if they are not"
+                )
                 raise UserError(
                     f"{path}, line {line}: a row must have {len(columns)} fields as the header has, got {len(row)}; {way}."
                 )

@@ -132,10 +132,14 @@ class Source:
             if roles[0] in self.columns:
                 break
         else:
-            raise UserError(f"`columns` must name first and second, anchor and positive, or text, got {list(self.columns)}.")
+            raise UserError(
+                f"`columns` must name first and second, anchor and positive, or text, got {list(self.columns)}."
+            )
         for role in self.columns:
             if role not in roles:
-                raise UserError(f"`columns` of {kind} must be among {', '.join(roles)}, got {role!r}{nearest(role, roles)}.")
+                raise UserError(
+                    f"`columns` of {kind} must be among {', '.join(roles)}, got {role!r}{nearest(role, roles)}."
+                )
         for role in roles:
             if role not in self.columns and role not in OPTIONAL:
                 raise UserError(f"`columns` of {kind} must name {role!r} too, got {list(self.columns)}.")
@@ -154,7 +158,9 @@ class Source:
         chosen = list(range(len(table.rows)))
         for name, value in (self.where or {}).items():
             if name not in table.columns:
-                raise UserError(f"`where` must name columns of {table.name}, got {name!r}{nearest(name, table.columns)}.")
+                raise UserError(
+                    f"`where` must name columns of {table.name}, got {name!r}{nearest(name, table.columns)}."
+                )
             index = table.columns.index(name)
             chosen = [row for row in chosen if table.rows[row][index] == value]
         if not chosen:
@@ -176,7 +182,9 @@ class Source:
         except ValueError:
             raise UserError(f"{where}: `score` must be a number, got {came!r}.") from None
         if not (math.isfinite(value) and low <= value <= high):
-            raise UserError(f"{where}: `score` must lie in {low:g} to {high:g}, got {came}; set `score_range` to its scale.")
+            raise UserError(
+                f"{where}: `score` must lie in {low:g} to {high:g}, got {came}; set `score_range` to its scale."
+            )
         return (value - low) / (high - low)
 
 

@@ -92,6 +92,7 @@ class EmbeddingStrategy(LightningModule, ABC):
     """
 
     backbone: Backbone | None
+    prepared: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,11 +113,16 @@ class EmbeddingStrategy(LightningModule, ABC):
             One score per pair, (B,), float32.
         """
 
-    def prepare(self, texts: Sequence[str]) -> None:  # noqa: B027  # most strategies need nothing
+    def prepare(self, texts: Sequence[str]) -> None:  # most strategies need nothing
         """Learn statistics of the distinct training texts; called once, before anything is scored or trained."""
 
-    def warm(self, texts: Sequence[str]) -> None:  # noqa: B027
+    def warm(self, texts: Sequence[str]) -> None:
         """Make ready for texts that are about to be read; whoever keeps latents computes them here, in bulk."""
+
+    @property
+    def feature_bytes(self) -> int:
+        """Bytes of latents kept on disk."""
+        return 0
 
     @property
     def notes(self) -> list[str]:
@@ -172,7 +178,10 @@ class EmbeddingStrategy(LightningModule, ABC):
                 f"(hash {str(checkpoint['backbone'])[:12]} instead of {str(own)[:12]}); set `backbone.name` to that one."
             )
         learned = {n for n, p in self.named_parameters() if p.requires_grad or not n.startswith("backbone.")}
-        missing, unknown = learned - set(checkpoint["state_dict"]), set(checkpoint["state_dict"]) - set(self.state_dict())
+        missing, unknown = (
+            learned - set(checkpoint["state_dict"]),
+            set(checkpoint["state_dict"]) - set(self.state_dict()),
+        )
         if missing or unknown:
             raise UserError(
                 f"`ckpt_path` must hold what this strategy learns, but {len(missing)} tensors are missing and "

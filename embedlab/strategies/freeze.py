@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from embedlab import losses, pooling
 from embedlab.backbone import Backbone
 from embedlab.data import Pairs, Source, Texts
 from embedlab.errors import UserError
-from embedlab.features import FeatureStore
+from embedlab.latents import FinalPunctuation, Latents
 from embedlab.layerwise import LayerwiseAutoencoder
 from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
@@ -43,9 +43,7 @@ TRAINING = Training(
 )
 # The authors' code: 3e-4 at the first to 5.9e-4 at the last block, 250 epochs over 20,000 sentences.
 # Differs from the paper: one rate for all blocks, their mean; far fewer epochs, as the latents fit soon.
-PRETRAINING = Training(
-    learning_rate=4.4e-4, weight_decay=0.01, warmup=0.0, decay=False, epochs=10, batch_size=64
-)
+PRETRAINING = Training(learning_rate=4.4e-4, weight_decay=0.01, warmup=0.0, decay=False, epochs=10, batch_size=64)
 
 
 @dataclass
@@ -79,12 +77,14 @@ class Freeze(Trainable):
     """
 
     learns_from = (Pairs,)
+    mean: Tensor
+    scale: Tensor
 
     def __init__(
         self,
         backbone: Backbone,
         pooling: Pooling = pooling.last,
-        final_punctuation: Literal["keep", "strip", "append"] = "keep",
+        final_punctuation: FinalPunctuation = "keep",
         bos: bool = True,
         standardize: bool = False,
         widths: Sequence[int] = WIDTHS,
@@ -96,9 +96,9 @@ class Freeze(Trainable):
         if not widths or min(widths) < 1:
             raise UserError(f"`widths` must be one or more positive bottlenecks, got {list(widths)}.")
         self.backbone: Backbone = backbone
-        self.pooling, self.final_punctuation, self.bos, self.standardize = pooling, final_punctuation, bos, standardize
-        self.widths, self.pair_loss, self.pretraining, self.plan = tuple(widths), loss, pretraining, training
-        self.store: FeatureStore | None = None
+        self.latents = Latents(backbone, pooling, final_punctuation, bos)
+        self.standardize, self.widths, self.pair_loss = standardize, tuple(widths), loss
+        self.pretraining, self.plan = pretraining, training
         self.coders: LayerwiseAutoencoder | None = None
 
     def configure_model(self) -> None:
@@ -130,35 +130,26 @@ class Freeze(Trainable):
         """Take mean and deviation of each coordinate of the training latents (section 3.2)."""
         if self.standardize:
             self.warm(texts)
-            latents = self._latents(texts).double()
+            latents = self._standardized(texts).double()
             self.mean.copy_(latents.mean(0))
             self.scale.copy_(latents.std(0).clamp_min(1e-6))
 
     def warm(self, texts: Sequence[str]) -> None:
-        """Compute the latents of texts that the store lacks."""
-        if self.store is None:
-            read = {"pooling": f"{self.pooling.__module__}.{self.pooling.__qualname__}", "bos": self.bos}
-            window = {"window": self.backbone.window, "computed_in": str(self.backbone.dtype)}
-            self.store = FeatureStore({"decoder": self.backbone.sha256, **read, **window}, self.backbone.dtype)
-        self.store.add([self._punctuated(text) for text in texts], self._extract, progress=self.report)
+        """Read the latents of texts that are not on disk yet."""
+        self.latents.add(texts, self.report)
 
-    def _extract(self, texts: Sequence[str]) -> Tensor:
-        """Read the latents of texts at every block, (B, L, D)."""
-        layers = range(1, self.backbone.num_layers + 1)
-        with torch.no_grad():
-            return self.backbone.read(texts, self.pooling, layers, prefix=self.backbone.bos if self.bos else ())
+    def _standardized(self, texts: Sequence[str]) -> Tensor:
+        """Fetch latents, (B, L, D), float32; scaled once `prepare` has run."""
+        return (self.latents.get(texts).to(self.device).float() - self.mean) / self.scale
 
-    def _latents(self, texts: Sequence[str]) -> Tensor:
-        """Fetch latents, (B, L, D), float32; standardised once `prepare` has run."""
-        if self.store is None or self.store.missing([self._punctuated(text) for text in texts]):
-            self.warm(texts)
-        assert self.store is not None
-        latents = self.store.get([self._punctuated(text) for text in texts]).to(self.mean.device).float()
-        return (latents - self.mean) / self.scale
+    @property
+    def feature_bytes(self) -> int:
+        """Bytes of latents kept on disk."""
+        return self.latents.store.size
 
     def reconstruction(self, batch: Texts) -> Tensor:
         """Squared error of the autoencoders, summed over blocks, so that each learns as if alone, ()."""
-        latents = self._latents(batch.text)
+        latents = self._standardized(batch.text)
         assert self.coders is not None
         with self._precision():
             rebuilt = self.coders.decode(self.coders.encode(latents))
@@ -167,11 +158,12 @@ class Freeze(Trainable):
     def score(self, first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Score pairs by the head over the cosines of all blocks, (B,), 0 to 1."""
         assert self.coders is not None
-        latents = self._latents([*first, *second])
+        latents = self._standardized([*first, *second])
         with self._precision():
             codes = self.coders.encode(latents)
-        cosines = torch.cat([functional.cosine_similarity(*c.float().chunk(2, 1), dim=-1) for c in codes])  # (L, B)
-        return self.head(cosines.T).squeeze(-1)
+        halves = [code.float().chunk(2, dim=1) for code in codes]
+        cosines = torch.cat([functional.cosine_similarity(a, b, dim=-1) for a, b in halves])  # (L, B)
+        return cast(Tensor, self.head(cosines.T).squeeze(-1))
 
     def loss(self, batch: Pairs) -> Tensor:
         """Fit the scores of pairs, ()."""
@@ -181,12 +173,6 @@ class Freeze(Trainable):
     def _precision(self) -> torch.autocast:
         """Multiply in the decoder's number format, with float32 weights."""
         return torch.autocast(self.device.type, self.backbone.dtype, enabled=self.backbone.dtype != torch.float32)
-
-    def _punctuated(self, text: str) -> str:
-        bare = text.rstrip()
-        if self.final_punctuation == "strip":
-            return bare.rstrip(".!?").rstrip() or bare
-        return f"{bare}." if self.final_punctuation == "append" and not bare.endswith((".", "!", "?")) else text
 
 
 def _head(layers: int) -> nn.Sequential:

@@ -33,6 +33,9 @@ class PooledDecoder(Embedder):
             deviation too, each coordinate by itself.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(
         self,
         backbone: Backbone,

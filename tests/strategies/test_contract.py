@@ -269,8 +269,13 @@ def test_freeze_reads_the_decoder_once(decoder_folder: Callable[[str], Path], mo
 
 @pytest.mark.parametrize(
     ("option", "text", "read"),
-    [("keep", "Birds sing. ", "Birds sing. "), ("strip", "Birds sing?! ", "Birds sing"), ("append", "Birds sing", "Birds sing."),
-     ("append", "Birds sing!", "Birds sing!"), ("strip", "...", "...")],
+    [
+        ("keep", "Birds sing. ", "Birds sing. "),
+        ("strip", "Birds sing?! ", "Birds sing"),
+        ("append", "Birds sing", "Birds sing."),
+        ("append", "Birds sing!", "Birds sing!"),
+        ("strip", "...", "..."),
+    ],
 )
 def test_final_punctuation(option: Any, text: str, read: str, decoder_folder: Callable[[str], Path]) -> None:
     assert Freeze(Backbone(str(decoder_folder("llama"))), final_punctuation=option)._punctuated(text) == read

@@ -1,0 +1,53 @@
+"""States of a decoder, seen while it runs.
+
+State 0 is the embedding output, state l the residual stream after block l, before the final norm. The output of
+the final norm is a state of its own, `FINAL`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Literal
+
+from torch import nn
+
+from embedlab.errors import UserError
+
+__all__ = ["FINAL", "Layer", "Stop", "taps"]
+
+FINAL: Final = "final"
+Layer = int | Literal["final"]
+
+
+class Stop(Exception):  # noqa: N818  # no error: the blocks above are not needed
+    """Leave the decoder's forward once the last state that is wanted is there."""
+
+
+@contextmanager
+def taps(blocks: nn.ModuleList, layers: Sequence[Layer], see: Callable[[Layer, Any], None]) -> Iterator[None]:
+    """Watch the states of some layers while the decoder runs, and stop it after the last of them."""
+    numbers = sorted(layer for layer in layers if layer != FINAL)
+    stop = numbers[-1] if numbers and FINAL not in layers else None
+    handles = []
+
+    def tap(layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any = None) -> None:
+            see(layer, inputs if layer == 0 else output)
+            if layer == stop:
+                raise Stop
+
+        return hook
+
+    try:
+        for number in numbers:
+            if not 0 <= number <= len(blocks):
+                raise UserError(f"`layer` must be 0 to {len(blocks)} or {FINAL!r} for this decoder, got {number}.")
+            if number == 0:
+                handles.append(blocks[0].register_forward_pre_hook(tap(0)))
+            else:
+                handles.append(blocks[number - 1].register_forward_hook(tap(number)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
