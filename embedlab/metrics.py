@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 __all__ = ["UndefinedCorrelation", "pearson", "spearman"]
 
 
-class UndefinedCorrelation(ValueError):
+class UndefinedCorrelation(ValueError):  # noqa: N818  # a finding about the data, not a fault
     """A correlation that does not exist; the message says why."""
 
 

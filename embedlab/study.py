@@ -11,6 +11,7 @@ It is described by a YAML file, in which paths are relative to the file:
       freeze:
         config: ../strategies/freeze.yaml
         overrides: {model.pretraining: null}
+        seeds: [0]                    # of the seeds above; for what no seed changes
     overrides: {trainer.max_epochs: 1}    # for every run
 """
 
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 KEYS: Final = ("study", "protocol", "backbone", "seeds", "strategies", "overrides")
-FOR_STRATEGY: Final = ("config", "overrides")
+FOR_STRATEGY: Final = ("config", "overrides", "seeds")
 OURS: Final = (
     "seed_everything",
     "run_dir",
@@ -61,11 +62,15 @@ Command = Callable[[list[str]], list[str]]
 
 @dataclass(frozen=True)
 class Strategy:
-    """One line of a study: a label, its configuration and what it sets differently."""
+    """One line of a study: a label, its configuration and what it sets differently.
+
+    `seeds` are those of the study that it runs with; None is all of them.
+    """
 
     label: str
     config: Path
     overrides: Mapping[str, Any]
+    seeds: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,9 +148,12 @@ def _strategy(label: str, value: Any, path: Path) -> Strategy:
     for key in value:
         if key not in FOR_STRATEGY:
             near = hint(str(key), FOR_STRATEGY, listing=False)
-            raise UserError(f"`{where}.{key}` in {path} must be config or overrides{near}.")
+            raise UserError(f"`{where}.{key}` in {path} must be config, overrides or seeds{near}.")
     overrides = read_overrides(value.get("overrides") or {}, f"`{where}.overrides` in {path}")
-    return Strategy(label, _file(value["config"], where, path), overrides)
+    seeds = value.get("seeds")
+    if seeds is not None:
+        read_seeds(seeds, f"`{where}.seeds` in {path}")
+    return Strategy(label, _file(value["config"], where, path), overrides, seeds)
 
 
 def _check_name(name: str, key: str, path: Path) -> None:
@@ -238,6 +246,8 @@ def plan(study: Study, root: Path, command: Command = fit_command) -> list[Job]:
     shared = {strategy.label: _arguments(study, strategy) for strategy in study.strategies}
     for seed in study.seeds:
         for strategy in study.strategies:
+            if strategy.seeds is not None and seed not in strategy.seeds:
+                continue
             configs, overrides, info = shared[strategy.label]
             own_code = [info.file] if info is not None and not info.module.startswith("embedlab.") else []
             request = request_hash(configs, overrides, seed, own_code)

@@ -66,7 +66,7 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
         (
             "simple: simple.yaml",
             "simple: {config: simple.yaml, override: {}}",
-            "`strategies.simple.override` in study.yaml must be config or overrides; did you mean overrides.",
+            "`strategies.simple.override` in study.yaml must be config, overrides or seeds; did you mean overrides.",
         ),
         (
             "simple: simple.yaml",

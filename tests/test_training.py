@@ -112,7 +112,7 @@ def test_a_whole_run_and_its_folder(place: Path) -> None:
     assert (place / "r" / "result.json").read_text() == json.dumps(result, indent=2, ensure_ascii=False) + "\n"
 
     # A finished run is never overwritten, and a checkpoint never meets another decoder.
-    assert "holds a finished run" in run(place, again[:-1] + ["r"], status=2).stderr
+    assert "holds a finished run" in run(place, [*again[:-1], "r"], status=2).stderr
 
 
 def test_a_checkpoint_of_another_decoder_is_refused(place: Path, decoder_folder: Callable[[str], Path]) -> None:

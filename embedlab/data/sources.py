@@ -128,13 +128,12 @@ class Source:
                 f"`columns` must say which column of {table.name} plays which role, as none is called sentence1, anchor or "
                 f"text; it has {', '.join(table.columns)}."
             )
-        for kind, roles in ROLES.items():
-            if roles[0] in self.columns:
-                break
-        else:
+        kind = next((kind for kind, roles in ROLES.items() if roles[0] in self.columns), None)
+        if kind is None:
             raise UserError(
                 f"`columns` must name first and second, anchor and positive, or text, got {list(self.columns)}."
             )
+        roles = ROLES[kind]
         for role in self.columns:
             if role not in roles:
                 raise UserError(
