@@ -17,6 +17,7 @@ from typing import Any, Literal, cast, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.models.auto import MODEL_MAPPING
 
@@ -73,8 +74,6 @@ class Backbone(nn.Module):
         self.notes: list[str] = []
         self.trained_tokens = 0
         self.texts_cut = 0
-
-    # What is known before any weight is loaded ------------------------------------------------------------
 
     @cached_property
     def folder(self) -> Path:
@@ -144,8 +143,6 @@ class Backbone(nn.Module):
         marks = [i not in special and any(c.isalnum() for c in text) for i, text in enumerate(texts)]
         return torch.tensor(marks + [False] * (size - len(marks)))
 
-    # Loading and tuning -----------------------------------------------------------------------------------
-
     def tune(self, tuning: Tuning, head: bool = False) -> None:
         """Load the decoder and choose what trains in it; a second call does nothing.
 
@@ -174,9 +171,7 @@ class Backbone(nn.Module):
         try:
             decoder, report = kind.from_pretrained(self.folder, output_loading_info=True, **arguments)
         except OSError as error:
-            raise UserError(
-                f"`backbone.name` must lead to safetensors weights, but {self.name!r} does not: {error}"
-            ) from error
+            raise UserError(f"`backbone.name` must lead to safetensors weights, got {self.name!r}: {error}") from error
         if report["missing_keys"]:
             first = sorted(report["missing_keys"])[0]
             raise UserError(
@@ -205,8 +200,6 @@ class Backbone(nn.Module):
         build: Any = AutoModel
         with torch.device("meta"):
             return sum(p.numel() for p in build.from_config(self.config).parameters())
-
-    # Reading texts ----------------------------------------------------------------------------------------
 
     def token_ids(
         self, texts: Sequence[str], prefix: Sequence[int] = (), suffix: Sequence[int] = ()
@@ -384,7 +377,7 @@ class Backbone(nn.Module):
             wanted = torch.tensor([t for i in batch for t in targets[i]], device=self.device)
             scores = torch.cat(
                 [
-                    _pick(head(part), ids)
+                    -cross_entropy(head(part).float(), ids, reduction="none")
                     for part, ids in zip(torch.split(states[rows], 256), torch.split(wanted, 256), strict=True)
                 ]
             )
@@ -397,12 +390,6 @@ class Backbone(nn.Module):
         if self.dtype == torch.float32 or not self.trains:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
-
-
-def _pick(logits: Tensor, ids: Tensor) -> Tensor:
-    """Return the log-softmax of logits (N, V) at ids (N,), (N,), in float32."""
-    logits = logits.float()
-    return logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1)
 
 
 def _best_dtype() -> torch.dtype:

@@ -97,9 +97,6 @@ def main(arguments: list[str], command: Command = fit_command, heartbeat: float 
     return 1 if any(outcome.error is not None for outcome in outcomes) else 0
 
 
-# What was typed ---------------------------------------------------------------------------------------------
-
-
 def _read_options(arguments: Sequence[str]) -> tuple[Namespace, dict[str, Any]]:
     """Read the command line: its options, and overrides for every run."""
     parser = Parser(
@@ -157,9 +154,6 @@ def _only(typed: Sequence[str] | None, labels: Sequence[str]) -> Sequence[str]:
         if label not in labels:
             raise UserError(f"`--only` must name a strategy of the study, got {label!r}{hint(label, labels)}.")
     return labels if typed is None else chosen
-
-
-# What is there ----------------------------------------------------------------------------------------------
 
 
 def _standing(job: Job) -> Standing:

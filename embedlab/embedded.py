@@ -82,9 +82,6 @@ def _wheel_file(wheel: str, name: str, argument: str, other: str) -> Path:
     return path
 
 
-# Conversion -------------------------------------------------------------------------------------------------
-
-
 def convert_gguf(file: Path, convert: Callable[[Path, Path], None] | None = None) -> Path:
     """Return a folder of safetensors with a GGUF file's decoder, made once.
 
@@ -171,9 +168,6 @@ def _pre_tokenizer(file: Path) -> str | None:
 
     field = GGUFReader(file).get_field("tokenizer.ggml.pre")
     return None if field is None else str(field.contents())
-
-
-# Hashes -----------------------------------------------------------------------------------------------------
 
 
 def decoder_sha256(folder: Path) -> str:

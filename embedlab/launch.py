@@ -149,9 +149,6 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-# One process ------------------------------------------------------------------------------------------------
-
-
 def _start(job: Job, at_once: int) -> _Process:
     """Start a job, or take over the process of the same request that is still at it."""
     status = runs.read_status(job.folder)
@@ -224,9 +221,6 @@ def _stop(running: Sequence[_Process]) -> None:
     for own in running:
         if runs.read_result(own.job.folder) is None:
             runs.mark(own.job.folder, "failed", "interrupted; it resumes from its last checkpoint")
-
-
-# The screen -------------------------------------------------------------------------------------------------
 
 
 class _Screen:

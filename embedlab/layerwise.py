@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["LayerwiseAutoencoder", "LayerwiseLinear"]
+__all__ = ["CosineHead", "LayerwiseAutoencoder", "LayerwiseLinear"]
 
 
 class LayerwiseLinear(nn.Module):
@@ -98,3 +98,26 @@ class LayerwiseAutoencoder(nn.Module):
     def _half(self, layers: int, inputs: int, outputs: int) -> list[nn.Module]:
         dropout = nn.Dropout(self.dropout)
         return [LayerwiseLinear(layers, inputs, outputs), _LayerwiseNorm(layers, outputs), dropout, nn.GELU()]
+
+
+class CosineHead(nn.Module):
+    """From the cosines of all blocks to one score (FREEZE, section 4.2; sizes from the authors' code).
+
+        3 times: Linear to 512, norm, dropout, GELU;   Linear to 1, hard sigmoid
+
+    Args:
+        layers: L, the number of blocks.
+        dropout: Dropout after each norm.
+    """
+
+    def __init__(self, layers: int, dropout: float) -> None:
+        super().__init__()
+        parts: list[nn.Module] = []
+        for size in (layers, 512, 512):
+            parts += [nn.Linear(size, 512), nn.LayerNorm(512), nn.Dropout(dropout), nn.GELU()]
+        self.network = nn.Sequential(*parts, nn.Linear(512, 1), nn.Hardsigmoid())
+
+    def forward(self, cosines: Tensor) -> Tensor:
+        """Map cosines (B, L) to scores (B,), 0 to 1."""
+        scores: Tensor = self.network(cosines)
+        return scores.squeeze(-1)

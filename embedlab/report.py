@@ -107,9 +107,6 @@ def write_markdown(report: Report, path: Path) -> None:
     path.write_text(tables.markdown(report), encoding="utf-8")
 
 
-# Reading ----------------------------------------------------------------------------------------------------
-
-
 def collect(folder: Path) -> list[Run]:
     """Read every run in a folder.
 
@@ -142,9 +139,6 @@ def _read(folder: Path) -> Run:
     if state == "done":
         state, reason = "failed", f"{runs.RESULT} is missing"
     return Run(folder, study, label, seed, state, reason, None)
-
-
-# Summing up -------------------------------------------------------------------------------------------------
 
 
 def summarise(found: Sequence[Run], only: str | None = None, resamples: int = RESAMPLES) -> Report:

@@ -103,9 +103,6 @@ class Progress:
     seconds_left: float | None = None
 
 
-# Names and places -------------------------------------------------------------------------------------------
-
-
 def run_folder(root: Path, study: str, label: str, seed: int) -> Path:
     """Return the folder of one run."""
     return root / study / label / f"seed-{seed}"
@@ -173,9 +170,6 @@ def set_aside(folder: Path, request: str | None) -> Path:
         target = target.with_name(f"{folder.name}{SUPERSEDED}{(request or 'unknown')[:8]}-{number}")
     folder.rename(target)
     return target
-
-
-# Reading and writing ----------------------------------------------------------------------------------------
 
 
 def write_json_atomic(path: Path, content: Mapping[str, Any]) -> None:
@@ -301,9 +295,6 @@ def write_progress(folder: Path, progress: Progress) -> None:
 def now() -> str:
     """Return the time as ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-# Processes --------------------------------------------------------------------------------------------------
 
 
 def is_alive(status: Status) -> bool:

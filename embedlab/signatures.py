@@ -197,9 +197,6 @@ def _members(kind: ast.expr) -> Iterator[ast.expr]:
         yield kind
 
 
-# Reading a class --------------------------------------------------------------------------------------------
-
-
 def _read(module: str, path: Path, node: ast.ClassDef) -> ClassInfo:
     # Above the root of all strategies stand large modules of other packages that tell nothing new.
     bases = [] if node.name == ROOT else [ast.unparse(base).partition("[")[0] for base in node.bases]
@@ -259,9 +256,6 @@ def _arguments(arguments: ast.arguments, module: str) -> dict[str, Parameter]:
         one.arg: Parameter(default is not None, ast.unparse(one.annotation) if one.annotation else "", module)
         for one, default in pairs
     }
-
-
-# Finding a name ---------------------------------------------------------------------------------------------
 
 
 def _resolve(module: str, name: str, depth: int = 8) -> ClassInfo | None:

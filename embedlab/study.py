@@ -90,9 +90,6 @@ def fit_command(arguments: list[str]) -> list[str]:
     return [sys.executable, "-m", "embedlab", *arguments]
 
 
-# Reading ----------------------------------------------------------------------------------------------------
-
-
 def read_study(path: Path) -> Study:
     """Read a study.
 
@@ -223,9 +220,6 @@ def read_overrides(values: Any, where: str) -> dict[str, Any]:
         if key in ("model", "model.class_path"):
             raise UserError(f"{where} must leave `{key}` alone; another class is another strategy of the study.")
     return dict(sorted(flat.items()))
-
-
-# Planning ---------------------------------------------------------------------------------------------------
 
 
 def plan(study: Study, root: Path, command: Command = fit_command) -> list[Job]:

@@ -132,8 +132,6 @@ class _CLI(LightningCLI):
                     "name other columns or another source."
                 )
 
-    # The subcommands --------------------------------------------------------------------------------------
-
     def fit(self, model: EmbeddingStrategy, datamodule: DataModule, **arguments: Any) -> None:
         """Run the stages, train, test the best checkpoint, write the result."""
         config = self.config.fit

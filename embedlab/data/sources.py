@@ -128,8 +128,8 @@ class Source:
                 f"`columns` must say which column of {table.name} plays which role, as none is called sentence1, anchor or "
                 f"text; it has {', '.join(table.columns)}."
             )
-        kind = next((kind for kind, roles in ROLES.items() if roles[0] in self.columns), None)
-        if kind is None:
+        kind = next((own for own, roles in ROLES.items() if roles[0] in self.columns), "")
+        if not kind:
             raise UserError(
                 f"`columns` must name first and second, anchor and positive, or text, got {list(self.columns)}."
             )

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal, cast, final
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from embedlab.backbone import Backbone
@@ -74,14 +74,14 @@ class Stage:
         source: Where its texts come from.
         training: Its epochs, batch size and learning rate; epochs and batch size must be set.
         loss: From one of its batches to a scalar ().
-        parameters: What it trains.
+        trains: Name of the part of the strategy that it trains.
     """
 
     name: str
     source: Source
     training: Training
     loss: Callable[[Any], Tensor]
-    parameters: Callable[[], Sequence[nn.Parameter]]
+    trains: str
 
 
 class EmbeddingStrategy(LightningModule, ABC):
@@ -248,8 +248,8 @@ class Trainable(EmbeddingStrategy, ABC):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a linear warm-up and, if asked for, a linear decay; vectors do not decay."""
         training = self.plan if self._stage is None else self._stage.training
-        chosen = None if self._stage is None else set(self._stage.parameters())
-        named = [(n, p) for n, p in self.named_parameters() if p.requires_grad and (chosen is None or p in chosen)]
+        part = "" if self._stage is None else f"{self._stage.trains}."
+        named = [(n, p) for n, p in self.named_parameters() if p.requires_grad and n.startswith(part)]
         vectors = {n for n, p in named if p.ndim == 1 or n.endswith("bias")}
         groups = [
             {"params": [p for n, p in named if n not in vectors], "weight_decay": training.weight_decay},

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast, final
+from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from embedlab import losses, pooling
@@ -26,7 +26,7 @@ from embedlab.backbone import Backbone
 from embedlab.data import Pairs, Source, Texts
 from embedlab.errors import UserError
 from embedlab.latents import FinalPunctuation, Latents
-from embedlab.layerwise import LayerwiseAutoencoder
+from embedlab.layerwise import CosineHead, LayerwiseAutoencoder
 from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
 from embedlab.strategies.base import Stage, Trainable, Training
@@ -35,15 +35,13 @@ __all__ = ["Freeze", "Pretraining"]
 
 WIDTHS = (256, 512)  # bottlenecks of the lower and the upper half of the blocks, section 4.2.3
 PAPER_WIDTH = 1024  # of gpt2-medium, for which they were chosen
-HEAD_WIDTH, HEAD_LAYERS, DROPOUT = 512, 3, 0.1  # the authors' code; the paper names neither width nor dropout
+DROPOUT = 0.1  # the authors' code; the paper is silent
 # The authors' code: Adam, constant rate, no decay, 150 epochs, batch 128, a look every 10 epochs.
 # Differs from the paper: the looks are at validation data, never at test data.
-TRAINING = Training(
-    learning_rate=3e-4, weight_decay=0.0, warmup=0.0, decay=False, epochs=150, batch_size=128, validate_every=10
-)
+TRAINING = Training(3e-4, weight_decay=0, warmup=0, decay=False, epochs=150, batch_size=128, validate_every=10)
 # The authors' code: 3e-4 at the first to 5.9e-4 at the last block, 250 epochs over 20,000 sentences.
 # Differs from the paper: one rate for all blocks, their mean; far fewer epochs, as the latents fit soon.
-PRETRAINING = Training(learning_rate=4.4e-4, weight_decay=0.01, warmup=0.0, decay=False, epochs=10, batch_size=64)
+PRETRAINING = Training(4.4e-4, weight_decay=0.01, warmup=0, decay=False, epochs=10, batch_size=64)
 
 
 @dataclass
@@ -69,8 +67,7 @@ class Freeze(Trainable):
         final_punctuation: Whether a final . ! or ? stays, is taken off, or is added where missing.
         bos: Whether a begin-of-text token is put first, as the authors' tool did by default.
         standardize: Whether each coordinate of the latents is scaled by mean and deviation of the training texts.
-        widths: Bottlenecks of equal shares of the blocks, lower blocks first, for a decoder of width 1024; scaled
-            to this decoder's width.
+        widths: Bottlenecks of equal shares of the blocks, lower first, at width 1024; scaled to the decoder's.
         loss: From predictions and gold scores to a scalar; `log_variance` in the paper.
         pretraining: Stage 1; None leaves it out.
         training: How stage 2 learns.
@@ -79,6 +76,8 @@ class Freeze(Trainable):
     learns_from = (Pairs,)
     mean: Tensor
     scale: Tensor
+    coders: LayerwiseAutoencoder
+    head: CosineHead
 
     def __init__(
         self,
@@ -99,32 +98,23 @@ class Freeze(Trainable):
         self.latents = Latents(backbone, pooling, final_punctuation, bos)
         self.standardize, self.widths, self.pair_loss = standardize, tuple(widths), loss
         self.pretraining, self.plan = pretraining, training
-        self.coders: LayerwiseAutoencoder | None = None
 
     def configure_model(self) -> None:
         """Build one encoder per block and the head; decoders only for stage 1."""
         layers, width = self.backbone.num_layers, self.backbone.width
-        if self.coders is None:
+        if not hasattr(self, "coders"):
             per_layer = [self.widths[i * len(self.widths) // layers] * width // PAPER_WIDTH for i in range(layers)]
             self.coders = LayerwiseAutoencoder(width, [max(8, w) for w in per_layer], DROPOUT)
-            self.head = _head(layers)
+            self.head = CosineHead(layers, DROPOUT)
             self.register_buffer("mean", torch.zeros(layers, width))
             self.register_buffer("scale", torch.ones(layers, width))
         self.coders.keep_decoders(self.stage is not None)
 
     def stages(self) -> tuple[Stage, ...]:
         """Stage 1, where asked for (section 4.2.3)."""
-        if self.pretraining is None:
+        if (own := self.pretraining) is None:
             return ()
-        return (
-            Stage(
-                "autoencoders",
-                self.pretraining.source,
-                self.pretraining.training,
-                self.reconstruction,
-                lambda: list(self.coders.parameters()) if self.coders is not None else [],
-            ),
-        )
+        return (Stage("autoencoders", own.source, own.training, self.reconstruction, trains="coders"),)
 
     def prepare(self, texts: Sequence[str]) -> None:
         """Take mean and deviation of each coordinate of the training latents (section 3.2)."""
@@ -150,20 +140,17 @@ class Freeze(Trainable):
     def reconstruction(self, batch: Texts) -> Tensor:
         """Squared error of the autoencoders, summed over blocks, so that each learns as if alone, ()."""
         latents = self._standardized(batch.text)
-        assert self.coders is not None
         with self._precision():
             rebuilt = self.coders.decode(self.coders.encode(latents))
         return functional.mse_loss(rebuilt.float(), latents, reduction="none").mean((0, 2)).sum()
 
     def score(self, first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Score pairs by the head over the cosines of all blocks, (B,), 0 to 1."""
-        assert self.coders is not None
         latents = self._standardized([*first, *second])
         with self._precision():
-            codes = self.coders.encode(latents)
-        halves = [code.float().chunk(2, dim=1) for code in codes]
-        cosines = torch.cat([functional.cosine_similarity(a, b, dim=-1) for a, b in halves])  # (L, B)
-        return cast(Tensor, self.head(cosines.T).squeeze(-1))
+            halves = [code.chunk(2, dim=1) for code in self.coders.encode(latents)]
+        cosines = torch.cat([functional.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in halves])  # (L, B)
+        return self.head.forward(cosines.T)
 
     def loss(self, batch: Pairs) -> Tensor:
         """Fit the scores of pairs, ()."""
@@ -171,13 +158,4 @@ class Freeze(Trainable):
         return self.pair_loss(self.score(batch.first, batch.second), batch.score)
 
     def _precision(self) -> torch.autocast:
-        """Multiply in the decoder's number format, with float32 weights."""
         return torch.autocast(self.device.type, self.backbone.dtype, enabled=self.backbone.dtype != torch.float32)
-
-
-def _head(layers: int) -> nn.Sequential:
-    """Build the head over L cosines, (B, L) to (B, 1), 0 to 1."""
-    parts: list[nn.Module] = []
-    for size in (layers, *[HEAD_WIDTH] * (HEAD_LAYERS - 1)):
-        parts += [nn.Linear(size, HEAD_WIDTH), nn.LayerNorm(HEAD_WIDTH), nn.Dropout(DROPOUT), nn.GELU()]
-    return nn.Sequential(*parts, nn.Linear(HEAD_WIDTH, 1), nn.Hardsigmoid())

@@ -57,7 +57,11 @@ class PooledDecoder(Embedder):
         """Take mean and standard deviation of the training texts' vectors."""
         if self.standardize == "none":
             return
-        vectors = self._pool(texts).double()
+        parts = []
+        for start in range(0, len(texts), 1024):
+            parts.append(self._pool(texts[start : start + 1024]))
+            self.report(start + len(parts[-1]), len(texts))
+        vectors = torch.cat(parts).double()
         self.mean.copy_(vectors.mean(0))
         if self.standardize == "zscore":
             self.scale.copy_(vectors.std(0).clamp_min(1e-6))
