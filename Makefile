@@ -26,6 +26,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 slow: setup
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements-check.txt
 	$(BIN)/python -m pytest -m slow
 
 lint: setup

@@ -34,8 +34,7 @@ from embedlab.strategies.base import Stage, Trainable, Training
 __all__ = ["Freeze", "Pretraining"]
 
 WIDTHS = (256, 512)  # bottlenecks of the lower and the upper half of the blocks, section 4.2.3
-PAPER_WIDTH = 1024  # of gpt2-medium, for which they were chosen
-DROPOUT = 0.1  # the authors' code; the paper is silent
+PAPER_WIDTH, DROPOUT = 1024, 0.1  # of gpt2-medium, for which they were chosen; Paper silent: dropout (the code has 0.1)
 # The authors' code: Adam, constant rate, no decay, 150 epochs, batch 128, a look every 10 epochs.
 # Differs from the paper: the looks are at validation data, never at test data.
 TRAINING = Training(3e-4, weight_decay=0, warmup=0, decay=False, epochs=150, batch_size=128, validate_every=10)
@@ -103,8 +102,8 @@ class Freeze(Trainable):
         """Build one encoder per block and the head; decoders only for stage 1."""
         layers, width = self.backbone.num_layers, self.backbone.width
         if not hasattr(self, "coders"):
-            per_layer = [self.widths[i * len(self.widths) // layers] * width // PAPER_WIDTH for i in range(layers)]
-            self.coders = LayerwiseAutoencoder(width, [max(8, w) for w in per_layer], DROPOUT)
+            widths = [max(8, self.widths[i * len(self.widths) // layers] * width // PAPER_WIDTH) for i in range(layers)]
+            self.coders = LayerwiseAutoencoder(width, widths, DROPOUT)
             self.head = CosineHead(layers, DROPOUT)
             self.register_buffer("mean", torch.zeros(layers, width))
             self.register_buffer("scale", torch.ones(layers, width))
