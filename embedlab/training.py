@@ -75,19 +75,23 @@ class _CLI(LightningCLI):
         if own is None or self.subcommand != "fit":
             return
         places = {
-            "epochs": ("trainer.max_epochs", "epochs"),
-            "batch_size": ("data.batch_size", "pairs per batch"),
-            "validate_every": ("trainer.check_val_every_n_epoch", "epochs between validations"),
+            "epochs": "trainer.max_epochs",
+            "batch_size": "data.batch_size",
+            "validate_every": "trainer.check_val_every_n_epoch",
         }
-        for name, (shared, meaning) in places.items():
+        differs = False
+        for name, shared in places.items():
             value = own.get(name)
-            if value is None:
-                continue
+            differs |= value is not None
             if any(argument.split("=")[0] == f"--{shared}" for argument in sys.argv):
                 own[name] = None
-            elif config.get(shared) != value:
-                self.notes.append(f"{value} {meaning} of its own instead of the protocol's {config.get(shared)}")
+            elif value is not None:
                 config[shared] = value
+        if differs:
+            epochs, rows, every = (config.get(shared) for shared in places.values())
+            self.notes.append(
+                f"its own schedule: {epochs} epochs, {rows} pairs a batch, validated every {every} epochs"
+            )
 
     def _loggers(self, config: Any, name: str) -> None:
         """Tell loggers the run's folder and names; leave out Weights & Biases where it is not installed."""

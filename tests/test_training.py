@@ -156,7 +156,7 @@ def test_what_was_typed_beats_the_schedule_of_the_strategy_and_the_checkpoint(pl
     assert config["model"]["init_args"]["training"]["epochs"] is None
     assert config["data"]["batch_size"] == 128, "not typed, so the strategy's own"
     notes = json.loads((place / "r" / "result.json").read_text())["notes"]
-    assert any("128 pairs per batch" in note for note in notes)
+    assert "its own schedule: 1 epochs, 128 pairs a batch, validated every 1 epochs" in notes
 
 
 def test_works_without_wandb(place: Path) -> None:
