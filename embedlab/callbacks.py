@@ -236,6 +236,22 @@ class Evaluation(Callback):
                 value = float("nan") if result[metric] is None else result[metric]
                 pl_module.log(f"{name}/{metric}", value, add_dataloader_idx=False, batch_size=1)
 
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch's scores."""
+        self._keep(outputs, batch)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the scores; there is nothing to compare them with."""
+        self._write("predict", self._take())
+
     def state_dict(self) -> dict[str, Any]:
         """Return which epoch is the best so far."""
         return {"selected": self.selected, "validation": self.metrics.get("validation")}

@@ -1,11 +1,11 @@
 r"""Prompts of the SGPT cross-encoder, quoted to the letter from the authors' notebooks.
 
 `{}` is where the document goes; the query follows the prompt directly. One-shot prompts begin with an example,
-a document and a query that belongs to it.
+a document and a query that belongs to it. Yes-or-no prompts have a second `{}` for the query and ask for an answer.
 
-Differs from the paper: prompt A ends in a blank, which alone would be an odd token before the query; it is moved
-to the query's front, where tokenizers expect it. The authors took their one-shot example from the test
-judgements; here the user gives one.
+Differs from the paper: prompts A and M end in a blank, which alone would be an odd token; it is moved to the front
+of what follows, where tokenizers expect it (which makes M the same as L). The authors took their one-shot example
+from the test judgements; here the user gives one.
 """
 
 from __future__ import annotations
@@ -17,26 +17,34 @@ __all__ = ["PROMPTS", "Prompt"]
 
 _SAME: Final = "Documents are searched to find matches with the same content.\n"
 
+_BOT: Final = (
+    'An intelligent, helpful bot is given. The bot responds "Yes" if the document is a fit to the query and "No" '
+    "otherwise.\n###\n"
+)
+
 
 @dataclass(frozen=True)
 class Prompt:
     """What stands around a document before a query.
 
     Attributes:
-        template: Text with one `{}` for the document.
+        template: Text with one `{}` for the document; with `answers`, a second one for the query.
         shot: Text with `{}` for the example's document and `{}` for its query, put first; None without example.
+        answers: What is answered where document and query belong together, and where they do not; None where the
+            query itself is what is predicted.
     """
 
     template: str
     shot: str | None = None
+    answers: tuple[str, str] | None = None
 
-    def parts(self, example: tuple[str, str] | None = None) -> tuple[str, str]:
-        """Return what comes before and after the document, the example filled in."""
-        before, _, after = self.template.partition("{}")
+    def parts(self, example: tuple[str, str] | None = None) -> tuple[str, str, str]:
+        """Return what comes before the document, after it, and after the query, the example filled in."""
+        before, after, *rest = self.template.split("{}")
         if self.shot is not None and example is not None:
             opening, middle, closing = self.shot.split("{}")
             before = f"{opening}{example[0]}{middle}{example[1]}{closing}{before}"
-        return before, after
+        return before, after, "".join(rest)
 
 
 PROMPTS: Final = {
@@ -53,6 +61,12 @@ PROMPTS: Final = {
     ),
     "J": Prompt("Document:\n{}\nQuery:\n", shot=_SAME + "Document:\n{}\nQuery:\n{}\n"),
     "K": Prompt("Document:\n{}\nQuery:\n", shot="Document:\n{}\nQuery:\n{}\n"),
+    "L": Prompt(
+        "\nDocument: {}\nQuery: {}\nBot:", shot=_BOT + "Document: {}\nQuery: {}\nBot: Yes", answers=(" Yes", " No")
+    ),
+    "M": Prompt(
+        "\nDocument: {}\nQuery: {}\nBot:", shot=_BOT + "Document: {}\nQuery: {}\nBot: Yes", answers=(" Yes", " No")
+    ),
     "quoraA": Prompt(
         'Questions are searched to find matches with the same content.\nThe question "{}" is a good search result for "'
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import platform
 import resource
@@ -10,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import lightning
 import torch
@@ -23,7 +24,7 @@ from embedlab.data import DataModule
 from embedlab.errors import UserError
 from embedlab.strategies.base import EmbeddingStrategy
 
-__all__ = ["claim", "finish", "identity"]
+__all__ = ["claim", "finish", "identity", "keep_log"]
 
 # What does not change a result: names, places, and how it is shown.
 PLACES = ("run_dir", "study", "label", "request")
@@ -69,6 +70,37 @@ def claim(folder: Path, identity: str, request: str | None) -> None:
         number = sum(1 for _ in folder.glob("metrics-before-*.csv")) + 1
         curves.rename(folder / f"metrics-before-{number}.csv")
     runs.mark(folder, "running", request=request)
+
+
+class _Both(io.TextIOBase):
+    """Writes to two places."""
+
+    def __init__(self, screen: TextIO, file: TextIO) -> None:
+        self.screen, self.file = screen, file
+
+    def write(self, text: str) -> int:
+        """Write to both."""
+        self.file.write(text)
+        return self.screen.write(text)
+
+    def flush(self) -> None:
+        """Flush both."""
+        self.file.flush()
+        self.screen.flush()
+
+    def isatty(self) -> bool:
+        """Tell whether the screen is a terminal."""
+        return self.screen.isatty()
+
+    def fileno(self) -> int:
+        """Return the screen's descriptor."""
+        return self.screen.fileno()
+
+
+def keep_log(folder: Path) -> None:
+    """Write what this process prints to `log.txt` too."""
+    file = (folder / runs.LOG).open("a", encoding="utf-8", buffering=1)
+    sys.stdout, sys.stderr = _Both(sys.stdout, file), _Both(sys.stderr, file)  # type: ignore[assignment]
 
 
 def finish(

@@ -143,6 +143,8 @@ class _CLI(LightningCLI):
         identity = records.identity(yaml.safe_load(text), datamodule.fingerprint(), model)
         last, best = self.run_dir / runs.LAST, self.run_dir / runs.BEST
         records.claim(self.run_dir, identity, config.request)
+        if config.request is None:  # `compare` keeps the log of what it starts
+            records.keep_log(self.run_dir)
         (self.run_dir / runs.CONFIG).write_text(text)
         for logger in self.trainer.loggers:
             experiment: Any = getattr(logger, "experiment", None)

@@ -12,7 +12,7 @@ same with an empty document.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor
@@ -75,14 +75,15 @@ class SGPTCrossEncoder(EmbeddingStrategy):
     ) -> None:
         super().__init__()
         chosen = PROMPTS.get(prompt, Prompt(prompt))
-        if chosen.template.count("{}") != 1:
+        if chosen.template.count("{}") != (1 if chosen.answers is None else 2):
             raise UserError(f"`prompt` must be one of {', '.join(PROMPTS)} or a text with one {{}}, got {prompt!r}.")
         if (chosen.shot is None) != (example is None):
             need = "needs an `example`, a document and its query" if example is None else "takes no `example`"
-            raise UserError(f"`prompt` {prompt!r} {need}; the one-shot prompts are J, K and quoraE.")
+            raise UserError(f"`prompt` {prompt!r} {need}; the one-shot prompts are J, K, L, M and quoraE.")
         self.backbone: Backbone = backbone
         self.evidence, self.both = evidence, both
-        self.before, after = chosen.parts(example)
+        self.before, after, self.closing = chosen.parts(example)
+        self.answers = chosen.answers
         self.after, self.gap = (after[:-1], " ") if after.endswith(" ") else (after, "")
         self._unconditional: dict[str, Tensor] = {}
 
@@ -97,6 +98,8 @@ class SGPTCrossEncoder(EmbeddingStrategy):
 
     def _direction(self, documents: Sequence[str], queries: Sequence[str]) -> Tensor:
         """Score queries by their documents, (B,)."""
+        if self.answers is not None:
+            return self._answer(documents, queries)
         targets = self.backbone.token_ids([self.gap + query for query in queries])
         conditional = self._log_probability(documents, targets)
         if self.evidence not in (total, mean):
@@ -108,6 +111,17 @@ class SGPTCrossEncoder(EmbeddingStrategy):
             unconditional = torch.zeros_like(conditional)
         length = torch.tensor([len(target) for target in targets], device=conditional.device)
         return self.evidence(conditional, unconditional, length)
+
+    def _answer(self, documents: Sequence[str], queries: Sequence[str]) -> Tensor:
+        """Score by log p(yes) where yes and no are all that can be said (prompts L and M), (B,)."""
+        inside = [
+            document + self.after + query + self.closing for document, query in zip(documents, queries, strict=True)
+        ]
+        contexts = [[*self._ids(self.before), *body] for body in self.backbone.token_ids(inside)]
+        yes, no = ([self._ids(answer)] * len(contexts) for answer in cast(tuple[str, str], self.answers))
+        scores = self.backbone.log_probabilities([*contexts, *contexts], [*yes, *no])
+        both = torch.stack([own.sum() for own in scores]).view(2, -1)
+        return both.log_softmax(0)[0]
 
     def _log_probability(self, documents: Sequence[str], targets: Sequence[Sequence[int]]) -> Tensor:
         """Sum the log-probabilities of targets after their prompts, (B,)."""
