@@ -1,0 +1,131 @@
+"""The batches that every strategy shares, and the place a killed run takes up again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from embedlab.data import DataModule, Pairs, Source, Texts, Triplets
+from embedlab.data.loader import TrainLoader
+from embedlab.errors import UserError
+
+
+def loader(**options: int) -> TrainLoader:
+    return TrainLoader(23, list, **{"batch_size": 4, "seed": 7, **options})
+
+
+def epoch(own: TrainLoader, number: int) -> list[list[int]]:
+    own.set_epoch(number)
+    return list(own)
+
+
+def test_the_order_follows_from_seed_and_epoch() -> None:
+    first = epoch(loader(), 0)
+    assert first == epoch(loader(), 0)
+    assert first != epoch(loader(), 1)
+    assert first != epoch(loader(seed=8), 0)
+    assert len(first) == 5
+    assert len({row for batch in first for row in batch}) == 20
+
+
+def test_a_loader_goes_on_in_mid_epoch_and_later_epochs_are_the_same() -> None:
+    whole = [epoch(loader(), n) for n in range(3)]
+    killed = loader()
+    killed.set_epoch(1)
+    batches = iter(killed)
+    seen = [next(batches), next(batches)]
+    resumed = loader()
+    resumed.load_state_dict(killed.state_dict())
+    assert seen + epoch(resumed, 1) == whole[1]
+    assert epoch(resumed, 2) == whole[2]
+
+
+def test_a_state_at_the_end_of_an_epoch_begins_the_next_one() -> None:
+    own = loader()
+    epoch(own, 0)
+    other = loader()
+    other.load_state_dict(own.state_dict())
+    assert epoch(other, 1) == epoch(loader(), 1)
+
+
+def test_an_incomplete_batch_is_dropped_unless_it_is_all_there_is() -> None:
+    assert len(epoch(loader(drop_last=False), 0)) == 6
+    assert [len(batch) for batch in TrainLoader(3, list, batch_size=8, seed=0)] == [3]
+
+
+def test_two_processes_share_a_batch_without_repeats() -> None:
+    parts = [epoch(loader(rank=rank, world=2), 0) for rank in range(2)]
+    assert len(parts[0]) == len(parts[1]) == 2
+    rows = [row for part in parts for batch in part for row in batch]
+    assert len(rows) == len(set(rows)) == 16
+
+
+def test_going_through_a_loader_draws_no_global_random_number() -> None:
+    before = torch.get_rng_state()
+    epoch(loader(), 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    rows = [f"one {i}\ttwo {i}\tthree {i}\t{i % 6}" for i in range(10)]
+    (tmp_path / "t.tsv").write_text("a\tb\tc\ts\n" + "\n".join(rows) + "\n")
+    return str(tmp_path / "t.tsv")
+
+
+def pairs(table: str, **options: object) -> Source:
+    return Source(table, columns={"first": "a", "second": "b", "score": "s"}, score_range=(0, 5), **options)  # type: ignore[arg-type]
+
+
+def test_batches_of_every_kind(table: str) -> None:
+    kinds = {
+        Pairs: pairs(table),
+        Triplets: Source(table, columns={"anchor": "a", "positive": "b", "negative": "c"}),
+        Texts: Source(table, columns={"text": ["a", "b"]}),
+    }
+    for kind, source in kinds.items():
+        batch = next(iter(DataModule(train=source, batch_size=4, seed=0).train_dataloader()))
+        assert type(batch) is kind
+        assert len(batch) == 4
+        if isinstance(batch, Triplets):
+            number = batch.anchor[0].split()[1]
+            assert (batch.positive[0], batch.negatives[0]) == (f"two {number}", [f"three {number}"])
+        if isinstance(batch, Pairs):
+            assert batch.score is not None
+            assert batch.score[0] == pytest.approx(batch.ids[0] % 6 / 5)
+            assert batch.meta["c"][0] == f"three {batch.ids[0]}"
+
+
+def test_test_sets_keep_names_order_and_rows(table: str) -> None:
+    data = DataModule(test={"z": pairs(table), "a": pairs(table, limit=3)}, eval_batch_size=4, seed=0)
+    data.setup("test")
+    assert data.test_names == ["z", "a"]
+    ids = [[i for batch in own for i in batch.ids] for own in data.test_dataloader()]
+    assert ids[0] == list(range(10))
+    assert len(ids[1]) == 3
+    assert len(data.eval_texts("test")) == 20
+    assert data.fingerprint()["test/a"]["rows"] == 3
+
+
+def test_validation_and_test_must_be_scored_pairs(table: str) -> None:
+    texts = Source(table, columns={"text": "a"})
+    unscored = Source(table, columns={"first": "a", "second": "b"})
+    for stage, data in {
+        "validate": DataModule(validation=texts),
+        "test": DataModule(test={"x": unscored}),
+        "fit": DataModule(train=unscored),
+    }.items():
+        with pytest.raises(UserError, match="must hold scored pairs"):
+            data.setup(stage)
+    with pytest.raises(UserError, match="`data.train` must name a source"):
+        DataModule().setup("fit")
+    with pytest.raises(UserError, match=r"`data.batch_size` must be at least 1, got 0"):
+        DataModule(batch_size=0)
+
+
+def test_pairs_to_predict_need_no_score(table: str) -> None:
+    data = DataModule(predict=Source(table, columns={"first": "a", "second": "b"}))
+    data.setup("predict")
+    assert next(iter(data.predict_dataloader())).score is None

@@ -1,0 +1,147 @@
+"""Rows come in as they are, by named roles, and a fault is one sentence with file and line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from embedlab.data import Source
+from embedlab.errors import UserError
+
+ROWS = [
+    {"sentence1": "NA", "sentence2": 'He said "no".', "score": "0.5", "genre": "a"},
+    {"sentence1": " two  blanks ", "sentence2": "null", "score": "1", "genre": "b"},
+    {"sentence1": "Zażółć, gęślą", "sentence2": "x", "score": "0", "genre": "a"},
+]
+
+
+def tsv(rows: list[dict[str, str]]) -> str:
+    return "\n".join(["\t".join(rows[0]), *("\t".join(row.values()) for row in rows)]) + "\n"
+
+
+def csv(rows: list[dict[str, str]]) -> str:
+    quoted = [",".join('"' + value.replace('"', '""') + '"' for value in row.values()) for row in rows]
+    return "\r\n".join([",".join(rows[0]), *quoted]) + "\r\n"
+
+
+def jsonl(rows: list[dict[str, str]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(("suffix", "write"), [(".tsv", tsv), (".csv", csv), (".jsonl", jsonl)])
+def test_text_formats(tmp_path: Path, suffix: str, write: Callable[..., str], zipped: bool) -> None:
+    path = tmp_path / f"pairs{suffix}{'.gz' if zipped else ''}"
+    content = write(ROWS).encode()
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    rows = Source(str(path)).read()
+    assert rows.kind == "pairs"
+    assert rows.texts["first"] == [[row["sentence1"]] for row in ROWS]
+    assert rows.texts["second"] == [[row["sentence2"]] for row in ROWS]
+    assert rows.score == [0.5, 1.0, 0.0]
+    assert rows.meta == {"genre": ["a", "b", "a"]}
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([{**row, "score": float(row["score"])} for row in ROWS]), tmp_path / "p.parquet")
+    assert Source(str(tmp_path / "p.parquet")).read().score == [0.5, 1.0, 0.0]
+
+
+def test_the_order_of_columns_never_decides(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text(tsv(ROWS))
+    (tmp_path / "b.tsv").write_text(tsv([dict(reversed(row.items())) for row in ROWS]))
+    assert Source(str(tmp_path / "a.tsv")).read().sha256 == Source(str(tmp_path / "b.tsv")).read().sha256
+
+
+@pytest.mark.parametrize(("split", "size"), [("train", 5749), ("validation", 1500), ("test", 1379)])
+def test_stsb_is_the_official_one(split: str, size: int) -> None:
+    rows = Source("stsb", split).read()
+    assert len(rows) == size
+    assert rows.score is not None
+    assert (min(rows.score), max(rows.score)) == (0.0, 1.0)
+    assert {"main-captions", "main-news"} <= set(rows.meta["genre"]) <= {"main-captions", "main-news", "main-forums"}
+
+
+def test_plain_texts_of_both_columns_once_each() -> None:
+    rows = Source("stsb", columns={"text": ["sentence1", "sentence2"]}).read()
+    assert rows.kind == "texts"
+    assert len(rows) == 10_566
+    assert rows.all_texts()[:2] == ["A plane is taking off.", "An air plane is taking off."]
+
+
+def test_triplets_with_several_negatives(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text("q\tp\tn1\tn2\na\tb\tc\td\n")
+    rows = Source(str(tmp_path / "t.tsv"), columns={"anchor": "q", "positive": "p", "negative": ["n1", "n2"]}).read()
+    assert rows.kind == "triplets"
+    assert rows.texts["negative"] == [["c", "d"]]
+
+
+def test_where_and_limit(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text(tsv([{**ROWS[0], "sentence1": f"text {i}", "genre": "ab"[i % 2]} for i in range(40)]))
+    rows = Source(str(tmp_path / "a.tsv"), where={"genre": "b"}, limit=5).read()
+    numbers = [int(text.split()[1]) for (text,) in rows.texts["first"]]
+    assert len(numbers) == 5
+    assert all(number % 2 for number in numbers)
+    assert numbers == sorted(numbers)
+    assert rows.sha256 == Source(str(tmp_path / "a.tsv"), where={"genre": "b"}, limit=5).read().sha256
+
+
+def test_scores_are_scaled(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t1\na\tc\t5\na\td\t2\n")
+    assert Source(str(tmp_path / "a.tsv"), score_range=(1, 5)).read().score == [0.0, 1.0, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "message"),
+    [
+        ("pairs.tsv", None, {"path": "pears.tsv"}, "'pears.tsv' is not there; did you mean 'pairs.tsv'?"),
+        ("a.tsv", "x\ty\n1\t2\n", {}, "`columns` must say which column"),
+        ("a.tsv", None, {"columns": {"first": "sentnce1", "second": "sentence2"}}, "did you mean 'sentence1'?"),
+        ("a.tsv", None, {"columns": {"frist": "sentence1"}}, "`columns` must name first and second"),
+        ("a.tsv", None, {"columns": {"first": "sentence1"}}, "must name 'second' too"),
+        ("a.tsv", "sentence1\tsentence2\tscore\na\tb\t0\nc\t \t1\n", {}, "a.tsv, line 3: column 'sentence2' must hold a text"),
+        ("a.tsv", "sentence1\tsentence2\tscore\na\tb\thigh\n", {}, "a.tsv, line 2: `score` must be a number, got 'high'"),
+        ("a.tsv", "sentence1\tsentence2\tscore\na\tb\t4\n", {}, "line 2: `score` must lie in 0 to 1, got 4; set `score_range`"),
+        ("a.tsv", "sentence1\tsentence2\tscore\na\tb\tnan\n", {}, "line 2: `score` must lie in 0 to 1, got nan"),
+        ("a.tsv", "sentence1\tsentence2\tscore\na\tb\n", {}, "a.tsv, line 2: a row must have 3 fields as the header has, got 2"),
+        ("a.tsv", "", {}, "must hold a header line"),
+        ("a.tsv", None, {"where": {"genre": "z"}}, "has none where"),
+        ("a.tsv", None, {"where": {"gnre": "a"}}, "did you mean 'genre'?"),
+        ("a.tsv", None, {"limit": 0}, "`limit` must be at least 1 row"),
+        ("a.jsonl", '{"sentence1": "a"\n', {}, "a.jsonl, line 1: must be a JSON object"),
+        ("a.txt", "text\n", {}, "must end in .csv, .tsv, .jsonl, .parquet"),
+        ("a.tsv.gz", "no gzip at all", {}, "must be a readable UTF-8 file"),
+        ("a.parquet", "no parquet", {}, "must be a Parquet file"),
+        ("a.tsv", None, {"score_range": (5, 1)}, "`score_range` must be lowest and highest"),
+        ("a.tsv", None, {"path": "stsb", "split": "dev"}, "`split` of stsb must be one of train, validation, test, got 'dev'"),
+    ],
+)
+def test_a_fault_is_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: str | None,
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text(tsv(ROWS) if content is None else content)
+    with pytest.raises(UserError) as caught:
+        Source(**{"path": name, **options}).read()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"'some/data' \(split 'test', revision abc\) could not be fetched") as caught:
+        Source("some/data", "test", revision="abc").read()
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,135 @@
+"""Every shipped YAML is what it claims to be, and starts."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from embedlab.data import Source
+from embedlab.signatures import shipped
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
+BACKBONES = sorted((CONFIGS / "backbones").glob("*.yaml"))
+STUDIES = sorted((CONFIGS / "compare").glob("*.yaml"))
+# A tiny random decoder of the same class stands in for each that would be fetched.
+STANDS_FOR = {"smollm2-135m": "llama", "gpt2-medium": "gpt2", "gpt-neo-125m": "gpt_neo", "qwen2-0.5b": "qwen2"}
+
+
+def test_every_strategy_has_a_configuration_and_every_configuration_a_strategy() -> None:
+    named = {yaml.safe_load(path.read_text())["model"]["class_path"].rpartition(".")[2] for path in STRATEGIES}
+    assert named == {name for name, info in shipped().items() if not info.abstract}
+
+
+@pytest.mark.parametrize("path", STRATEGIES, ids=lambda p: p.stem)
+def test_a_strategy_file_is_model_only_and_tells_its_story(path: Path) -> None:
+    text = path.read_text()
+    content = yaml.safe_load(text)
+    assert list(content) == ["model"]
+    head = text.split("model:")[0]
+    assert re.search(r"\b(19|20)\d\d\b", head.splitlines()[0]), "the citation comes first"
+    for key in ("Run:", "Cost:", "Expect:"):
+        assert f"# {key}" in head
+    (run,) = re.findall(r"Run: +(.*)", head)
+    assert all((CONFIGS.parent / word).exists() for word in run.split() if word.endswith(".yaml"))
+
+
+@pytest.mark.parametrize("path", BACKBONES, ids=lambda p: p.stem)
+def test_a_backbone_is_pinned(path: Path) -> None:
+    content = yaml.safe_load(path.read_text())
+    backbone = content["model"]["init_args"].pop("backbone")
+    assert content == {"model": {"init_args": {}}}
+    if "/" in backbone["name"]:
+        assert re.fullmatch(r"[0-9a-f]{40}", backbone["revision"])
+
+
+def test_nothing_is_selected_by_test_data() -> None:
+    from embedlab import callbacks
+
+    assert callbacks.MONITOR == "val/spearman"
+    protocol = yaml.safe_load((CONFIGS / "protocol.yaml").read_text())
+    assert protocol["data"]["validation"]["split"] == "validation"
+    assert "test" not in inspect.getsource(callbacks.checkpoints)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+def test_a_study_can_be_planned(path: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "embedlab", "compare", str(path), "--dry-run", "--runs", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=CONFIGS.parent)
+    assert done.returncode == 0, done.stderr
+    content = yaml.safe_load(path.read_text())
+    assert all(f"{label} seed" in done.stdout for label in content["strategies"])
+
+
+def launch(strategy: Path, backbone: Path, place: Path, decoder: Path) -> dict[str, object]:
+    """Run a configuration for one batch, in the process a user would start."""
+    table = place / "pairs.tsv"
+    rows = [f"A man plays {i}.\tSomebody plays {i * i}.\t{i % 6}" for i in range(12)]
+    table.write_text("sentence1\tsentence2\tscore\n" + "\n".join(rows) + "\n")
+    source = json.dumps({"path": str(table), "score_range": [0, 5]})
+    words = [sys.executable, "-m", "embedlab", "fit", "-c", str(CONFIGS / "protocol.yaml"), "-c", str(strategy)]
+    needs_decoder = strategy.stem != "tfidf"
+    words += ["-c", str(backbone)] if needs_decoder else []
+    words += ["--run_dir", str(place / "run"), "--trainer.accelerator", "cpu", "--trainer.logger", "false"]
+    words += [f"--data.train={source}", f"--data.validation={source}", f'--data.test={{"own": {source}}}']
+    words += ["--data.batch_size", "4", "--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
+    words += ["--trainer.limit_train_batches", "1"]
+    if needs_decoder:
+        words += ["--model.backbone.name", str(decoder), "--model.backbone.revision", "null"]
+    if strategy.stem.startswith("freeze"):
+        words += ["--model.pretraining.source.limit", "8", "--model.pretraining.training.epochs", "1"]
+    environment = {**os.environ, "EMBEDLAB_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, cwd=CONFIGS.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result: dict[str, object] = json.loads((place / "run" / "result.json").read_text())
+    return result
+
+
+ALL = [(s, b) for s in STRATEGIES for b in BACKBONES]
+# By default each file is launched once, with the decoders taking turns; all combinations are `slow`.
+ROTATED = {(s, BACKBONES[i % len(BACKBONES)]) for i, s in enumerate(p for p in STRATEGIES if p.stem != "tfidf")}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "backbone"),
+    [
+        pytest.param(s, b, id=f"{s.stem}-{b.stem}", marks=() if (s, b) in ROTATED else pytest.mark.slow)
+        for s, b in ALL
+        if s.stem != "tfidf"
+    ]
+    + [pytest.param(CONFIGS / "strategies" / "tfidf.yaml", BACKBONES[0], id="tfidf")],
+)
+def test_is_launched_for_one_batch(
+    strategy: Path, backbone: Path, tmp_path: Path, decoder_folder: Callable[[str], Path]
+) -> None:
+    result = launch(strategy, backbone, tmp_path, decoder_folder(STANDS_FOR[backbone.stem]))
+    assert set(result["metrics"]) == {"validation", "test/own"}
+
+
+def test_every_overlay_is_launched_by_default() -> None:
+    assert {b for _, b in ROTATED} == set(BACKBONES)
+
+
+def test_the_default_source_is_the_real_benchmark() -> None:
+    protocol = yaml.safe_load((CONFIGS / "protocol.yaml").read_text())["data"]
+    sizes = [len(Source(**source).read()) for source in (protocol["train"], protocol["validation"], protocol["test"]["stsb"])]
+    assert sizes == [5749, 1500, 1379]
+
+
+def test_print_config_shows_everything_and_runs_nothing(tmp_path: Path) -> None:
+    words = ["fit", "-c", str(CONFIGS / "protocol.yaml"), "-c", str(CONFIGS / "strategies" / "lora_bi.yaml"), "--print_config"]
+    done = subprocess.run([sys.executable, "-m", "embedlab", *words], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = yaml.safe_load(done.stdout)
+    assert shown["model"]["init_args"]["rank"] == 16
+    assert shown["model"]["init_args"]["backbone"]["name"] == "smollm2-135m"
+    assert list(tmp_path.iterdir()) == []
