@@ -74,6 +74,6 @@ PROMPTS: Final = {
     "quoraC": Prompt("These two questions are the same: 1. {} 2."),
     "quoraD": Prompt("Question Body: {} Question Title:"),
     "quoraE": Prompt("Question Body: {} Question Title:", shot="Question Body: {} Question Title: {}\n"),
-    # Ours, for sentences instead of documents; chosen on STS-B validation.
-    "sentence": Prompt('Two sentences with the same meaning.\nThe sentence "{}" means the same as "'),
+    # Ours, for sentences instead of documents; chosen on STS-B validation (docs/tried.md).
+    "sentence": Prompt('The sentence "{}" means the same as "'),
 }

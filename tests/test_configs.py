@@ -121,13 +121,24 @@ def test_every_overlay_is_launched_by_default() -> None:
 
 def test_the_default_source_is_the_real_benchmark() -> None:
     protocol = yaml.safe_load((CONFIGS / "protocol.yaml").read_text())["data"]
-    sizes = [len(Source(**source).read()) for source in (protocol["train"], protocol["validation"], protocol["test"]["stsb"])]
+    sizes = [
+        len(Source(**source).read()) for source in (protocol["train"], protocol["validation"], protocol["test"]["stsb"])
+    ]
     assert sizes == [5749, 1500, 1379]
 
 
 def test_print_config_shows_everything_and_runs_nothing(tmp_path: Path) -> None:
-    words = ["fit", "-c", str(CONFIGS / "protocol.yaml"), "-c", str(CONFIGS / "strategies" / "lora_bi.yaml"), "--print_config"]
-    done = subprocess.run([sys.executable, "-m", "embedlab", *words], capture_output=True, text=True, check=False, cwd=tmp_path)
+    words = [
+        "fit",
+        "-c",
+        str(CONFIGS / "protocol.yaml"),
+        "-c",
+        str(CONFIGS / "strategies" / "lora_bi.yaml"),
+        "--print_config",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "embedlab", *words], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     shown = yaml.safe_load(done.stdout)
     assert shown["model"]["init_args"]["rank"] == 16

@@ -50,7 +50,9 @@ def test_text_formats(tmp_path: Path, suffix: str, write: Callable[..., str], zi
 
 
 def test_parquet(tmp_path: Path) -> None:
-    pq.write_table(pa.Table.from_pylist([{**row, "score": float(row["score"])} for row in ROWS]), tmp_path / "p.parquet")
+    pq.write_table(
+        pa.Table.from_pylist([{**row, "score": float(row["score"])} for row in ROWS]), tmp_path / "p.parquet"
+    )
     assert Source(str(tmp_path / "p.parquet")).read().score == [0.5, 1.0, 0.0]
 
 
@@ -84,7 +86,9 @@ def test_triplets_with_several_negatives(tmp_path: Path) -> None:
 
 
 def test_where_and_limit(tmp_path: Path) -> None:
-    (tmp_path / "a.tsv").write_text(tsv([{**ROWS[0], "sentence1": f"text {i}", "genre": "ab"[i % 2]} for i in range(40)]))
+    (tmp_path / "a.tsv").write_text(
+        tsv([{**ROWS[0], "sentence1": f"text {i}", "genre": "ab"[i % 2]} for i in range(40)])
+    )
     rows = Source(str(tmp_path / "a.tsv"), where={"genre": "b"}, limit=5).read()
     numbers = [int(text.split()[1]) for (text,) in rows.texts["first"]]
     assert len(numbers) == 5
@@ -106,11 +110,31 @@ def test_scores_are_scaled(tmp_path: Path) -> None:
         ("a.tsv", None, {"columns": {"first": "sentnce1", "second": "sentence2"}}, "did you mean 'sentence1'?"),
         ("a.tsv", None, {"columns": {"frist": "sentence1"}}, "`columns` must name first and second"),
         ("a.tsv", None, {"columns": {"first": "sentence1"}}, "must name 'second' too"),
-        ("a.tsv", "sentence1\tsentence2\tscore\na\tb\t0\nc\t \t1\n", {}, "a.tsv, line 3: column 'sentence2' must hold a text"),
-        ("a.tsv", "sentence1\tsentence2\tscore\na\tb\thigh\n", {}, "a.tsv, line 2: `score` must be a number, got 'high'"),
-        ("a.tsv", "sentence1\tsentence2\tscore\na\tb\t4\n", {}, "line 2: `score` must lie in 0 to 1, got 4; set `score_range`"),
+        (
+            "a.tsv",
+            "sentence1\tsentence2\tscore\na\tb\t0\nc\t \t1\n",
+            {},
+            "a.tsv, line 3: column 'sentence2' must hold a text",
+        ),
+        (
+            "a.tsv",
+            "sentence1\tsentence2\tscore\na\tb\thigh\n",
+            {},
+            "a.tsv, line 2: `score` must be a number, got 'high'",
+        ),
+        (
+            "a.tsv",
+            "sentence1\tsentence2\tscore\na\tb\t4\n",
+            {},
+            "line 2: `score` must lie in 0 to 1, got 4; set `score_range`",
+        ),
         ("a.tsv", "sentence1\tsentence2\tscore\na\tb\tnan\n", {}, "line 2: `score` must lie in 0 to 1, got nan"),
-        ("a.tsv", "sentence1\tsentence2\tscore\na\tb\n", {}, "a.tsv, line 2: a row must have 3 fields as the header has, got 2"),
+        (
+            "a.tsv",
+            "sentence1\tsentence2\tscore\na\tb\n",
+            {},
+            "a.tsv, line 2: a row must have 3 fields as the header has, got 2",
+        ),
         ("a.tsv", "", {}, "must hold a header line"),
         ("a.tsv", None, {"where": {"genre": "z"}}, "has none where"),
         ("a.tsv", None, {"where": {"gnre": "a"}}, "did you mean 'genre'?"),
@@ -120,7 +144,12 @@ def test_scores_are_scaled(tmp_path: Path) -> None:
         ("a.tsv.gz", "no gzip at all", {}, "must be a readable UTF-8 file"),
         ("a.parquet", "no parquet", {}, "must be a Parquet file"),
         ("a.tsv", None, {"score_range": (5, 1)}, "`score_range` must be lowest and highest"),
-        ("a.tsv", None, {"path": "stsb", "split": "dev"}, "`split` of stsb must be one of train, validation, test, got 'dev'"),
+        (
+            "a.tsv",
+            None,
+            {"path": "stsb", "split": "dev"},
+            "`split` of stsb must be one of train, validation, test, got 'dev'",
+        ),
     ],
 )
 def test_a_fault_is_one_sentence(
