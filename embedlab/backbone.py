@@ -7,7 +7,6 @@ before the final norm. The output of the final norm is a state of its own, `FINA
 from __future__ import annotations
 
 import inspect
-import logging
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -31,8 +30,6 @@ from embedlab.tokens import Tokens, lay_out, token_batches
 from embedlab.tuning import Frozen, Tuning
 
 __all__ = ["FINAL", "Backbone", "Layer"]
-
-log = logging.getLogger(__name__)
 
 
 @final
@@ -87,8 +84,9 @@ class Backbone(nn.Module):
     @cached_property
     def config(self) -> PreTrainedConfig:
         """The decoder's configuration."""
+        folder = self.folder
         try:
-            config = AutoConfig.from_pretrained(self.folder)
+            config = AutoConfig.from_pretrained(folder)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"`backbone.name` must lead to a decoder that transformers knows, but {self.name!r} does not: {error}"
@@ -156,7 +154,6 @@ class Backbone(nn.Module):
         note = tuning.apply(decoder)
         if note is not None:
             self.notes.append(note)
-            log.info(note)
         # Dropout of the decoder belongs to training it; a frozen one stays in evaluation mode.
         decoder.train(not isinstance(tuning, Frozen))
         self.decoder = decoder

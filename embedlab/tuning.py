@@ -174,7 +174,10 @@ def _linear_names(decoder: nn.Module) -> set[str]:
 
 
 def _train_in_float32(decoder: nn.Module) -> None:
-    """Keep whatever trains in float32."""
+    """Keep whatever trains in float32; of a layer norm all, as its weight and bias must be of one kind."""
     for parameter in decoder.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    for module in decoder.modules():
+        if isinstance(module, nn.LayerNorm) and any(p.requires_grad for p in module.parameters()):
+            module.float()

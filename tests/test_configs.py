@@ -58,7 +58,7 @@ def test_nothing_is_selected_by_test_data() -> None:
     assert callbacks.MONITOR == "val/spearman"
     protocol = yaml.safe_load((CONFIGS / "protocol.yaml").read_text())
     assert protocol["data"]["validation"]["split"] == "validation"
-    assert "test" not in inspect.getsource(callbacks.checkpoints)
+    assert "test/" not in inspect.getsource(callbacks.checkpoints)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)

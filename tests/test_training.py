@@ -198,7 +198,7 @@ def test_a_strategy_of_the_users_own_in_an_empty_folder(place: Path) -> None:
     words = [str(script), "fit", "-c", "protocol.yaml", "-c", "mine.yaml", "-c", "backbone.yaml", "--run_dir", "r"]
     run(place, words)
     assert json.loads((place / "r" / "result.json").read_text())["strategy"] == "FirstToken"
-    assert "did you mean 'power'" in run(place, [*words[:-1], "s", "--model.powr", "2"], status=2).stderr
+    assert "did you mean model.power" in run(place, [*words[:-1], "s", "--model.powr", "2"], status=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_strategy_of_the_users_own_in_an_empty_folder(place: Path) -> None:
         (["--model.rank", "0"], "`rank` must be at least 1"),
         (["--data.batch_size", "0"], "`data.batch_size` must be at least 1"),
         (["--model.backbone.name", "some/where"], "could not be fetched (HF_HUB_OFFLINE is set)"),
-        (["--model.rnk", "4"], "did you mean 'rank'"),
+        (["--model.rnk", "4"], "did you mean model.rank"),
         (["--trainer.max_epoch", "4"], "max_epoch"),
     ],
 )

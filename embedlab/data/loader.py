@@ -43,6 +43,7 @@ class _Epochs:
         self.rank, self.world = rank, world
         self.drop_last = drop_last and size >= batch_size * world
         self.epoch = self.skip = 0
+        self.sampler = self  # Lightning tells the epoch to a batch sampler's `sampler`, never to itself
 
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch; Lightning calls this."""

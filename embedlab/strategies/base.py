@@ -256,7 +256,7 @@ class Trainable(EmbeddingStrategy, ABC):
             {"params": [p for n, p in named if n in vectors], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=training.learning_rate, fused=True)
-        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        steps = self._num_steps()
         warm = max(1, round(training.warmup * steps))
 
         def factor(step: int) -> float:
@@ -266,6 +266,18 @@ class Trainable(EmbeddingStrategy, ABC):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _num_steps(self) -> int:
+        """Count the steps of the training to come.
+
+        Lightning's own count sets the loaders up before a checkpoint is restored; the loader's position in it is
+        then dropped without a word, and a resumed epoch starts over.
+        """
+        trainer = self.trainer
+        batches, limit = len(trainer.datamodule.train_dataloader()), trainer.limit_train_batches  # type: ignore[attr-defined]
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        steps = -(-batches // trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
+        return max(1, steps if trainer.max_steps == -1 else min(steps, trainer.max_steps))
 
 
 def contrastive_loss(strategy: Embedder, batch: Pairs | Triplets, pair_loss: PairLoss, scale: float) -> Tensor:
