@@ -260,7 +260,7 @@ def test_a_frozen_decoder_stays_in_evaluation_mode(decoder_folder: Folder) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "./nowhere"}, "`backbone.name` must be a folder"),
+        ({"name": "./nowhere"}, "`backbone.name` must be .*, a folder, .* is not there"),
         ({"name": "some/decoder"}, "could not be fetched"),
         ({"max_length": 0}, "`backbone.max_length` must be at least 1"),
         ({"tokens_per_pass": 0}, "`backbone.tokens_per_pass` must be at least 1"),

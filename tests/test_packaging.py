@@ -49,7 +49,7 @@ def texts() -> dict[str, str]:
     if found.returncode:
         pytest.skip("not a git clone")
     files = [ROOT / name for name in found.stdout.splitlines() if name != "LICENSE"]
-    return {str(file.relative_to(ROOT)): file.read_text() for file in files if file.is_file()}
+    return {str(file.relative_to(ROOT)): file.read_text(errors="replace") for file in files if file.is_file()}
 
 
 def test_the_pinned_set_covers_every_dependency_and_its_floor() -> None:
@@ -79,10 +79,12 @@ def test_what_is_imported_is_what_is_declared() -> None:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 modules.add(node.module.partition(".")[0])
     owners = packages_distributions()
-    imported = {
-        canonicalize_name(owners[module][0]) for module in modules - sys.stdlib_module_names - {"embedlab", "__main__"}
-    }
-    assert imported | IMPORTED_BY_OTHERS == {canonicalize_name(requirement.name) for requirement in RUNTIME}
+    imported = {canonicalize_name(owners.get(module, [module])[0]) for module in modules - sys.stdlib_module_names}
+    extras = [line for name, own in PROJECT["optional-dependencies"].items() if name != "dev" for line in own]
+    declared = {canonicalize_name(requirement.name) for requirement in RUNTIME}
+    allowed = declared | {canonicalize_name(Requirement(line).name) for line in extras}
+    assert imported - allowed == {"embedlab"}
+    assert declared - imported == IMPORTED_BY_OTHERS
 
 
 @pytest.mark.parametrize(("number", "safe"), [("2.6.5", False), ("2.6.6", True), ("3.0.0", False)])
@@ -130,7 +132,7 @@ PUBLIC_INDEX = "https://download.pytorch.org/"
 INDEX = re.compile(r"(?:--(?:extra-)?index-url|--find-links|--trusted-host|PIP_\w+)[ =]+([^\s\"'`]+)")
 # Folders of one machine; `~`, a letter or a dot before the slash make it a part of a path that holds anywhere.
 ABSOLUTE = re.compile(r"(?<![\w.~}*-])/(?:home|Users|root|work|workspace|mnt|opt|srv)/\w")
-PLAIN = re.compile(r"http://(?!localhost|127\.)")
+PLAIN = re.compile(r"http:/{2}(?!localhost|127\.)")
 
 
 def foreign(text: str) -> list[str]:
