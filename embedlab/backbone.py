@@ -10,6 +10,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, final
@@ -150,9 +151,9 @@ class Backbone(nn.Module):
         """
         if self.decoder is not None:
             return
+        tuning.check(self._shell())
         decoder = self._load(head)
-        note = tuning.apply(decoder)
-        if note is not None:
+        if (note := tuning.apply(decoder)) is not None:
             self.notes.append(note)
         # Dropout of the decoder belongs to training it; a frozen one stays in evaluation mode.
         decoder.train(not isinstance(tuning, Frozen))
@@ -160,9 +161,7 @@ class Backbone(nn.Module):
 
     def _load(self, head: bool) -> nn.Module:
         kind: Any = AutoModelForCausalLM if head else AutoModel
-        config = AutoConfig.from_pretrained(self.folder)
-        text_only = config.get_text_config(decoder=True)
-        arguments: dict[str, Any] = {"config": text_only, "dtype": self.dtype, "use_safetensors": True}
+        arguments: dict[str, Any] = {"config": deepcopy(self.config), "dtype": self.dtype, "use_safetensors": True}
         if self.is_packed:
             arguments["attn_implementation"] = PACKED
         try:
@@ -170,7 +169,7 @@ class Backbone(nn.Module):
         except OSError as error:
             raise UserError(f"`backbone.name` must lead to safetensors weights, got {self.name!r}: {error}") from error
         if report["missing_keys"]:
-            first = sorted(report["missing_keys"])[0]
+            first = min(report["missing_keys"])
             raise UserError(
                 f"`backbone.name` must lead to complete weights, but {self.name!r} lacks {first!r}"
                 + ("; a cross-encoder needs a language-model head." if "lm_head" in first else ".")
@@ -194,9 +193,13 @@ class Backbone(nn.Module):
         """Parameters of the decoder, with whatever tuning added; counted without loading it where it is not."""
         if self.decoder is not None:
             return sum(p.numel() for p in self.decoder.parameters())
+        return sum(p.numel() for p in self._shell().parameters())
+
+    def _shell(self) -> nn.Module:
+        """Build the decoder's modules without weights, in no time."""
         build: Any = AutoModel
         with torch.device("meta"):
-            return sum(p.numel() for p in build.from_config(self.config).parameters())
+            return cast(nn.Module, build.from_config(self.config))
 
     def token_ids(
         self, texts: Sequence[str], prefix: Sequence[int] = (), suffix: Sequence[int] = ()
@@ -267,8 +270,8 @@ class Backbone(nn.Module):
         """
         self.tune(Frozen())
         ids = self.token_ids(texts, prefix, suffix)
-        place = {key: index for index, key in enumerate(dict.fromkeys(map(tuple, ids)))}
-        distinct = list(place)
+        distinct = list(dict.fromkeys(map(tuple, ids)))
+        place = {key: index for index, key in enumerate(distinct)}
         learning = self.trains and torch.is_grad_enabled()
         budget = sum(map(len, distinct)) if learning else self.tokens_per_pass
         pooled, order = [], []

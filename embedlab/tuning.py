@@ -25,6 +25,9 @@ __all__ = ["BitFit", "Frozen", "Full", "LoRA", "Tuning"]
 class Tuning(ABC):
     """A choice of what trains in a decoder."""
 
+    def check(self, shell: nn.Module) -> None:  # most choices fit every decoder
+        """Refuse a decoder that lacks what is wanted; `shell` has its modules, but no weights yet."""
+
     @abstractmethod
     def apply(self, decoder: nn.Module) -> str | None:
         """Make the chosen parameters of `decoder` trainable, in place, and freeze the rest."""
@@ -114,9 +117,9 @@ class LoRA(Tuning):
     dropout: float = 0.0
     targets: list[str] | None = None
 
-    def apply(self, decoder: nn.Module) -> str | None:
-        """Put adapters on the target layers, in place."""
-        available = _linear_names(decoder)
+    def check(self, shell: nn.Module) -> None:
+        """Refuse targets that the decoder lacks."""
+        available = _linear_names(shell)
         for target in self.targets or []:
             if target not in available:
                 near = difflib.get_close_matches(target, available, n=1, cutoff=0.0)
@@ -124,12 +127,15 @@ class LoRA(Tuning):
                     f"`targets` must name linear layers of the decoder, got {target!r}; did you mean {near[0]!r}? "
                     f"It has {', '.join(sorted(available))}."
                 )
+
+    def apply(self, decoder: nn.Module) -> str | None:
+        """Put adapters on the target layers, in place."""
         conv = any(isinstance(module, Conv1D) for module in decoder.modules())
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft divides by the rank; a float is as good
             lora_dropout=self.dropout,
-            target_modules=sorted(self.targets or available),
+            target_modules=sorted(self.targets or _linear_names(decoder)),
             fan_in_fan_out=conv,
         )
         decoder.requires_grad_(False)
