@@ -244,6 +244,7 @@ def driver(here: Path, *arguments: str) -> subprocess.Popen[str]:
     code = f"""
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may run in the background
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or under nohup
 sys.path.insert(0, {str(Path(embedlab.__file__).parent.parent)!r})
 from embedlab import cli, compare
 real = compare.main
@@ -289,7 +290,7 @@ def test_interruption_stops_the_children_and_resumes(
     child = runs.read_status(folder("simple"))
     assert child is not None
     stopped.send_signal(number)
-    _, err = stopped.communicate(timeout=15)
+    _, err = stopped.communicate(timeout=60)
     assert stopped.returncode == 130
     assert "resumes" in err
     assert not runs.is_alive(child)
