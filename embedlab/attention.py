@@ -7,6 +7,7 @@ any model's code: the model is called with `packed=tokens`, and this function cu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,25 +16,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from embedlab.tokens import Tokens
+from embedlab.tokens import Group, Tokens
 
 __all__ = ["PACKED", "packed_attention"]
 
 PACKED = "embedlab_packed"
 
-# Up to here a plain product with a mask is quicker than the fused kernel, above all in the backward pass.
+# Up to here plain products with a mask are quicker than the fused kernel, above all in the backward pass.
 LONGEST_PRODUCT = 256
 
 
-@lru_cache(maxsize=512)
-def _mask(length: int, groups: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return what is added to the scores of a text, (groups * length, length): 0, or minus infinity."""
-    row = torch.arange(length, device=device)[:, None]
-    column = torch.arange(length, device=device)[None, :]
+@lru_cache(maxsize=256)
+def _mask(
+    length: int, before: int, groups: int, window: int | None, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return what is added to the scores of a text, (groups * length, before + length): 0, or minus infinity."""
+    row = torch.arange(before, before + length, device=device)[:, None]
+    column = torch.arange(before + length, device=device)[None, :]
     hidden = column > row
     if window is not None:
         hidden |= row - column >= window
-    mask = torch.zeros(length, length, dtype=dtype, device=device).masked_fill(hidden, -torch.inf)
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill(hidden, -torch.inf)
     return mask.repeat(groups, 1)
 
 
@@ -67,30 +70,108 @@ def packed_attention(
     """
     assert attention_mask is None, "a packed stream takes no mask"
     assert packed is not None, "a packed decoder is called with `packed=tokens`, or texts would see each other"
-    key_heads, size, width = key.shape[1], query.shape[2], query.shape[3]
-    groups = query.shape[1] // key_heads
-    scale = width**-0.5 if scaling is None else scaling
-    grouped = query[0].reshape(key_heads, groups, size, width)
-    outputs, start = [], 0
-    for number, length in packed.runs:
-        end = start + number * length
-        q = grouped[:, :, start:end].reshape(key_heads, groups, number, length, width).transpose(1, 2)
-        q = q.reshape(key_heads * number, groups * length, width)
-        k = key[0, :, start:end].reshape(key_heads * number, length, width)
-        v = value[0, :, start:end].reshape(key_heads * number, length, width)
-        window = sliding_window if sliding_window is not None and sliding_window < length else None
-        mask = _mask(length, groups, window, q.dtype, q.device)
-        if length <= LONGEST_PRODUCT:
-            weights = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale).softmax(-1)
-            if dropout:
-                weights = functional.dropout(weights, dropout)
-            out = weights @ v
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    sizes = [group.size for group in packed.groups]
+    # Token first: so the projections left them in memory, and a text's tokens are neighbours.
+    parts = (x[0].transpose(0, 1).to(value.dtype).split_with_sizes(sizes) for x in (query, key, value))
+    outputs = []
+    for group, q, k, v in zip(packed.groups, *parts, strict=True):
+        window = sliding_window if sliding_window is not None and sliding_window < group.length else None
+        if group.before is not None:
+            earlier = [x[0].transpose(0, 1)[group.before].to(value.dtype) for x in (key, value)]
+            outputs.append(_by_autograd(q, k, v, group, scale, sliding_window, dropout, earlier))
+        elif group.length <= LONGEST_PRODUCT:
+            attended: Tensor = _Products.apply(q, k, v, group, scale, window, dropout)  # type: ignore[no-untyped-call]
+            outputs.append(attended)
         else:
-            out = functional.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scale)
-        out = out.reshape(key_heads, number, groups, length, width).permute(1, 3, 0, 2, 4)
-        outputs.append(out.reshape(end - start, key_heads * groups, width))
-        start = end
+            outputs.append(_by_autograd(q, k, v, group, scale, window, dropout))
     return torch.cat(outputs)[None], None
+
+
+class _Products(torch.autograd.Function):
+    """Attention of a group by three batched products, backward in one piece.
+
+    Written out because autograd's own backward of the many views costs more than the products on short texts. The
+    query heads of a key head are folded into rows, so that keys and values are never repeated. Places past a text's
+    end need no mask of their own: they come after every token that counts, and nothing is read from them.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]  # torch types it as variadic
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, group: Group, scale: float, window: int | None, dropout: float
+    ) -> Tensor:
+        """Attend: (m, heads, width) and (m, key heads, width) to (m, heads, width)."""
+        q, k, v = _rectangle(q, group, k.shape[1]), _rectangle(k, group), _rectangle(v, group)
+        mask = _mask(group.length, 0, q.shape[1] // group.length, window, q.dtype, q.device)
+        scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale)
+        weights = scores.softmax(-1, dtype=torch.float32)
+        kept = functional.dropout(weights, dropout).to(v.dtype) if dropout else weights.to(v.dtype)
+        ctx.save_for_backward(q, k, v, weights, kept)
+        ctx.group, ctx.scale, ctx.dropout = group, scale, dropout
+        return _tokens(kept @ v, group)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Give the gradients of q, k and v, shaped as they came."""
+        q, k, v, weights, kept = ctx.saved_tensors
+        group, key_heads = ctx.group, k.shape[0] // ctx.group.count
+        g = _rectangle(gradient, group, key_heads, empty=0.0)
+        g_weights = (g @ v.transpose(1, 2)).float()
+        if ctx.dropout:  # what was dropped passes nothing on
+            g_weights = g_weights * (kept != 0) / (1 - ctx.dropout)
+        g_scores = torch._softmax_backward_data(g_weights, weights, -1, torch.float32).mul_(ctx.scale).to(q.dtype)
+        g_q = _tokens(g_scores @ k, group)
+        g_k = _tokens(g_scores.transpose(1, 2) @ q, group)
+        g_v = _tokens(kept.transpose(1, 2) @ g, group)
+        return g_q, g_k, g_v, None, None, None, None
+
+
+def _rectangle(x: Tensor, group: Group, key_heads: int | None = None, empty: float | None = None) -> Tensor:
+    """Lay the tokens of a group (m, heads, width) out as (n * key heads, heads per key head * length, width).
+
+    Places past a text's end repeat its last token, or hold `empty` where that is given.
+    """
+    heads, width = x.shape[1:]
+    key_heads = key_heads or heads
+    if group.tokens is not None and group.places is not None:
+        if empty is None:
+            x = x.index_select(0, group.tokens)
+        else:
+            x = x.new_full((group.count * group.length, heads, width), empty).index_copy_(0, group.places, x)
+    x = x.reshape(group.count, group.length, key_heads, heads // key_heads, width).permute(0, 2, 3, 1, 4)
+    return x.reshape(group.count * key_heads, -1, width)
+
+
+def _tokens(x: Tensor, group: Group) -> Tensor:
+    """Take a group's rectangle (n * key heads, heads per key head * length, width) back to (m, heads, width)."""
+    width = x.shape[-1]
+    x = x.view(group.count, -1, group.length, width).transpose(1, 2)
+    x = x.reshape(group.count * group.length, -1, width)
+    return x if group.places is None else x.index_select(0, group.places)
+
+
+def _by_autograd(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    group: Group,
+    scale: float,
+    window: int | None,
+    dropout: float,
+    earlier: Sequence[Tensor] = (),
+) -> Tensor:
+    """Attend where texts are long, or go on from others: keys and values `earlier`, (n, P, key heads, width) each."""
+    q, k, v = _rectangle(q, group, k.shape[1]), _rectangle(k, group), _rectangle(v, group)
+    if earlier:
+        k, v = (torch.cat([e.transpose(1, 2).flatten(0, 1), own], 1) for e, own in zip(earlier, (k, v), strict=True))
+    make = _mask if k.shape[1] <= LONGEST_PRODUCT else _mask.__wrapped__  # large ones are not kept
+    mask = make(group.length, k.shape[1] - group.length, q.shape[1] // group.length, window, q.dtype, q.device)
+    if k.shape[1] > LONGEST_PRODUCT:  # PyTorch's own kernel keeps no (length, length) scores
+        out = functional.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scale)
+    else:
+        weights = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale).softmax(-1, dtype=torch.float32)
+        out = functional.dropout(weights, dropout).to(v.dtype) @ v
+    return _tokens(out, group)
 
 
 AttentionInterface.register(PACKED, packed_attention)

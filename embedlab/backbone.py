@@ -17,7 +17,6 @@ from typing import Any, Literal, cast, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.models.auto import MODEL_MAPPING
 
@@ -25,6 +24,7 @@ from embedlab import embedded
 from embedlab.attention import PACKED
 from embedlab.decoders import find_decoder
 from embedlab.errors import UserError
+from embedlab.likelihood import log_probabilities_at, shared_passes
 from embedlab.pooling import Pooling
 from embedlab.taps import FINAL, Layer, Stop, taps
 from embedlab.tokens import Tokens, lay_out, token_batches
@@ -69,6 +69,8 @@ class Backbone(nn.Module):
         self.wants_packing, self.padding_side, self.tokens_per_pass = packed, padding_side, tokens_per_pass
         self.dtype = _best_dtype() if dtype == "auto" else getattr(torch, dtype)
         self.decoder: nn.Module | None = None
+        self.anchor: Tensor
+        self.register_buffer("anchor", torch.empty(0), persistent=False)  # moves with the module, before any weight
         self.notes: list[str] = []
         self.trained_tokens = 0
         self.texts_cut = 0
@@ -152,7 +154,7 @@ class Backbone(nn.Module):
         if self.decoder is not None:
             return
         tuning.check(self._shell())
-        decoder = self._load(head)
+        decoder = self._load(head).to(self.anchor.device)
         if (note := tuning.apply(decoder)) is not None:
             self.notes.append(note)
         # Dropout of the decoder belongs to training it; a frozen one stays in evaluation mode.
@@ -299,8 +301,7 @@ class Backbone(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the decoder computes."""
-        assert self.decoder is not None
-        return next(self.decoder.parameters()).device
+        return self.anchor.device
 
     def run(self, tokens: Tokens, layers: Sequence[Layer], see: Callable[[Layer, Tensor], None]) -> None:
         """Run the decoder and hand out states as they come; blocks above the last one wanted are not run.
@@ -356,7 +357,7 @@ class Backbone(nn.Module):
     def log_probabilities(self, contexts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[Tensor]:
         """Give the log-probability of each target token after its context.
 
-        The output head is computed only at the positions that are read, a few hundred at a time.
+        What contexts share is read once, and the output head is computed only at the positions that are read.
 
         Args:
             contexts: Ids that come first, B non-empty lists.
@@ -365,23 +366,16 @@ class Backbone(nn.Module):
         Returns:
             B float32 tensors, one natural log-probability per target token.
         """
-        assert self.decoder is not None, "`tune(..., head=True)` loads the decoder"
+        self.tune(Frozen(), head=True)
         head = cast(Any, self.decoder).get_output_embeddings()
-        sequences = [[*context, *target[:-1]] for context, target in zip(contexts, targets, strict=True)]
-        results: list[Tensor] = [torch.empty(0)] * len(sequences)
-        for batch in token_batches([len(s) for s in sequences], self.tokens_per_pass):
-            tokens = lay_out([sequences[i] for i in batch], self._content.to(self.device))
+        results: list[Tensor] = [torch.empty(0)] * len(contexts)
+        for plan in shared_passes(contexts, targets, self.tokens_per_pass, self.is_packed):
+            tokens = lay_out(plan.texts, self._content.to(self.device), plan.parents)
             states = self._pooled(tokens, lambda all_states, _: all_states, (FINAL,))[:, 0]
-            ends = tokens.offsets[1:].tolist()
-            rows = [r for i, end in zip(batch, ends, strict=True) for r in range(end - len(targets[i]), end)]
-            wanted = torch.tensor([t for i in batch for t in targets[i]], device=self.device)
-            scores = torch.cat(
-                [
-                    -cross_entropy(head(part).float(), ids, reduction="none")
-                    for part, ids in zip(torch.split(states[rows], 256), torch.split(wanted, 256), strict=True)
-                ]
-            )
-            for i, own in zip(batch, torch.split(scores, [len(targets[i]) for i in batch]), strict=True):
+            rows = torch.tensor([row for own in plan.rows.values() for row in own], device=self.device)
+            wanted = torch.tensor([token for i in plan.rows for token in targets[i]], device=self.device)
+            scores = log_probabilities_at(states, rows, wanted, head)
+            for i, own in zip(plan.rows, torch.split(scores, [len(targets[i]) for i in plan.rows]), strict=True):
                 results[i] = own
         return results
 
@@ -396,5 +390,5 @@ def _best_dtype() -> torch.dtype:
     """Return bfloat16 where the machine multiplies it in hardware, float32 elsewhere."""
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    able = torch.cpu.get_capabilities()
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32

@@ -1,4 +1,4 @@
-"""What happens around a strategy's steps: statistics, evaluation, progress, cost, exact resume.
+"""What happens around a strategy's steps: statistics, evaluation, progress, cost.
 
 Lightning calls these; strategies know nothing of them.
 """
@@ -6,49 +6,43 @@ Lightning calls these; strategies know nothing of them.
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch import distributed as dist
 
 from embedlab import runs
+from embedlab.backbone import Backbone
+from embedlab.checkpoints import MONITOR
 from embedlab.data import DataModule, Pairs
 from embedlab.metrics import UndefinedCorrelation, pearson, spearman
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
 
-__all__ = ["MONITOR", "Evaluation", "Preparation", "Progress", "RandomState", "Stopwatch", "checkpoints"]
-
-MONITOR = "val/spearman"  # the selection rule of every strategy; never a test score
-SAVE_EVERY = 50  # steps between resumable checkpoints
-
-
-def checkpoints(folder: Path) -> list[Callback]:
-    """Keep the weights that do best on validation, and the latest whole state for resuming."""
-    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-    best = ModelCheckpoint(filename="best", monitor=MONITOR, mode="max", save_weights_only=True, **common)
-    last = ModelCheckpoint(filename="last", every_n_train_steps=SAVE_EVERY, save_on_train_epoch_end=False, **common)
-    return [best, last]
+__all__ = ["Evaluation", "Preparation", "Progress", "Stopwatch"]
 
 
 @final
 class Stopwatch(Callback):
-    """Seconds by phase, and what was counted; carried over when a run resumes."""
+    """Seconds by phase, and tokens trained on; carried over when a run resumes."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.stage = ""
         self._begun: float | None = None
+        self._backbone: Backbone | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note which decoder counts the tokens."""
+        assert isinstance(pl_module, EmbeddingStrategy)
+        self._backbone = pl_module.backbone
 
     @contextmanager
     def time(self, phase: str) -> Iterator[None]:
@@ -98,12 +92,14 @@ class Stopwatch(Callback):
         self._begun = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seconds so far."""
-        return {"seconds": dict(self.seconds)}
+        """Return the seconds and tokens so far."""
+        return {"seconds": dict(self.seconds), "tokens": self._backbone.trained_tokens if self._backbone else 0}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's seconds."""
+        """Go on from a checkpoint's counts."""
         self.seconds = dict(state_dict["seconds"])
+        if self._backbone is not None:
+            self._backbone.trained_tokens = state_dict["tokens"]
 
 
 @final
@@ -261,42 +257,6 @@ class Evaluation(Callback):
         self.selected = state_dict["selected"]
         if state_dict["validation"] is not None:
             self.metrics["validation"] = state_dict["validation"]
-
-
-@final
-class RandomState(Callback):
-    """Make a resumed run draw the random numbers that the uninterrupted one would have drawn."""
-
-    def __init__(self) -> None:
-        self._restored: dict[str, Any] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of every random generator, as tensors and plain numbers."""
-        kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
-        version, internal, gauss_next = random.getstate()
-        return {
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
-            "python": [version, list(internal), gauss_next],
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a checkpoint's state until training goes on; set-up in between draws numbers of its own."""
-        self._restored = state_dict
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Restore before the first step."""
-        if self._restored is None:
-            return
-        state, self._restored = self._restored, None
-        torch.set_rng_state(state["torch"])
-        if state["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda"])
-        kind, keys, position, has_gauss, gauss = state["numpy"]
-        np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-        version, internal, gauss_next = state["python"]
-        random.setstate((version, tuple(internal), gauss_next))
 
 
 @final

@@ -170,9 +170,9 @@ def _standing(job: Job) -> Standing:
                 "wait for it, or stop it."
             )
         return "running"
-    if status.request != job.request:
-        return "new" if status.state == "queued" else "changed"
-    return "new" if status.state == "queued" else "resume"
+    if status.state == "queued" and not runs.was_begun(job.folder):
+        return "new"
+    return "resume" if status.request == job.request else "changed"
 
 
 def _todo(jobs: Sequence[Job]) -> list[Job]:

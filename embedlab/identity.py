@@ -9,12 +9,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import embedlab
 from embedlab.documents import read_yaml
 
-__all__ = ["content_hash", "request_hash"]
+__all__ = ["SHOWN", "content_hash", "request_hash"]
+
+# Options of the trainer that decide how a run is shown, not what comes out.
+SHOWN: Final = ("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
 
 
 def content_hash(content: Any) -> str:
@@ -36,10 +39,12 @@ def request_hash(configs: Sequence[Path], overrides: Mapping[str, Any], seed: in
         code: Source files of the user's own strategy. Comments and layout do not count.
 
     Returns:
-        A hash over all of these, over the content of every local data file they name, and over the version.
+        A hash over all of these, over the content of every local data file and decoder they name, and over the
+        version. How a run is shown does not count.
     """
-    documents = [read_yaml(path) for path in configs]
-    files = {path for document in [*documents, _nested(overrides)] for path in _data_files(document)}
+    documents = [_without_looks(read_yaml(path)) for path in configs]
+    overrides = {key: value for key, value in overrides.items() if not _is_looks(key)}
+    files = {path for document in [*documents, _nested(overrides)] for path in _files(document)}
     return content_hash(
         {
             "version": embedlab.__version__,
@@ -66,16 +71,32 @@ def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _data_files(content: Any, inside: bool = False) -> Iterator[str]:
-    """Give every local file that a `path:` names somewhere under `data` or `pretraining`."""
+def _is_looks(option: str) -> bool:
+    section, _, rest = option.partition(".")
+    return section == "trainer" and rest.partition(".")[0] in SHOWN
+
+
+def _without_looks(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a configuration what only decides how a run is shown."""
+    trainer = content.get("trainer")
+    if not isinstance(trainer, Mapping):
+        return dict(content)
+    return {**content, "trainer": {key: value for key, value in trainer.items() if key not in SHOWN}}
+
+
+def _files(content: Any, section: str = "") -> Iterator[str]:
+    """Give every local file that stands for data or for a decoder: `path` of a source, `name` of a backbone."""
     if isinstance(content, Mapping):
         for key, value in content.items():
-            if inside and key == "path" and isinstance(value, str) and Path(value).is_file():
-                yield value
-            yield from _data_files(value, inside or key in ("data", "pretraining"))
+            if isinstance(value, str) and (section, key) in (("data", "path"), ("backbone", "name")):
+                path = Path(value)
+                found = sorted(path.glob("*")) if section == "backbone" and path.is_dir() else [path]
+                yield from (str(own) for own in found if own.is_file())
+            inside = {"pretraining": "data", "data": "data", "backbone": "backbone"}.get(key, section)
+            yield from _files(value, inside)
     elif isinstance(content, list):
         for value in content:
-            yield from _data_files(value, inside)
+            yield from _files(value, section)
 
 
 def _stamp(path: str) -> tuple[int, int]:

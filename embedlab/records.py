@@ -22,24 +22,25 @@ from embedlab import runs
 from embedlab.callbacks import Evaluation, Stopwatch
 from embedlab.data import DataModule
 from embedlab.errors import UserError
+from embedlab.identity import SHOWN
 from embedlab.strategies.base import EmbeddingStrategy
 
 __all__ = ["claim", "finish", "identity", "keep_log"]
 
-# What does not change a result: names, places, and how it is shown.
+# What does not change a result: names and places.
 PLACES = ("run_dir", "study", "label", "request")
-SHOWN = ("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
 
 
-def identity(config: Mapping[str, Any], data: Mapping[str, Any], strategy: EmbeddingStrategy) -> str:
+def identity(config: Mapping[str, Any], data: Mapping[str, Any], strategy: EmbeddingStrategy, seed: bool = True) -> str:
     """Hash what decides the result of a run: configuration without places, data, decoder, version.
 
     Args:
         config: The resolved configuration.
         data: The data module's fingerprint.
         strategy: The strategy.
+        seed: Whether the seed counts; without it all runs of a row of the table have the same hash.
     """
-    kept = {key: value for key, value in config.items() if key not in PLACES}
+    kept = {key: value for key, value in config.items() if key not in PLACES and (seed or key != "seed_everything")}
     kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in SHOWN}
     decoder = None if strategy.backbone is None else strategy.backbone.sha256
     content = json.dumps([kept, data, decoder, embedlab.__version__], sort_keys=True, default=str)
@@ -54,7 +55,7 @@ def claim(folder: Path, identity: str, request: str | None) -> None:
     Raises:
         UserError: If it holds another run, or a finished one.
     """
-    marker = folder / ".identity"
+    marker = folder / runs.IDENTITY
     if runs.read_result(folder) is not None:
         raise UserError(
             f"`run_dir` must be a new folder, but {folder} holds a finished run; name another one, or delete it."
@@ -107,6 +108,7 @@ def finish(
     folder: Path,
     config: Any,
     identity: str,
+    settings: str,
     strategy: EmbeddingStrategy,
     data: DataModule,
     evaluation: Evaluation,
@@ -131,6 +133,7 @@ def finish(
         "seed": config.seed_everything,
         "request": config.request,
         "identity": identity,
+        "settings": settings,
         "backbone": None
         if backbone is None
         else {

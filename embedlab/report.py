@@ -194,6 +194,8 @@ def _row(group: Sequence[Run], name: str, resamples: int, footnotes: dict[str, i
     metrics = [result["metrics"][name] for result in results]
     notes = [note for result in results for note in result.get("notes") or []]
     notes += [f"undefined: {metric['undefined']}" for metric in metrics if metric.get("undefined")]
+    if len({result.get("settings") for result in results}) > 1:
+        notes.append("its seeds were run under different settings; run `embedlab compare` again for all of them")
     interval = None
     if resamples and not any(metric.get("spearman") is None for metric in metrics):
         interval, problem = _interval([run.folder for run, _ in done], name, resamples)

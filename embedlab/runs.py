@@ -41,6 +41,7 @@ __all__ = [
     "read_status",
     "run_folder",
     "set_aside",
+    "was_begun",
     "write_json_atomic",
     "write_progress",
     "write_result",
@@ -53,6 +54,7 @@ PROGRESS: Final = "progress.json"
 METRICS: Final = "metrics.csv"
 RESULT: Final = "result.json"
 LOG: Final = "log.txt"
+IDENTITY: Final = ".identity"  # which run has this folder
 CHECKPOINTS: Final = "checkpoints"
 BEST: Final = "checkpoints/best.ckpt"
 LAST: Final = "checkpoints/last.ckpt"
@@ -295,6 +297,11 @@ def write_progress(folder: Path, progress: Progress) -> None:
 def now() -> str:
     """Return the time as ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def was_begun(folder: Path) -> bool:
+    """Tell whether a run has ever taken this folder, be it queued again since."""
+    return (folder / IDENTITY).exists()
 
 
 def is_alive(status: Status) -> bool:

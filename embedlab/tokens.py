@@ -1,8 +1,11 @@
 """Texts laid out for a decoder, without padding.
 
 A batch of B texts is one stream of T tokens. Attention stays inside each text and positions restart with each,
-so no padding is ever computed. Neighbours of equal length form a *run*: attention treats a run as one batched
-product, which is why `lay_out` sorts by length.
+so no linear layer ever computes padding. Neighbours of like length form a *group*: attention treats a group as one
+batched product over a rectangle, which is why texts are sorted by length before they are laid out.
+
+A text may go on from an earlier one, its *parent*: it then sees the parent's tokens as if they stood before its own,
+and its positions go on from there. So what several texts begin with is computed once.
 
 Size letters, used throughout the package: `B` texts, `T` tokens of a batch, `D` model width, `L` layers read,
 `E` embedding width, `F` feature width, `V` vocabulary.
@@ -13,12 +16,41 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-__all__ = ["Tokens", "lay_out", "token_batches"]
+__all__ = ["Group", "Tokens", "lay_out", "token_batches"]
+
+# Texts join a group while its rectangle holds at most this many places per token. Attention over short texts is bound
+# by the number of calls, not by their size: docs/tried.md has the times of 1.0 (equal lengths only) to 4.0.
+SLACK = 2.0
+
+# Columns of a rectangle at least, as softmax over fewer is not vectorised on the processor.
+SHORTEST = 16
+
+
+@dataclass(frozen=True)
+class Group:
+    """n neighbouring texts of m tokens in all, seen as a rectangle of n rows and `length` columns.
+
+    Attributes:
+        count: n.
+        length: Tokens of the longest, or SHORTEST.
+        size: m.
+        tokens: For each place the token that stands there, (n * length,), from 0 at the group's begin; places past a
+            text's end repeat its last token. None where all texts are equally long, so that places are tokens.
+        places: For each token its place, (m,), or None as before.
+        before: Of each text the tokens it goes on from, numbered in the whole stream, (n, P); None where P is 0.
+    """
+
+    count: int
+    length: int
+    size: int
+    tokens: Tensor | None
+    places: Tensor | None
+    before: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -29,11 +61,13 @@ class Tokens:
         ids: Token ids, (T,), int64.
         lengths: Tokens of each text, B positive integers that sum to T.
         content: True where a token holds a letter or a digit, (T,); brackets and punctuation are False.
+        parents: For each text the earlier text it goes on from, or -1; () where none does.
     """
 
     ids: Tensor
     lengths: tuple[int, ...]
     content: Tensor
+    parents: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """Return B, the number of texts."""
@@ -52,30 +86,64 @@ class Tokens:
         return torch.repeat_interleave(torch.arange(len(self), device=self.ids.device), sizes)
 
     @cached_property
-    def positions(self) -> Tensor:
-        """Position of each token in its own text, (T,), from 0."""
-        return torch.arange(len(self.ids), device=self.ids.device) - self.offsets[self.text_of]
+    def before(self) -> tuple[tuple[int, ...], ...]:
+        """For each text the earlier texts it goes on from, first to last."""
+        before: list[tuple[int, ...]] = []
+        for parent in self.parents or (-1,) * len(self):
+            before.append(() if parent < 0 else (*before[parent], parent))
+        return tuple(before)
 
     @cached_property
-    def runs(self) -> tuple[tuple[int, int], ...]:
-        """Neighbouring texts of equal length, as (number of texts, length)."""
-        return tuple((len(list(group)), length) for length, group in groupby(self.lengths))
+    def positions(self) -> Tensor:
+        """Position of each token in its own text, (T,), from 0, or from where its parent ends."""
+        starts = self.offsets[:-1]
+        if self.parents:
+            starts = starts - torch.tensor([self._length(*own) for own in self.before], device=self.ids.device)
+        return torch.arange(len(self.ids), device=self.ids.device) - starts[self.text_of]
 
-    def padded(self) -> tuple[Tensor, Tensor]:
-        """Lay the same texts out as padded rows, for a decoder that cannot be packed.
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Neighbouring texts of like length, each group one rectangle for attention."""
+        spans: list[tuple[int, int]] = []  # first text of a group, and the text after its last
+        first = longest = total = 0
+        for number, length in enumerate(self.lengths):
+            grown = max(longest, length)
+            stands_apart = self._length(*self.before[number]) != self._length(*self.before[first])
+            if number > first and (stands_apart or grown * (number + 1 - first) > SLACK * (total + length)):
+                spans.append((first, number))
+                first, grown, total = number, length, 0
+            longest, total = grown, total + length
+        spans.append((first, len(self.lengths)))
+        return tuple(self._group(*span) for span in spans)
 
-        Returns:
-            Row and column of each token in a (B, longest) rectangle padded on the right: two tensors, (T,).
-        """
-        return self.text_of, self.positions
+    def _group(self, first: int, end: int) -> Group:
+        own, device = self.lengths[first:end], self.ids.device
+        count, longest = end - first, max(*own, SHORTEST)
+        before = None
+        if self.before[first]:
+            bounds = list(accumulate(self.lengths, initial=0))
+            earlier = [[t for p in texts for t in range(bounds[p], bounds[p + 1])] for texts in self.before[first:end]]
+            before = torch.tensor(earlier, device=device)
+        if count * longest == sum(own):
+            return Group(count, longest, sum(own), None, None, before)
+        lengths = torch.tensor(own, device=device)[:, None]
+        column = torch.arange(longest, device=device)[None]
+        starts = lengths.cumsum(0) - lengths
+        tokens = (starts + column.minimum(lengths - 1)).flatten()
+        return Group(count, longest, sum(own), tokens, (column < lengths).flatten().nonzero()[:, 0], before)
+
+    def _length(self, *texts: int) -> int:
+        """Tokens of some texts together."""
+        return sum(self.lengths[text] for text in texts)
 
 
-def lay_out(id_lists: Sequence[Sequence[int]], content: Tensor) -> Tokens:
+def lay_out(id_lists: Sequence[Sequence[int]], content: Tensor, parents: Sequence[int] = ()) -> Tokens:
     """Put texts one after the other, in the order given.
 
     Args:
         id_lists: Token ids of each text, B non-empty lists.
         content: For every id of the vocabulary, whether it holds a letter or a digit, (V,).
+        parents: For each text the earlier one it goes on from, or -1; empty where none does.
 
     Raises:
         ValueError: If a text has no token.
@@ -84,7 +152,7 @@ def lay_out(id_lists: Sequence[Sequence[int]], content: Tensor) -> Tokens:
     if not lengths or min(lengths) == 0:
         raise ValueError("`id_lists` must hold texts of at least one token each, got an empty one.")
     flat = torch.tensor([token for ids in id_lists for token in ids], device=content.device)
-    return Tokens(ids=flat, lengths=lengths, content=content[flat])
+    return Tokens(flat, lengths, content[flat], tuple(parents))
 
 
 def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

@@ -14,6 +14,7 @@ import os
 import pkgutil
 import sys
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from transformers.utils import logging as transformers_logging
 
 from embedlab import records, runs, strategies
-from embedlab.callbacks import Evaluation, Preparation, Progress, RandomState, Stopwatch, checkpoints
+from embedlab.callbacks import Evaluation, Preparation, Progress, Stopwatch
+from embedlab.checkpoints import checkpoints
 from embedlab.data import DataModule
 from embedlab.errors import UserError
 from embedlab.strategies.base import EmbeddingStrategy, Stage, Trainable
@@ -54,6 +57,8 @@ class _CLI(LightningCLI):
         """Fill in what follows from the rest: names, folders, the strategy's own schedule."""
         config = self.config[self.subcommand]
         self.notes: list[str] = []
+        self.typed = _typed(sys.argv)
+        self._check(config)
         class_path = config.model.class_path
         config.label = config.label or class_path.rpartition(".")[2]
         seed = config.seed_everything
@@ -69,6 +74,13 @@ class _CLI(LightningCLI):
         self._own_schedule(config)
         self._loggers(config, f"{config.label}/seed-{seed}")
 
+    def _check(self, config: Any) -> None:
+        """Refuse a checkpoint that is none, before anything slow starts."""
+        path = config.get("ckpt_path")
+        if path is not None and not zipfile.is_zipfile(path):
+            what = "a file that is no checkpoint" if Path(path).is_file() else "no such file"
+            raise UserError(f"`ckpt_path` must name a checkpoint, such as RUN/{runs.BEST}, but {path} is {what}.")
+
     def _own_schedule(self, config: Any) -> None:
         """Let a strategy's own epochs and batch size replace the protocol's, unless they were typed."""
         own = config.model.get("init_args", {}).get("training")
@@ -79,19 +91,21 @@ class _CLI(LightningCLI):
             "batch_size": "data.batch_size",
             "validate_every": "trainer.check_val_every_n_epoch",
         }
+        published = own.get("epochs")
         differs = False
         for name, shared in places.items():
             value = own.get(name)
             differs |= value is not None
-            if any(argument.split("=")[0] == f"--{shared}" for argument in sys.argv):
+            if shared in self.typed:
                 own[name] = None
             elif value is not None:
                 config[shared] = value
         if differs:
             epochs, rows, every = (config.get(shared) for shared in places.values())
-            self.notes.append(
-                f"its own schedule: {epochs} epochs, {rows} pairs a batch, validated every {every} epochs"
-            )
+            if "trainer.check_val_every_n_epoch" not in self.typed and epochs is not None and 0 < epochs < every:
+                every = config.trainer.check_val_every_n_epoch = epochs  # or nothing would ever be validated
+            cut = f"{epochs} of {published}" if published not in (None, epochs) else f"{epochs}"
+            self.notes.append(f"its own schedule: {cut} epochs, {rows} pairs a batch, validated every {every} epochs")
 
     def _loggers(self, config: Any, name: str) -> None:
         """Tell loggers the run's folder and names; leave out Weights & Biases where it is not installed."""
@@ -117,13 +131,23 @@ class _CLI(LightningCLI):
         self.evaluation = Evaluation(self.run_dir)
         own = [self.stopwatch, Preparation(self.datamodule, self.stopwatch), self.evaluation, Progress(self.run_dir)]
         if self.subcommand == "fit":
-            own += [RandomState(), *checkpoints(self.run_dir / runs.CHECKPOINTS)]
+            own += checkpoints(self.run_dir / runs.CHECKPOINTS)
         given = self.config_init[self.subcommand].trainer.callbacks or []
-        return super().instantiate_trainer(callbacks=[*given, *own], **kwargs)
+        given = given if isinstance(given, list) else [given]
+        try:
+            return super().instantiate_trainer(callbacks=[*given, *own], **kwargs)
+        except (MisconfigurationException, ImportError, ValueError) as error:
+            raise UserError(f"`trainer` cannot be had as asked for: {' '.join(str(error).split())}") from error
 
     def after_instantiate_classes(self) -> None:
         """Read the data and check it against the strategy, before anything slow starts."""
         stage = self.subcommand
+        every, epochs = self.trainer.check_val_every_n_epoch, self.trainer.max_epochs
+        if stage == "fit" and isinstance(self.model, Trainable) and every and epochs and 0 < epochs < every:
+            raise UserError(
+                f"`trainer.check_val_every_n_epoch` must be at most the {epochs} epochs of `trainer.max_epochs`, or nothing "
+                f"is ever validated, got {every}; lower it."
+            )
         self.datamodule.setup(stage)
         if stage == "fit":
             self.datamodule.setup("test")
@@ -140,7 +164,8 @@ class _CLI(LightningCLI):
         """Run the stages, train, test the best checkpoint, write the result."""
         config = self.config.fit
         text = self._parser("fit").dump(self.config.fit, skip_none=False)
-        identity = records.identity(yaml.safe_load(text), datamodule.fingerprint(), model)
+        resolved, found = yaml.safe_load(text), datamodule.fingerprint()
+        identity, settings = (records.identity(resolved, found, model, seed=own) for own in (True, False))
         last, best = self.run_dir / runs.LAST, self.run_dir / runs.BEST
         records.claim(self.run_dir, identity, config.request)
         if config.request is None:  # `compare` keeps the log of what it starts
@@ -149,7 +174,7 @@ class _CLI(LightningCLI):
         for logger in self.trainer.loggers:
             experiment: Any = getattr(logger, "experiment", None)
             if hasattr(experiment, "config"):  # Weights & Biases: the whole configuration, nested
-                experiment.config.update(yaml.safe_load(text), allow_val_change=True)
+                experiment.config.update(resolved, allow_val_change=True)
         try:
             if isinstance(model, Trainable):
                 self._stages(model, config)
@@ -164,12 +189,19 @@ class _CLI(LightningCLI):
                 self.trainer.save_checkpoint(best, weights_only=True)
                 self.trainer.test(model, datamodule=datamodule, verbose=False)
         except BaseException as error:
-            runs.mark(self.run_dir, "failed", f"{type(error).__name__}: {error}".splitlines()[0])
-            raise
+            if isinstance(error, SystemExit) and self.trainer.interrupted:  # what Lightning makes of Ctrl-C
+                error = KeyboardInterrupt()
+            runs.mark(self.run_dir, "failed", f"{type(error).__name__}: {error}".strip(": ").splitlines()[0])
+            raise error
         notes = [*self.notes, *model.notes]
         if datamodule.train is not None and datamodule.train.limit is not None:
-            notes.append(f"training cut to {datamodule.fingerprint()['train']['rows']} rows")
-        records.finish(self.run_dir, config, identity, model, datamodule, self.evaluation, self.stopwatch, notes)
+            notes.append(f"training cut to {found['train']['rows']} rows")
+        told = ("trainer.max_epochs", "data.train.limit", "model.backbone.name")  # elsewhere in the table
+        if apart := [f"{option}={value}" for option, value in self.typed.items() if option not in told]:
+            notes.append("set for this run: " + ", ".join(apart))
+        records.finish(
+            self.run_dir, config, identity, settings, model, datamodule, self.evaluation, self.stopwatch, notes
+        )
         for name, metric in self.evaluation.metrics.items():
             pearson, spearman = metric["pearson"], metric["spearman"]
             shown = metric["undefined"] or f"Spearman {100 * spearman:.2f}, Pearson {100 * pearson:.2f}"
@@ -223,6 +255,16 @@ class _CLI(LightningCLI):
     def after_predict(self) -> None:
         """Say where the scores are."""
         print(f"scores: {runs.predictions_file(self.run_dir, 'predict')}")  # noqa: T201
+
+
+def _typed(words: Sequence[str]) -> dict[str, str]:
+    """Return the dotted options of a command line, `--data.batch_size 16`, with their values."""
+    typed = {}
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and "." in name:
+            typed[name[2:]] = value if equals else following
+    return typed
 
 
 def _needed(stage: Stage, name: str) -> int:

@@ -140,7 +140,10 @@ def test_the_fresh_process_can_fail() -> None:
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_a_strategy_knows_no_other_and_nothing_around_it(name: str) -> None:
-    around = {f"embedlab.{own}" for own in ("callbacks", "study", "compare", "training", "cli", "records", "runs")}
+    around = {
+        f"embedlab.{own}"
+        for own in ("callbacks", "checkpoints", "study", "compare", "training", "cli", "records", "runs")
+    }
     assert not modules_of(name) & ((STRATEGIES - {name}) | around)
 
 

@@ -157,9 +157,15 @@ def test_log_probabilities_are_those_of_the_language_model(architecture: str, de
     folder = decoder_folder(architecture)
     backbone = Backbone(str(folder), dtype="float32", tokens_per_pass=60)
     backbone.tune(Frozen(), head=True)
+    # Alone, then as a few documents with many queries after one instruction, one of them of a single token.
     contexts, targets = backbone.token_ids(TEXTS), backbone.token_ids(TEXTS[::-1])
     with torch.no_grad():
         found = backbone.log_probabilities(contexts, targets)
+        for own in backbone.token_ids(["Read: ", "Read: a hen lays eggs", "Read: birds sing"]):
+            asked = backbone.token_ids([*TEXTS, "x"])
+            contexts += [own] * len(asked)
+            targets += asked
+        found += backbone.log_probabilities(contexts[len(TEXTS) :], targets[len(TEXTS) :])
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     for context, target, own in zip(contexts, targets, found, strict=True):
         with torch.no_grad():

@@ -236,6 +236,18 @@ def test_a_dead_running_is_repaired_and_rerun(here: Path, run: Run) -> None:
     assert starts(here) == ["method 0"]
 
 
+def test_what_was_begun_and_queued_again_is_moved_aside_once_it_changes(here: Path, run: Run) -> None:
+    run("--seeds", "0")
+    (folder("method") / runs.RESULT).unlink()
+    (folder("method") / runs.IDENTITY).touch()
+    runs.mark(folder("method"), "queued", request="of other settings")
+    _, out = run("--dry-run", "--seeds", "0", "--only", "method")
+    assert "changed   method seed 0" in out
+    run("--seeds", "0", "--only", "method")
+    assert state("method") == "done"
+    assert not runs.was_begun(folder("method"))
+
+
 # Stopped in the middle --------------------------------------------------------------------------------------
 
 

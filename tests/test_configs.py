@@ -53,12 +53,12 @@ def test_a_backbone_is_pinned(path: Path) -> None:
 
 
 def test_nothing_is_selected_by_test_data() -> None:
-    from embedlab import callbacks
+    from embedlab import checkpoints
 
-    assert callbacks.MONITOR == "val/spearman"
+    assert checkpoints.MONITOR == "val/spearman"
     protocol = yaml.safe_load((CONFIGS / "protocol.yaml").read_text())
     assert protocol["data"]["validation"]["split"] == "validation"
-    assert "test/" not in inspect.getsource(callbacks.checkpoints)
+    assert "test/" not in inspect.getsource(checkpoints)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)

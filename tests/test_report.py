@@ -122,6 +122,16 @@ def test_best_first_and_one_seed_has_no_deviation(tmp_path: Path, show: Show) ->
     assert better[6] == "0"
 
 
+def test_seeds_under_different_settings_are_said_to_be(tmp_path: Path, show: Show) -> None:
+    for seed in (0, 1):
+        finish(tmp_path, "same", seed, settings="a")
+        finish(tmp_path, "other", seed, settings=f"b{seed}")
+    out = show(tmp_path, "--resamples", 0)
+    noted = {row[0]: row[-1] for row in rows(out)}
+    assert noted["same"] == ""
+    assert f"{noted['other']}: its seeds were run under different settings" in out
+
+
 def test_what_failed_or_is_missing_is_listed_not_averaged(tmp_path: Path, show: Show) -> None:
     finish(tmp_path, "method", 0)
     for seed, state, error in (

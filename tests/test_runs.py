@@ -174,6 +174,27 @@ def test_a_path_elsewhere_is_no_data(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
+def test_a_decoder_in_a_folder_counts_by_its_files(tmp_path: Path) -> None:
+    decoder = tmp_path / "decoder"
+    decoder.mkdir()
+    (decoder / "model.safetensors").write_text("one")
+    (tmp_path / "c.yaml").write_text(f"model: {{init_args: {{backbone: {{name: {decoder}}}}}}}")
+    first = identity.request_hash([tmp_path / "c.yaml"], {}, 0)
+    assert identity.request_hash([tmp_path / "c.yaml"], {}, 0) == first
+    (decoder / "model.safetensors").write_text("two!")
+    assert identity.request_hash([tmp_path / "c.yaml"], {}, 0) != first
+
+
+def test_how_a_run_is_shown_does_not_count(tmp_path: Path) -> None:
+    found = set()
+    for number, own in enumerate(("", ", logger: true", ", logger: [{class_path: x}], log_every_n_steps: 3")):
+        config = tmp_path / f"{number}.yaml"
+        config.write_text(f"trainer: {{max_epochs: 1{own}}}")
+        found.add(identity.request_hash([config], {"trainer.logger.0.init_args.offline": number}, 0))
+    assert len(found) == 1
+    assert identity.request_hash([config], {"trainer.max_epochs": 2}, 0) not in found
+
+
 def test_code_of_ones_own_counts_but_not_its_comments(tmp_path: Path) -> None:
     code, config = tmp_path / "mine.py", tmp_path / "config.yaml"
     config.write_text("a: 1")

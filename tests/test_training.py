@@ -146,6 +146,32 @@ def test_a_run_killed_in_mid_epoch_gives_the_same_predictions(place: Path, strat
     whole, killed = (json.loads((place / r / "result.json").read_text()) for r in ("whole", "killed"))
     assert whole["selected"] == killed["selected"]
     assert whole["metrics"] == killed["metrics"]
+    assert whole["train_tokens"] == killed["train_tokens"]
+
+
+@pytest.mark.parametrize("hook", ["on_validation_batch_start", "on_train_batch_start"])
+def test_a_run_killed_about_the_end_of_an_epoch_validates_what_it_should(place: Path, hook: str) -> None:
+    """Epochs of 50 steps, so that a whole state falls due on their last; SIGKILL in the second."""
+    rows = (place / "pairs.tsv").read_text().splitlines()
+    (place / "pairs.tsv").write_text("\n".join([rows[0], *rows[1:] * 3][:101]) + "\n")
+    (place / "killer.py").write_text(
+        "import os, signal, pathlib, lightning\n"
+        "class Killer(lightning.Callback):\n"
+        f"    def {hook}(self, trainer, *_):\n"
+        "        mark = pathlib.Path(trainer.default_root_dir, 'killed')\n"
+        "        if trainer.current_epoch == 1 and 'killed' in str(mark.parent) and not mark.exists():\n"
+        "            mark.touch()\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    more = ["--trainer.max_epochs", "3", "--data.batch_size", "2", "--trainer.callbacks", "killer.Killer"]
+    run(place, command(place, "sgpt_bi", "whole", *more))
+    run(place, command(place, "sgpt_bi", "killed", *more), status=-signal.SIGKILL)
+    assert (place / "killed" / "checkpoints" / "last.ckpt").exists()
+    run(place, command(place, "sgpt_bi", "killed", *more))
+    whole, killed = (json.loads((place / r / "result.json").read_text()) for r in ("whole", "killed"))
+    assert whole["selected"] == killed["selected"]
+    assert whole["train_tokens"] == killed["train_tokens"]
+    assert predictions(place, "killed") == predictions(place, "whole")
 
 
 def test_what_was_typed_beats_the_schedule_of_the_strategy_and_the_checkpoint(place: Path) -> None:
@@ -156,7 +182,45 @@ def test_what_was_typed_beats_the_schedule_of_the_strategy_and_the_checkpoint(pl
     assert config["model"]["init_args"]["training"]["epochs"] is None
     assert config["data"]["batch_size"] == 128, "not typed, so the strategy's own"
     notes = json.loads((place / "r" / "result.json").read_text())["notes"]
-    assert "its own schedule: 1 epochs, 128 pairs a batch, validated every 1 epochs" in notes
+    assert "its own schedule: 1 of 150 epochs, 128 pairs a batch, validated every 1 epochs" in notes
+
+
+def test_epochs_typed_below_the_strategys_looks_are_looked_at(place: Path) -> None:
+    more = ["--model.pretraining", "null", "--trainer.max_epochs", "2", "--data.eval_batch_size=8"]
+    run(place, command(place, "freeze", "r", *more))
+    result = json.loads((place / "r" / "result.json").read_text())
+    assert result["selected"]["epoch"] == 1
+    assert "its own schedule: 2 of 150 epochs, 128 pairs a batch, validated every 2 epochs" in result["notes"]
+    assert "set for this run: model.pretraining=null, data.eval_batch_size=8" in result["notes"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--ckpt_path", "missing.ckpt"], "missing.ckpt is no such file"),
+        (["--ckpt_path", "pairs.tsv"], "pairs.tsv is a file that is no checkpoint"),
+        (["--trainer.accelerator", "tpu"], "`trainer` cannot be had as asked for"),
+        (["--trainer.check_val_every_n_epoch", "9"], "`trainer.check_val_every_n_epoch` must be at most the 2 epochs"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_before_anything_starts(place: Path, more: list[str], said: str) -> None:
+    done = run(place, command(place, "sgpt_bi", "r", *more), status=2)
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not (place / "r" / "config.yaml").exists()
+
+
+def test_interrupting_a_fit_says_that_it_resumes(place: Path) -> None:
+    (place / "breaker.py").write_text(
+        "import os, signal, time, lightning\n"
+        "class Breaker(lightning.Callback):\n"
+        "    def on_train_batch_start(self, *_):\n"
+        "        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored\n"
+        "        os.kill(os.getpid(), signal.SIGINT); time.sleep(5)\n"
+    )
+    done = run(place, command(place, "sgpt_bi", "r", "--trainer.callbacks", "breaker.Breaker"), status=130)
+    assert "the same command resumes" in done.stderr
+    assert json.loads((place / "r" / "status.json").read_text())["error"] == "KeyboardInterrupt"
 
 
 def test_works_without_wandb(place: Path) -> None:

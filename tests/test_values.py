@@ -24,7 +24,7 @@ def test_layout_of_a_stream() -> None:
     assert tokens.offsets.tolist() == [0, 1, 3, 5, 8]
     assert tokens.positions.tolist() == [0, 0, 1, 0, 1, 0, 1, 2]
     assert tokens.text_of.tolist() == [0, 1, 1, 2, 2, 3, 3, 3]
-    assert tokens.runs == ((1, 1), (2, 2), (1, 3))
+    assert [(group.count, group.size) for group in tokens.groups] == [(4, 8)]
     with pytest.raises(ValueError, match="at least one token"):
         lay_out([[1], []], CONTENT)
 

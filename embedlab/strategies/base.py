@@ -285,6 +285,7 @@ def contrastive_loss(strategy: Embedder, batch: Pairs | Triplets, pair_loss: Pai
 
     In ranking, the candidates of every anchor are all positives and all hard negatives of the batch. One that
     equals the anchor's positive, or the anchor, is not used against it.
+    Differs from the paper: SGPT's loader keeps equal texts out of a batch instead.
 
     Args:
         strategy: What embeds the texts; of triplets, anchors as queries and candidates as documents.

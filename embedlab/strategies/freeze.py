@@ -36,7 +36,7 @@ __all__ = ["Freeze", "Pretraining"]
 WIDTHS = (256, 512)  # bottlenecks of the lower and the upper half of the blocks, section 4.2.3
 PAPER_WIDTH, DROPOUT = 1024, 0.1  # of gpt2-medium, for which they were chosen; Paper silent: dropout (the code has 0.1)
 # The authors' code: Adam, constant rate, no decay, 150 epochs, batch 128, a look every 10 epochs.
-# Differs from the paper: the looks are at validation data, never at test data.
+# Differs from the paper: looks at validation, never test data; clipped gradients; latents, products in bfloat16.
 TRAINING = Training(3e-4, weight_decay=0, warmup=0, decay=False, epochs=150, batch_size=128, validate_every=10)
 # The authors' code: 3e-4 at the first to 5.9e-4 at the last block, 250 epochs over 20,000 sentences.
 # Differs from the paper: one rate for all blocks, their mean; far fewer epochs, as the latents fit soon.
@@ -64,7 +64,7 @@ class Freeze(Trainable):
         backbone: The decoder; never trained.
         pooling: Which token's state is the latent; `last` in the paper.
         final_punctuation: Whether a final . ! or ? stays, is taken off, or is added where missing.
-        bos: Whether a begin-of-text token is put first, as the authors' tool did by default.
+        bos: Whether a begin-of-text token is put first, as the authors' tool did by default; never pooled.
         standardize: Whether each coordinate of the latents is scaled by mean and deviation of the training texts.
         widths: Bottlenecks of equal shares of the blocks, lower first, at width 1024; scaled to the decoder's.
         loss: From predictions and gold scores to a scalar; `log_variance` in the paper.
