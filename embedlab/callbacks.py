@@ -166,7 +166,7 @@ class Evaluation(Callback):
         result: dict[str, Any] = {"pairs": len(columns["id"]), "undefined": None}
         for metric, correlate in {"pearson": pearson, "spearman": spearman}.items():
             try:
-                result[metric] = correlate(columns["score"], columns["label"])
+                result[metric] = correlate(*(torch.tensor(columns[own], dtype=torch.float64) for own in ("score", "label")))
             except UndefinedCorrelation as reason:
                 result[metric], result["undefined"] = None, str(reason)
         return result

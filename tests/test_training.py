@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -97,9 +98,8 @@ def test_a_whole_run_and_its_folder(place: Path) -> None:
     from embedlab.metrics import spearman
 
     kept = predictions(place, "r", "validation")
-    assert spearman([r["score"] for r in kept], [r["label"] for r in kept]) == pytest.approx(
-        result["selected"]["value"]
-    )
+    scores, labels = (torch.tensor([row[own] for row in kept]) for own in ("score", "label"))
+    assert spearman(scores, labels) == pytest.approx(result["selected"]["value"])
     assert [r["score"] for r in kept] == pytest.approx([r["score"] for r in rows], abs=1e-6)  # the same 48 pairs
 
     # Its config.yaml makes the run again, elsewhere; and the checkpoint scores the same on its own.
