@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import select
+import signal
 import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+
+from rich.console import Console
 
 STRATEGIES = """
     from embedlab.strategies.base import Embedder
@@ -19,7 +25,7 @@ STRATEGIES = """
         def __init__(self, depth: int = 1) -> None: ...
     """
 
-# Reads how to behave from control.json: {label: "fail" | "die" | "sleep" | "nothing"}.
+# Reads how to behave from control.json: {label: "fail" | "die" | "wait" | "nothing"}.
 FAKE = """
     import json, os, pathlib, signal, socket, sys, time
     a = dict(zip(sys.argv[2::1], sys.argv[3::1]))
@@ -38,10 +44,11 @@ FAKE = """
     write("progress.json", {"phase": "training", "done": 1, "total": 4, "seconds_left": 30.0})
     control = here / "control.json"
     how = json.loads(control.read_text()).get(label) if control.exists() else None
-    if how == "sleep":
-        time.sleep(60)
-    if how == "slow":
-        time.sleep(0.6)
+    if how == "wait":
+        with open(here / "reached", "w") as file:
+            file.write(f"{label} {seed}\\n")
+        with open(here / "gate", "rb", buffering=0) as file:
+            file.read(1)
     if how == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "nothing":
@@ -90,6 +97,62 @@ def fake(folder: Path) -> Callable[[list[str]], list[str]]:
 def control(folder: Path, **how: str) -> None:
     """Tell the script how to behave for a label."""
     (folder / "control.json").write_text(json.dumps(how))
+
+
+class Gate:
+    """Where runs told to `wait` stand until the test lets them go on; no clock has a part in it.
+
+    Both ends of both pipes are held here, so that nothing is lost, and so that whoever waits goes on once the test has
+    ended, however it did.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("reached", "gate"):
+            os.mkfifo(folder / name)
+        self._reached = os.fdopen(os.open(folder / "reached", os.O_RDWR), "rb", buffering=0)
+        self._gate = os.open(folder / "gate", os.O_RDWR)
+
+    def arrival(self) -> str:
+        """Wait for the next run to stand at the gate; give its label and seed."""
+        return self._reached.readline().decode().strip()
+
+    def open(self, number: int = 1) -> None:
+        """Let that many runs go on."""
+        os.write(self._gate, b"." * number)
+
+    def close(self) -> None:
+        """Let all others go on."""
+        self._reached.close()
+        os.close(self._gate)
+
+
+class Watched(io.StringIO):
+    """What is printed, with something to do as soon as all of some texts were."""
+
+    def __init__(self, texts: list[str], then: Callable[[], object]) -> None:
+        super().__init__()
+        self._texts, self._then, self.came = texts, then, False
+
+    def write(self, text: str) -> int:
+        count = super().write(text)
+        if not self.came and all(own in self.getvalue() for own in self._texts):
+            self.came = True
+            self._then()
+        return count
+
+    def console(self, terminal: bool = False) -> Console:
+        """Give a console that prints here."""
+        return Console(file=self, force_terminal=terminal, width=180, highlight=False)
+
+
+def kill_and_wait(pid: int) -> None:
+    """Kill a process that need not be a child of this one, and wait until it has ended (Linux)."""
+    process = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        select.select([process], [], [])
+    finally:
+        os.close(process)
 
 
 def starts(folder: Path) -> list[str]:

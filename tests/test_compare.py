@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,9 @@ from typing import Any
 import pytest
 
 import embedlab
-from embedlab import compare, launch, runs
+from embedlab import compare, launch, report, runs
 from embedlab.errors import UserError
-from tests.studies import control, fake, make_study, starts
+from tests.studies import Gate, Watched, control, fake, kill_and_wait, make_study, starts
 
 
 @pytest.fixture
@@ -27,7 +25,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_study(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.setattr(launch, "POLL", 0.01)  # there is little to wait for
     return tmp_path
+
+
+@pytest.fixture
+def gate(here: Path) -> Iterator[Gate]:
+    """Where runs told to wait stand until the test lets them go on."""
+    gate = Gate(here)
+    yield gate
+    gate.close()
 
 
 @pytest.fixture
@@ -176,14 +183,21 @@ def test_a_command_that_cannot_start_leaves_nothing_running(here: Path) -> None:
         compare.main(["study.yaml"], command=lambda _: ["no-such-program"])
 
 
-def test_several_at_once(here: Path, run: Run) -> None:
-    control(here, method="slow", simple="slow")
-    begun = time.monotonic()
-    status, out = run("--jobs", "4", heartbeat=0.2)
-    assert status == 0
-    assert time.monotonic() - begun < 4 * 0.6
+def test_several_at_once(here: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the four is held until all four have been shown to be under way."""
+    control(here, method="wait", simple="wait")
+    names = [f"{label} seed {seed}" for label in ("method", "simple") for seed in (0, 1)]
+    screen = Watched([f"running {name}: training 1/4, 30 s left" for name in names], lambda: gate.open(4))
+    monkeypatch.setattr(report, "console", screen.console)
+    assert compare.main(["study.yaml", "--jobs", "4"], command=fake(here), heartbeat=0.0) == 0
     assert sorted(starts(here)) == ["method 0", "method 1", "simple 0", "simple 1"]
-    assert "running method seed 0: training 1/4, 30 s left" in out
+    assert "4 of 4 runs finished" in screen.getvalue()
+
+
+def test_no_more_at_once_than_asked_for(here: Path, run: Run) -> None:
+    _, out = run("--jobs", "1")
+    words = [line.split()[0] for line in out.splitlines() if line.startswith(("start", "done"))]
+    assert words == ["start", "done"] * 4
 
 
 def test_only_and_seeds(here: Path, run: Run) -> None:
@@ -269,30 +283,23 @@ sys.exit(cli.main(["compare", "study.yaml", *{list(arguments)!r}]))
     )
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.02)
-
-
-def is_running(label: str) -> bool:
-    status = runs.read_status(folder(label))
-    return status is not None and status.state == "running"
-
-
 @pytest.fixture
-def stopped(here: Path) -> Iterator[subprocess.Popen[str]]:
+def stopped(here: Path, gate: Gate) -> Iterator[subprocess.Popen[str]]:
     """A study with its first run finished and its second under way."""
-    control(here, simple="sleep")
+    control(here, simple="wait")
     process = driver(here, "--seeds", "0")
-    wait_for(lambda: is_running("simple"))
+    assert process.stdout is not None
+    assert any(line.startswith("start   simple seed 0") for line in process.stdout), "it knows of its second run"
+    assert gate.arrival() == "simple 0"
     yield process
     process.kill()
     process.communicate()
     status = runs.read_status(folder("simple"))
     if status is not None and status.pid is not None and runs.is_alive(status):
         os.kill(status.pid, signal.SIGKILL)
+
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the end of another's child is waited for by pidfd")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -302,7 +309,7 @@ def test_interruption_stops_the_children_and_resumes(
     child = runs.read_status(folder("simple"))
     assert child is not None
     stopped.send_signal(number)
-    _, err = stopped.communicate(timeout=60)
+    _, err = stopped.communicate()
     assert stopped.returncode == 130
     assert "resumes" in err
     assert not runs.is_alive(child)
@@ -315,6 +322,7 @@ def test_interruption_stops_the_children_and_resumes(
     assert starts(here) == ["simple 0"]
 
 
+@on_linux
 def test_killed_in_the_middle_then_run_again(here: Path, run: Run, stopped: subprocess.Popen[str]) -> None:
     before = (folder("method") / runs.RESULT).stat().st_mtime_ns
     child = runs.read_status(folder("simple"))
@@ -322,8 +330,7 @@ def test_killed_in_the_middle_then_run_again(here: Path, run: Run, stopped: subp
     assert child.pid is not None
     stopped.kill()
     stopped.communicate()
-    os.kill(child.pid, signal.SIGKILL)
-    wait_for(lambda: not runs.is_alive(child))
+    kill_and_wait(child.pid)
     control(here)
     starts(here)
     assert run("--seeds", "0")[0] == 0
@@ -331,21 +338,24 @@ def test_killed_in_the_middle_then_run_again(here: Path, run: Run, stopped: subp
     assert (folder("method") / runs.RESULT).stat().st_mtime_ns == before
 
 
-def test_a_run_left_behind_is_taken_over_not_doubled(here: Path, run: Run, stopped: subprocess.Popen[str]) -> None:
+@on_linux
+def test_a_run_left_behind_is_taken_over_not_doubled(
+    here: Path, run: Run, stopped: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     child = runs.read_status(folder("simple"))
     assert child is not None
     assert child.pid is not None
+    pid = child.pid
     stopped.kill()
     stopped.communicate()
     assert runs.is_alive(child)
     starts(here)
     with pytest.raises(UserError, match="simple seed 0 must not run already, but process"):
         run("--seeds", "0", "trainer.max_epochs=9")
-    watcher = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(0.5); os.kill({child.pid}, 9)"])
-    status, out = run("--seeds", "0")
-    watcher.wait()
-    assert status == 1
-    assert "the process died" in out
+    screen = Watched(["start   simple seed 0"], lambda: kill_and_wait(pid))
+    monkeypatch.setattr(report, "console", screen.console)
+    assert run("--seeds", "0")[0] == 1
+    assert "the process died" in screen.getvalue()
     assert starts(here) == []
 
 
@@ -355,16 +365,15 @@ def test_a_study_runs_once_at_a_time(here: Path, run: Run, stopped: subprocess.P
     assert run("--dry-run", "--seeds", "0")[1].splitlines()[-2].startswith("running ")
 
 
-def test_on_a_terminal_it_draws(here: Path) -> None:
-    from rich.console import Console
-
-    control(here, method="slow")
+def test_on_a_terminal_it_draws(here: Path, gate: Gate) -> None:
+    """The run is held until its bar has been drawn."""
+    control(here, method="wait")
     arguments = ["fit", "--run_dir", str(folder("method")), "--label", "method", "--seed_everything", "0"]
     arguments += ["--request", "abc", "--study", "demo"]
-    job = launch.Job("method", 0, folder("method"), "abc", fake(here)(arguments), expected=3.0)
+    job = launch.Job("method", 0, folder("method"), "abc", fake(here)(arguments), expected=1e6)
     job.folder.mkdir(parents=True)
-    screen = io.StringIO()
-    (outcome,) = launch.run_all([job], 1, Console(force_terminal=True, width=100, file=screen))
+    screen = Watched(["training 1/4", "0 of 1 ended, about "], gate.open)
+    (outcome,) = launch.run_all([job], 1, screen.console(terminal=True))
     assert outcome.error is None
-    for shown in ("done    method seed 0 [1/1]", "training 1/4", "0 of 1 ended, about "):
-        assert shown in screen.getvalue()
+    assert screen.came
+    assert "done    method seed 0 [1/1]" in screen.getvalue()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import time
+import sys
+import tracemalloc
+from collections.abc import Callable
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -116,11 +119,45 @@ def test_mean_and_sd() -> None:
         stats.mean_and_sd([])
 
 
-def test_quick_on_the_sts_benchmark_size() -> None:
+def calls(function: Callable[[], object]) -> int:
+    """Count the functions that a function calls, of Python and of C."""
+    count = 0
+
+    def seen(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(seen)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def test_the_work_is_done_in_arrays_and_sorted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the STS benchmark's size: as many calls for 1000 resamples as for 10, and nothing is sorted anew in each."""
     scores, labels = rated(1379)
-    begun = time.perf_counter()
-    stats.spearman_interval(scores, labels)
-    assert time.perf_counter() - begun < 2.0
+    few, many = (calls(lambda n=n: stats.spearman_interval(scores, labels, n)) for n in (10, 1000))
+    assert many == few
+    sizes = []
+    argsort = np.argsort
+    monkeypatch.setattr(np, "argsort", lambda values, **kw: sizes.append(np.size(values)) or argsort(values, **kw))
+    stats.spearman_interval(scores, labels, 1000)
+    assert sizes == [1379, 1379]
+
+
+def test_memory_does_not_grow_with_the_resamples() -> None:
+    scores, labels = rated(1379)
+    peaks = []
+    for resamples in (2000, 6000):  # the first alone fills a block
+        tracemalloc.start()
+        stats.spearman_interval(scores, labels, resamples)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.01 * peaks[0]
+    assert peaks[0] < 15 * 8 * stats.CELLS, "a block and a dozen arrays like it"
 
 
 def test_same_seed_same_interval() -> None:

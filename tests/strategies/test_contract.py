@@ -11,18 +11,20 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from embedlab import pooling, strategies
 from embedlab.backbone import Backbone
 from embedlab.data import Pairs, Source, Texts, Triplets
 from embedlab.errors import UserError
+from embedlab.signatures import shipped
 from embedlab.strategies.base import Embedder, EmbeddingStrategy, Trainable
 from embedlab.strategies.freeze import Freeze, Pretraining
 from tests.conftest import SCORES, TEXTS
@@ -40,6 +42,16 @@ def found() -> list[type[EmbeddingStrategy]]:
         own = [c for _, c in inspect.getmembers(loaded, inspect.isclass) if c.__module__ == loaded.__name__]
         classes += [c for c in own if issubclass(c, EmbeddingStrategy) and not inspect.isabstract(c)]
     return sorted(classes, key=lambda c: c.__name__)
+
+
+def those(holds: Callable[[type[EmbeddingStrategy]], bool]) -> pytest.MarkDecorator:
+    """Run a check for the classes that it is about, and for no other."""
+    return pytest.mark.parametrize("kind", [c for c in found() if holds(c)], indirect=True, ids=lambda c: c.__name__)
+
+
+def reads(kind: type[EmbeddingStrategy]) -> bool:
+    """Tell whether a strategy has a decoder."""
+    return "backbone" in inspect.signature(kind).parameters
 
 
 # (check, class): reason. A check named here must fail for that class.
@@ -63,9 +75,8 @@ def build(kind: type[EmbeddingStrategy], decoder_folder: Callable[[str], Path]) 
 
     def make(**backbone: Any) -> EmbeddingStrategy:
         torch.manual_seed(0)
-        needs = "backbone" in inspect.signature(kind).parameters
         options = {"dtype": "float32", **backbone}
-        strategy = kind(Backbone(str(decoder_folder("llama")), **options)) if needs else kind()
+        strategy = kind(Backbone(str(decoder_folder("llama")), **options)) if reads(kind) else kind()
         strategy.configure_model()
         strategy.ensure_prepared(lambda: TEXTS)
         strategy.warm(TEXTS)
@@ -80,15 +91,38 @@ def score(strategy: EmbeddingStrategy, first: list[str], second: list[str]) -> T
 
 
 def test_all_strategies_are_found() -> None:
-    names = {c.__name__ for c in found()}
-    assert names == {"Freeze", "LoRABiEncoder", "PooledDecoder", "SGPTBiEncoder", "SGPTCrossEncoder", "Tfidf"}
+    """The classes that importing finds are those that the files define, read without importing anything."""
+    assert found()
+    assert {f"{c.__module__}.{c.__qualname__}" for c in found()} == {own.class_path for own in shipped().values()}
+
+
+def test_a_file_holds_one_method() -> None:
+    modules = [c.__module__ for c in found()]
+    assert sorted(set(modules)) == sorted(modules)
+
+
+def test_exceptions_are_of_checks_and_classes_there_are() -> None:
+    for check, name in EXCEPTIONS:
+        assert "kind" in _arguments(globals()[check]), check
+        assert name in {c.__name__ for c in found()}
+
+
+def _arguments(check: Callable[..., None]) -> set[str]:
+    """Give the fixtures a check asks for; `build` brings `kind`."""
+    names = set(inspect.signature(check).parameters)
+    return names | {"kind"} if "build" in names else names
+
+
+# An arXiv number; or a journal with volume and number; or whoever published what no journal did.
+PUBLISHED = r"arXiv:\d{4}\.\d{4,5}\b|[A-Z]\w+ \d+\(\d+\)|\b(University|Institute|Press)\b|doi\.org/"
 
 
 def test_names_its_source(kind: type[EmbeddingStrategy]) -> None:
     story = inspect.getdoc(inspect.getmodule(kind)) or ""
-    assert re.search(r"\b(19|20)\d\d\b", story), "a year"
-    assert re.search(r"arXiv:\d{4}\.\d{4,5}|Information Processing|Brown University", story), "where it was published"
-    assert re.search(r"section|Salton", story), "where in the paper"
+    assert re.search(r"\b[A-Z]\w+.*, (19|20)\d\d\. ", story), "authors, year. title"
+    assert re.search(PUBLISHED, story), "where it was published"
+    cites_in_part = re.search(r"\b(section|equation|chapter|page)s? [\d(]", story)
+    assert cites_in_part or re.search(r"^ {4}\S", story, re.MULTILINE), "where in the paper, or its equation"
     assert inspect.getdoc(kind)
 
 
@@ -120,9 +154,8 @@ def test_a_score_does_not_depend_on_company_order_or_batch(build: Callable[..., 
         assert torch.allclose(together, other, atol=1e-5, rtol=1e-5)
 
 
+@those(reads)
 def test_a_score_does_not_depend_on_packing(build: Callable[..., EmbeddingStrategy]) -> None:
-    if build().backbone is None:
-        return
     packed, padded = (score(build(packed=p, tokens_per_pass=n), FIRST, SECOND) for p, n in ((True, 1024), (False, 90)))
     assert torch.allclose(packed, padded, atol=1e-5, rtol=1e-5)
 
@@ -176,10 +209,9 @@ def test_a_foreign_or_incomplete_checkpoint_is_refused(build: Callable[..., Embe
             strategy.on_load_checkpoint({**checkpoint, "state_dict": {}})
 
 
-def test_embeddings_are_finite(build: Callable[..., EmbeddingStrategy]) -> None:
+@those(lambda c: issubclass(c, Embedder))
+def test_embeddings_are_finite(build: Callable[..., Embedder]) -> None:
     strategy = build()
-    if not isinstance(strategy, Embedder):
-        return
     with torch.no_grad():
         vectors = strategy.embed(TEXTS)
     assert vectors.ndim == 2
@@ -187,38 +219,91 @@ def test_embeddings_are_finite(build: Callable[..., EmbeddingStrategy]) -> None:
     assert vectors.isfinite().all()
 
 
-@pytest.mark.parametrize("batch", [PAIRS, TRIPLETS], ids=["pairs", "triplets"])
-def test_learning_moves_every_parameter_and_lowers_the_loss(
-    build: Callable[..., EmbeddingStrategy], batch: Pairs | Triplets
-) -> None:
-    strategy = build()
-    if not isinstance(strategy, Trainable) or not isinstance(batch, strategy.learns_from):
-        return
+TRAINABLE = [c for c in found() if issubclass(c, Trainable)]
+BATCHES = {"pairs": PAIRS, "triplets": TRIPLETS}
+
+
+def learn(strategy: Trainable, batch: Pairs | Triplets, steps: int) -> Iterator[float]:
+    """Take steps of training; give the loss before each."""
     torch.manual_seed(0)
     strategy.train()
     parameters = [p for p in strategy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=strategy.plan.learning_rate)
-    losses, moved = [], {id(p): torch.zeros_like(p, dtype=torch.bool) for p in parameters}
-    for _ in range(20):
+    for _ in range(steps):
         optimizer.zero_grad()
         loss = strategy.loss(batch)
         loss.backward()
-        for parameter in parameters:
-            assert parameter.grad is not None
-            moved[id(parameter)] |= parameter.grad != 0
         optimizer.step()
-        losses.append(loss.item())
-    still = [name for name, p in strategy.named_parameters() if p.requires_grad and not moved[id(p)].any()]
+        yield loss.item()
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch"),
+    [
+        pytest.param(c, batch, id=f"{c.__name__}-{name}")
+        for c in TRAINABLE
+        for name, batch in BATCHES.items()
+        if isinstance(batch, c.learns_from)
+    ],
+    indirect=["kind"],
+)
+def test_learning_moves_every_parameter_and_lowers_the_loss(
+    build: Callable[..., Trainable], batch: Pairs | Triplets
+) -> None:
+    strategy = build()
+    parameters = {name: p for name, p in strategy.named_parameters() if p.requires_grad}
+    losses, still = [], set(parameters)
+    for loss in learn(strategy, batch, 20):
+        losses.append(loss)
+        gradients = {name: p.grad for name, p in parameters.items()}
+        assert all(gradient is not None for gradient in gradients.values())
+        still -= {name for name, gradient in gradients.items() if gradient is not None and gradient.any()}
     assert not still, f"no gradient ever reaches {still}"
     assert sum(losses[-5:]) < sum(losses[:5])
 
 
-def test_what_trains_lies_in_the_backbone_or_outside_it_never_in_frozen_weights(
-    build: Callable[..., EmbeddingStrategy],
+@those(lambda c: not issubclass(c, Trainable))
+def test_nothing_trains_in_what_learns_nothing(build: Callable[..., EmbeddingStrategy]) -> None:
+    assert not [name for name, p in build().named_parameters() if p.requires_grad]
+
+
+@those(lambda c: issubclass(c, Trainable))
+def test_only_what_is_marked_trainable_changes_and_all_of_it_is_kept(build: Callable[..., Trainable]) -> None:
+    """Frozen weights come out of training bit for bit; what changed lies in the checkpoint."""
+    strategy = build()
+    trainable = {name for name, p in strategy.named_parameters() if p.requires_grad}
+    before = {name: value.clone() for name, value in strategy.state_dict().items()}
+    batch = next(own for own in BATCHES.values() if isinstance(own, strategy.learns_from))
+    assert len(list(learn(strategy, batch, 3))) == 3
+    after = strategy.state_dict()
+    frozen = {name for name, _ in strategy.named_parameters()} - trainable
+    assert [name for name in frozen if not torch.equal(before[name], after[name])] == []
+    changed = {name for name, value in after.items() if not torch.equal(before[name], value)}
+    assert changed & trainable
+    checkpoint: dict[str, Any] = {"state_dict": dict(after)}
+    strategy.on_save_checkpoint(checkpoint)
+    assert changed | trainable <= set(checkpoint["state_dict"])
+    assert not {name for name in frozen if name.startswith("backbone.")} & set(checkpoint["state_dict"])
+
+
+@those(reads)
+def test_what_is_frozen_of_the_decoder_is_what_lies_on_disk(
+    build: Callable[..., EmbeddingStrategy], decoder_folder: Callable[[str], Path], kind: type[EmbeddingStrategy]
 ) -> None:
     strategy = build()
-    trainable = [name for name, p in strategy.named_parameters() if p.requires_grad]
-    assert bool(trainable) == isinstance(strategy, Trainable)
+    if isinstance(strategy, Trainable):
+        batch = next(own for own in BATCHES.values() if isinstance(own, strategy.learns_from))
+        assert list(learn(strategy, batch, 2))
+    score(strategy.eval(), [f"Only {kind.__name__} reads this."], ["It is in no cache."])  # so the decoder is loaded
+    assert strategy.backbone is not None
+    assert strategy.backbone.decoder is not None
+    frozen = [p for p in strategy.backbone.decoder.parameters() if not p.requires_grad]
+    if not frozen:
+        pytest.skip("by its defaults, all of the decoder trains")
+    with safe_open(decoder_folder("llama") / "model.safetensors", "pt") as file:
+        stored = [file.get_tensor(name) for name in file.keys()]  # no mapping
+    for parameter in frozen:
+        assert any(own.shape == parameter.shape and torch.equal(own, parameter) for own in stored)
 
 
 # Of single strategies ---------------------------------------------------------------------------------------
