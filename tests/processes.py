@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+OUTPUT = ".process-"  # files with what a run printed
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["tests.processes", "tests.warm"])
 
@@ -71,7 +72,7 @@ def start(
         arguments: Of that function.
         environment: Variables to set.
     """
-    output = place / f".process-{time.monotonic_ns()}"
+    output = place / f"{OUTPUT}{time.monotonic_ns()}"
     more = {"EMBEDLAB_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1", **(environment or {})}
     process = _SERVER.Process(target=_run, args=(str(place), list(words), str(output), more, sabotage, arguments))
     process.start()
