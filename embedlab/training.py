@@ -33,7 +33,7 @@ from embedlab.callbacks import Evaluation, Preparation, Progress, Stopwatch
 from embedlab.checkpoints import checkpoints
 from embedlab.data import DataModule
 from embedlab.errors import UserError
-from embedlab.strategies.base import EmbeddingStrategy, Stage, Trainable
+from embedlab.strategies.base import EmbeddingStrategy, Trainable
 
 __all__ = ["main"]
 
@@ -54,7 +54,7 @@ class _CLI(LightningCLI):
         """Leave the configuration alone: a checkpoint never overrides what was typed."""
 
     def before_instantiate_classes(self) -> None:
-        """Fill in what follows from the rest: names, folders, the strategy's own schedule."""
+        """Fill in what follows from the rest: names and folders."""
         config = self.config[self.subcommand]
         self.notes: list[str] = []
         self.typed = _typed(sys.argv)
@@ -71,7 +71,6 @@ class _CLI(LightningCLI):
         config.trainer.use_distributed_sampler = False  # the data module shares rows out itself, without repeats
         if config.trainer.enable_progress_bar is None:
             config.trainer.enable_progress_bar = sys.stdout.isatty()
-        self._own_schedule(config)
         self._loggers(config, f"{config.label}/seed-{seed}")
 
     def _check(self, config: Any) -> None:
@@ -80,32 +79,6 @@ class _CLI(LightningCLI):
         if path is not None and not zipfile.is_zipfile(path):
             what = "a file that is no checkpoint" if Path(path).is_file() else "no such file"
             raise UserError(f"`ckpt_path` must name a checkpoint, such as RUN/{runs.BEST}, but {path} is {what}.")
-
-    def _own_schedule(self, config: Any) -> None:
-        """Let a strategy's own epochs and batch size replace the protocol's, unless they were typed."""
-        own = config.model.get("init_args", {}).get("training")
-        if own is None or self.subcommand != "fit":
-            return
-        places = {
-            "epochs": "trainer.max_epochs",
-            "batch_size": "data.batch_size",
-            "validate_every": "trainer.check_val_every_n_epoch",
-        }
-        published = own.get("epochs")
-        differs = False
-        for name, shared in places.items():
-            value = own.get(name)
-            differs |= value is not None
-            if shared in self.typed:
-                own[name] = None
-            elif value is not None:
-                config[shared] = value
-        if differs:
-            epochs, rows, every = (config.get(shared) for shared in places.values())
-            if "trainer.check_val_every_n_epoch" not in self.typed and epochs is not None and 0 < epochs < every:
-                every = config.trainer.check_val_every_n_epoch = epochs  # or nothing would ever be validated
-            cut = f"{epochs} of {published}" if published not in (None, epochs) else f"{epochs}"
-            self.notes.append(f"its own schedule: {cut} epochs, {rows} pairs a batch, validated every {every} epochs")
 
     def _loggers(self, config: Any, name: str) -> None:
         """Tell loggers the run's folder and names; leave out Weights & Biases where it is not installed."""
@@ -227,14 +200,14 @@ class _CLI(LightningCLI):
                 validation=None,
                 test={},
                 seed=config.seed_everything,
-                batch_size=_needed(stage, "batch_size"),
+                batch_size=stage.batch_size,
             )
             stopwatch = Stopwatch()
             stopwatch.stage = stage.name
             trainer = Trainer(
                 accelerator=config.trainer.accelerator,
                 devices=config.trainer.devices,
-                max_epochs=_needed(stage, "epochs"),
+                max_epochs=stage.epochs,
                 limit_val_batches=0,
                 logger=CSVLogger(str(folder), name="", version=""),
                 callbacks=[Preparation(self.datamodule, self.stopwatch), Progress(self.run_dir, stage.name), stopwatch],
@@ -265,13 +238,6 @@ def _typed(words: Sequence[str]) -> dict[str, str]:
         if name.startswith("--") and "." in name:
             typed[name[2:]] = value if equals else following
     return typed
-
-
-def _needed(stage: Stage, name: str) -> int:
-    value = getattr(stage.training, name)
-    if value is None:
-        raise UserError(f"`{name}` must be set for the stage {stage.name!r}, got none; write it under its `training`.")
-    return int(value)
 
 
 def main(arguments: Sequence[str]) -> int:

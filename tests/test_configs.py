@@ -30,11 +30,24 @@ def test_every_strategy_has_a_configuration_and_every_configuration_a_strategy()
     assert named == {name for name, info in shipped().items() if not info.abstract}
 
 
+# What a strategy's file may lay over the protocol: how long it learns, never on what or how it is judged.
+SCHEDULE = {"trainer": {"max_epochs", "check_val_every_n_epoch"}, "data": {"batch_size"}}
+
+
 @pytest.mark.parametrize("path", STRATEGIES, ids=lambda p: p.stem)
-def test_a_strategy_file_is_model_only_and_tells_its_story(path: Path) -> None:
+def test_a_strategy_file_holds_a_model_and_at_most_a_schedule(path: Path) -> None:
     text = path.read_text()
     content = yaml.safe_load(text)
-    assert list(content) == ["model"]
+    del content["model"]
+    for section, options in content.items():
+        assert set(options) <= SCHEDULE[section]
+    head = text.split("model:")[0]
+    assert ("# Schedule:" in head) == bool(content), "a schedule of its own is declared in the first lines"
+
+
+@pytest.mark.parametrize("path", STRATEGIES, ids=lambda p: p.stem)
+def test_a_strategy_file_tells_its_story(path: Path) -> None:
+    text = path.read_text()
     head = text.split("model:")[0]
     assert re.search(r"\b(19|20)\d\d\b", head.splitlines()[0]), "the citation comes first"
     for key in ("Run:", "Cost:", "Expect:"):
@@ -86,7 +99,7 @@ def launch(strategy: Path, backbone: Path, place: Path, decoder: Path) -> dict[s
     if needs_decoder:
         words += ["--model.backbone.name", str(decoder), "--model.backbone.revision", "null"]
     if strategy.stem.startswith("freeze"):
-        words += ["--model.pretraining.source.limit", "8", "--model.pretraining.training.epochs", "1"]
+        words += ["--model.pretraining.source.limit", "8", "--model.pretraining.epochs", "1"]
     environment = {**os.environ, "EMBEDLAB_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, cwd=CONFIGS.parent)
     assert done.returncode == 0, done.stdout + done.stderr

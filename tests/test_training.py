@@ -128,7 +128,7 @@ def test_a_run_killed_in_mid_epoch_gives_the_same_predictions(place: Path, strat
     """SIGKILL once a resumable checkpoint of mid-epoch is there, start again, compare with an undisturbed run."""
     more = ["--trainer.max_epochs", "12", "--data.batch_size", "2", "--trainer.check_val_every_n_epoch", "3"]
     if strategy == "freeze":
-        more += ["--model.pretraining.source.limit", "10", "--model.pretraining.training.epochs", "1"]
+        more += ["--model.pretraining.source.limit", "10", "--model.pretraining.epochs", "1"]
     run(place, command(place, strategy, "whole", *more))
     process = subprocess.Popen(
         command(place, strategy, "killed", *more), cwd=place, env=environment(place), stdout=subprocess.DEVNULL
@@ -174,24 +174,12 @@ def test_a_run_killed_about_the_end_of_an_epoch_validates_what_it_should(place: 
     assert predictions(place, "killed") == predictions(place, "whole")
 
 
-def test_what_was_typed_beats_the_schedule_of_the_strategy_and_the_checkpoint(place: Path) -> None:
+def test_what_was_typed_beats_the_schedule_of_the_strategys_file(place: Path) -> None:
     words = command(place, "freeze_weighted_mean", "r", "--model.pretraining", "null", "--trainer.max_epochs", "1")
     run(place, [*words, "--trainer.check_val_every_n_epoch", "1"])
     config = yaml.safe_load((place / "r" / "config.yaml").read_text())
     assert config["trainer"]["max_epochs"] == 1
-    assert config["model"]["init_args"]["training"]["epochs"] is None
-    assert config["data"]["batch_size"] == 128, "not typed, so the strategy's own"
-    notes = json.loads((place / "r" / "result.json").read_text())["notes"]
-    assert "its own schedule: 1 of 150 epochs, 128 pairs a batch, validated every 1 epochs" in notes
-
-
-def test_epochs_typed_below_the_strategys_looks_are_looked_at(place: Path) -> None:
-    more = ["--model.pretraining", "null", "--trainer.max_epochs", "2", "--data.eval_batch_size=8"]
-    run(place, command(place, "freeze", "r", *more))
-    result = json.loads((place / "r" / "result.json").read_text())
-    assert result["selected"]["epoch"] == 1
-    assert "its own schedule: 2 of 150 epochs, 128 pairs a batch, validated every 2 epochs" in result["notes"]
-    assert "set for this run: model.pretraining=null, data.eval_batch_size=8" in result["notes"]
+    assert config["data"]["batch_size"] == 128, "not typed, so that of the strategy's file"
 
 
 @pytest.mark.parametrize(
