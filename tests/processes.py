@@ -90,9 +90,7 @@ def run(
 
 def run_two(place: Path, words: Sequence[str], sabotage: Callable[..., None] | None = None, *arguments: Any) -> Done:
     """Do a run in two processes that talk over gloo, and assert that both end well; return how the first ended."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = [*words, "--trainer.strategy", "ddp", "--trainer.devices", "2"]
     both = [
         start(
@@ -114,6 +112,37 @@ def run_two(place: Path, words: Sequence[str], sabotage: Callable[..., None] | N
     for rank, done in enumerate(ended):
         assert done.status == 0, f"rank {rank}: status {done.status}\n{done.stdout}\n{done.stderr}"
     return ended[0]
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def in_two(function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Call a function at module level in two processes that talk over gloo; return what both returned, rank 0 first."""
+    port, ends = free_port(), [_SERVER.Pipe(duplex=False) for _ in range(2)]
+    both = [_SERVER.Process(target=_join, args=(rank, port, ends[rank][1], function, arguments)) for rank in range(2)]
+    for process in both:
+        process.start()
+    for _, own in ends:
+        own.close()
+    results = [theirs.recv() for theirs, _ in ends]
+    for process in both:
+        process.join()
+    return results
+
+
+def _join(rank: int, port: int, results: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    results.send(function(rank, *arguments))
+    torch.distributed.destroy_process_group()
 
 
 def _both(running: Sequence[Running]) -> list[Done]:

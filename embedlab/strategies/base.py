@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from embedlab.backbone import Backbone
 from embedlab.data import Pairs, Source, Texts, Triplets
+from embedlab.distributed import gather, gather_lists
 from embedlab.errors import UserError
 from embedlab.losses import PairLoss, multiple_negatives_ranking
 from embedlab.optimisers import SlicedAdamW, sliced
@@ -346,7 +347,8 @@ def contrastive_loss(strategy: Embedder, batch: Pairs | Triplets, pair_loss: Pai
     """Give the loss of a bi-encoder, a scalar (): `pair_loss` on scored pairs, ranking on triplets.
 
     In ranking, the candidates of every anchor are all positives and all hard negatives of the batch. One that
-    equals the anchor's positive, or the anchor, is not used against it.
+    equals the anchor's positive, or the anchor, is not used against it. Where several processes share a batch, each
+    has the loss of all of it.
     Differs from the paper: SGPT's loader keeps equal texts out of a batch instead.
 
     Args:
@@ -356,10 +358,13 @@ def contrastive_loss(strategy: Embedder, batch: Pairs | Triplets, pair_loss: Pai
         scale: Inverse temperature of the ranking.
     """
     if isinstance(batch, Pairs):
-        return pair_loss(strategy.score(batch.first, batch.second), cast(Tensor, batch.score))
-    candidates = [*batch.positive, *(text for own in batch.negatives for text in own)]
+        return pair_loss(gather(strategy.score(batch.first, batch.second)), gather(cast(Tensor, batch.score)))
+    hard = [text for own in batch.negatives for text in own]
     anchor = functional.normalize(strategy.embed(batch.anchor, "query"), dim=-1)
-    vectors = functional.normalize(strategy.embed(candidates, "document"), dim=-1)
-    same = [[text in pair for text in candidates] for pair in zip(batch.anchor, batch.positive, strict=True)]
-    label = torch.arange(len(batch), device=anchor.device)
-    return multiple_negatives_ranking(anchor, vectors, label, torch.tensor(same, device=anchor.device), scale)
+    vectors = functional.normalize(strategy.embed([*batch.positive, *hard], "document"), dim=-1)
+    anchor, positive, negative = (gather(own) for own in (anchor, vectors[: len(batch)], vectors[len(batch) :]))
+    pairs = gather_lists(list(zip(batch.anchor, batch.positive, strict=True)))
+    candidates = [*(text for _, text in pairs), *gather_lists(hard)]
+    same = torch.tensor([[text in pair for text in candidates] for pair in pairs], device=anchor.device)
+    label = torch.arange(len(pairs), device=anchor.device)
+    return multiple_negatives_ranking(anchor, torch.cat([positive, negative]), label, same, scale)

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 from torch import Tensor, nn
 
 from embedlab import losses, pooling
 from embedlab.backbone import Backbone
 from embedlab.data import Pairs, Source, Texts
+from embedlab.distributed import gather
 from embedlab.latents import FinalPunctuation, Latents
 from embedlab.layerwise import NetworkOptions, SiameseNetwork
 from embedlab.losses import PairLoss
@@ -118,8 +119,8 @@ class Freeze(Trainable):
         """Stage 1, where asked for (section 4.2.3)."""
         if (own := self.pretraining) is None:
             return ()
-        what = (own.source, own.epochs, own.batch_size, own.training)
-        return (Stage("autoencoders", *what, self.reconstruction, trains="siamese.coders"),)
+        how = (own.epochs, own.batch_size, own.training, self.reconstruction)
+        return (Stage("autoencoders", own.source, *how, trains="siamese.coders"),)
 
     def rate_factors(self, name: str) -> Sequence[float] | None:
         """Let the autoencoders of later blocks learn faster."""
@@ -153,8 +154,7 @@ class Freeze(Trainable):
 
     def loss(self, batch: Pairs) -> Tensor:
         """Fit the scores of pairs, ()."""
-        assert batch.score is not None
-        return self.pair_loss(self.score(batch.first, batch.second), batch.score)
+        return self.pair_loss(gather(self.score(batch.first, batch.second)), gather(cast(Tensor, batch.score)))
 
     def _latents(self, texts: Sequence[str]) -> Tensor:
         return self.latents.get(texts).to(self.device)  # (B, L, D)

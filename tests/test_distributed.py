@@ -1,0 +1,87 @@
+"""Two processes that share a batch learn what one process learns from all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from embedlab import losses
+from embedlab.data import Pairs, Triplets
+from embedlab.distributed import gather, gather_lists, share_sum
+from embedlab.strategies.base import Embedder, contrastive_loss
+from tests import processes
+
+SPLIT = 3  # rows of the first process, of eight: the parts differ in size
+WORDS = ["hen", "egg", "bird", "song", "rain", "snow", "wind", "hail"]
+PAIRS = Pairs(WORDS, [*WORDS[1:], WORDS[0]], torch.linspace(0, 1, 8))
+TRIPLETS = Triplets(WORDS, [*WORDS[2:], *WORDS[:2]], [[WORDS[(3 * i) % 8]] * (i % 3) for i in range(8)])
+
+
+class Letters(Embedder):
+    """Looks up a vector for every word; enough to have gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = torch.nn.Embedding(8, 5)
+
+    def embed(self, texts: Sequence[str], role: Any = None) -> torch.Tensor:
+        return self.table(torch.tensor([WORDS.index(text) for text in texts]))
+
+
+def part_of(batch: Pairs | Triplets, rank: int) -> Pairs | Triplets:
+    own = slice(0, SPLIT) if rank == 0 else slice(SPLIT, None)
+    if isinstance(batch, Pairs):
+        assert batch.score is not None
+        return Pairs(batch.first[own], batch.second[own], batch.score[own])
+    return Triplets(batch.anchor[own], batch.positive[own], batch.negatives[own])
+
+
+def learn(rank: int | None, batch: Pairs | Triplets, pair_loss: losses.PairLoss) -> tuple[float, list[float]]:
+    """Give loss and gradient of a batch, or of a process's part of it, averaged as data-parallel training does."""
+    model = Letters()
+    loss = contrastive_loss(model, batch if rank is None else part_of(batch, rank), pair_loss, scale=20.0)
+    loss.backward()
+    gradient = model.table.weight.grad
+    assert gradient is not None
+    if rank is not None:
+        torch.distributed.all_reduce(gradient)
+        gradient /= 2
+    return loss.item(), gradient.flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("batch", "pair_loss"),
+    [
+        (TRIPLETS, losses.cosent),
+        (PAIRS, losses.cosent),
+        (PAIRS, losses.log_variance),
+        (PAIRS, losses.mse),
+    ],
+    ids=["ranking", "cosent", "log_variance", "mse"],
+)
+def test_loss_and_gradient_are_those_of_the_joined_batch(batch: Pairs | Triplets, pair_loss: losses.PairLoss) -> None:
+    loss, gradient = learn(None, batch, pair_loss)
+    assert any(gradient)
+    for own_loss, own_gradient in processes.in_two(learn, batch, pair_loss):
+        assert own_loss == pytest.approx(loss, rel=1e-5)
+        assert own_gradient == pytest.approx(gradient, rel=1e-4, abs=1e-6)
+
+
+def tell(rank: int) -> tuple[list[float], list[str], int]:
+    joined = gather(torch.full((2 * rank, 1), float(rank)))
+    return joined.flatten().tolist(), gather_lists([f"from {rank}"] * (1 + rank)), share_sum(10 + rank)
+
+
+def test_parts_of_any_size_are_joined_in_order() -> None:
+    assert processes.in_two(tell) == [([1.0, 1.0], ["from 0", "from 1", "from 1"], 21)] * 2
+
+
+def test_one_process_has_it_all() -> None:
+    values = torch.ones(3)
+    assert gather(values) is values
+    assert gather_lists(("a", "b")) == ["a", "b"]
+    assert share_sum(4) == 4
