@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
+import logging
+import os
+import shutil
+import uuid
+import weakref
 from collections.abc import Callable, Sequence
-from typing import Literal, final
+from pathlib import Path
+from typing import Any, Final, Literal, final
 
 import torch
 from torch import Tensor
 
 from embedlab.backbone import Backbone
-from embedlab.features import FeatureStore
+from embedlab.features import Cost, FeatureCache
+from embedlab.function_code import code_of
 from embedlab.pooling import Pooling
 from embedlab.tokens import Tokens
+from embedlab.tuning import Frozen
 
 __all__ = ["FinalPunctuation", "Latents", "punctuated"]
+
+_READING: Final = 1  # raise when the same decoder and pooling would give other numbers: packing, tokens, states
+log = logging.getLogger(__name__)
 
 FinalPunctuation = Literal["keep", "strip", "append"]
 
@@ -37,7 +47,8 @@ class Latents:
 
     Args:
         backbone: The decoder; loaded only when a text is not on disk yet.
-        pooling: Which token's state is read, or which mean of them.
+        pooling: Which token's state is read, or which mean of them. Latents are shared between runs only where it is
+            a function of a module, known by its code; others are read anew by every run.
         final_punctuation: Whether a final . ! or ? stays, is taken off, or is added where missing.
         bos: Whether a begin-of-text token is put first. It is seen by the text, but never pooled: its state is huge
             in the middle blocks (Xiao et al., 2023, arXiv:2309.17453), so that a mean with it tells mostly how long a
@@ -46,33 +57,74 @@ class Latents:
 
     def __init__(self, backbone: Backbone, pooling: Pooling, final_punctuation: FinalPunctuation, bos: bool) -> None:
         self.backbone, self.pooling, self.final_punctuation, self.bos = backbone, pooling, final_punctuation, bos
-        self._store: FeatureStore | None = None
+        self._code = code_of(pooling)  # now, as the file may be edited before the first text is read
+        self._used: dict[str, None] = {}
+        self._store: FeatureCache | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the open cache behind: a copy, or another process, opens its own."""
+        return {**self.__dict__, "_store": None}
 
     @property
-    def store(self) -> FeatureStore:
+    def store(self) -> FeatureCache:
         """Where they are kept; final punctuation needs no place in its name, as the text itself differs."""
         if self._store is None:
+            own = None if self._code else uuid.uuid4().hex
             identity = {
+                "reading": _READING,
                 "decoder": self.backbone.sha256,
                 "computed_in": str(self.backbone.dtype),
                 "window": self.backbone.window,
-                "pooling": f"{self.pooling.__module__}.{self.pooling.__qualname__}",
-                "pooling_code": _source(self.pooling),
+                "states": f"output of blocks 1 to {self.backbone.num_layers}",
+                "pooling": self._code or f"{self.pooling!r}, process {own}",
                 "bos": "seen, not pooled" if self.bos else "none",
             }
-            self._store = FeatureStore(identity, self.backbone.dtype)
+            shape = (self.backbone.num_layers, self.backbone.width)
+            self._store = FeatureCache(identity, shape, self.backbone.dtype)
+            if own is not None:
+                log.warning(
+                    "latents are not shared with other runs, as the code of `pooling` %r cannot be told; make it a "
+                    "function (`def`) of a module of its own to share them",
+                    self.pooling,
+                )
+                weakref.finalize(self._store, _discard, self._store.folder, os.getpid())
         return self._store
 
     def add(self, texts: Sequence[str], report: Callable[[int, int], None]) -> None:
         """Read the texts that are not on disk yet, telling `report` how many of how many are done."""
-        self.store.add([punctuated(text, self.final_punctuation) for text in texts], self._read, progress=report)
+        texts = self._noted(texts)
+        if self.store.missing(texts):
+            self.backbone.tune(Frozen())  # loading the decoder is no part of what reading these texts takes
+        self.store.add(texts, self._read, progress=report)
 
     def get(self, texts: Sequence[str]) -> Tensor:
         """Return the latents of texts, (B, L, D), as they are kept."""
-        texts = [punctuated(text, self.final_punctuation) for text in texts]
+        texts = self._noted(texts)
         if self.store.missing(texts):
             self.store.add(texts, self._read)
         return self.store.get(texts)
+
+    def charged(self, texts: Sequence[str] | None = None) -> Cost:
+        """Return what reading texts took, whether this process read them or found them on disk.
+
+        Args:
+            texts: Texts that were added; None is all that were added or fetched so far.
+
+        Returns:
+            Seconds of reading, those that others spent included, so that a run that finds its latents is charged
+            what they cost. It depends on the texts alone: a run that was killed and resumed is charged the same.
+
+        Raises:
+            KeyError: If a text was never added.
+        """
+        used = list(self._used) if texts is None else [punctuated(text, self.final_punctuation) for text in texts]
+        return self.store.cost(used) if used else Cost(0.0, 0.0, 0, 0)
+
+    def _noted(self, texts: Sequence[str]) -> list[str]:
+        """Return texts as they are read, and note that they were used."""
+        read = [punctuated(text, self.final_punctuation) for text in texts]
+        self._used.update(dict.fromkeys(read))
+        return read
 
     def _read(self, texts: Sequence[str]) -> Tensor:
         blocks = range(1, self.backbone.num_layers + 1)
@@ -87,9 +139,7 @@ class Latents:
             return self.backbone.read(texts, pool, blocks, prefix=prefix)
 
 
-def _source(function: Callable[..., object]) -> str:
-    """Return a function's code, so that one edited under its old name is another one."""
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        return ""
+def _discard(folder: Path, process: int) -> None:
+    """Delete a folder when what it belongs to goes, but not from a forked child."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)

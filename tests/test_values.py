@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import scipy.stats
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from embedlab import losses, metrics, pooling
-from embedlab.features import FeatureStore
 from embedlab.layerwise import LayerwiseAutoencoder
 from embedlab.tokens import lay_out, token_batches
 
@@ -156,41 +153,3 @@ def test_layerwise_networks_are_separate_ones() -> None:
             elif isinstance(layer, nn.GELU):
                 x = nn.functional.gelu(x)
         assert torch.allclose(rebuilt[:, block], x, atol=1e-5)
-
-
-class Reader:
-    """Counts what it is asked for."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        self.asked += texts
-        return torch.tensor([[[float(len(text)), float(ord(text[0]))]] for text in texts])
-
-
-def test_a_store_computes_each_text_once_for_all_who_share_it(tmp_path: Path) -> None:
-    store, read = FeatureStore({"a": 1}, torch.float32, tmp_path), Reader()
-    store.add(["abc", "d", "abc"], read)
-    store.add(["d", "ef"], read)
-    assert read.asked == ["d", "abc", "ef"]
-    assert store.get(["ef", "d", "ef"])[:, 0].tolist() == [[2, 101], [1, 100], [2, 101]]
-    again = FeatureStore({"a": 1}, torch.float32, tmp_path)
-    again.add(["abc", "ef"], read)
-    assert len(read.asked) == 3
-    other = FeatureStore({"a": 2}, torch.float32, tmp_path)
-    assert other.missing(["abc"]) == ["abc"]
-    again.add(["new"], read)
-    assert store.missing(["new"]) == [], "another process's shard is seen"
-
-
-def test_a_damaged_shard_is_dropped_and_computed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store, read = FeatureStore({}, torch.float32, tmp_path), Reader()
-    store.add(["abc"], read)
-    (shard,) = store.folder.glob("*.safetensors")
-    shard.write_bytes(shard.read_bytes()[:-4])
-    again = FeatureStore({}, torch.float32, tmp_path)
-    again.add(["abc"], read)
-    assert read.asked == ["abc", "abc"]
-    assert "dropping unreadable latents" in caplog.text
-    assert again.get(["abc"]).shape == (1, 1, 2)

@@ -1,0 +1,160 @@
+"""Shards of the feature cache: safetensors files, written whole or not at all, never changed, read by memory map.
+
+    features   (n, *shape)   one row per text
+    keys       (n, 16)       the texts' hashes
+    checksums  (n,)          CRC-32 of each row
+    seconds                  what computing the n rows took, in the header
+
+A shard is taken for damaged only where that is proven: its header does not read, its size is not what the header says,
+or a row is not what its checksum says. An error of the system (too many open files, no permission) proves nothing and
+is raised as it comes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import uuid
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor
+
+__all__ = ["KEY_BYTES", "SUFFIX", "DamagedShard", "Shard", "in_memory", "open_shard", "write_shard"]
+
+KEY_BYTES: Final = 16
+SUFFIX: Final = ".safetensors"
+
+
+class DamagedShard(Exception):  # noqa: N818  # named for what it tells
+    """Raised for a file that is not what was written."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Features of n texts.
+
+    Attributes:
+        path: Its file, or None where it is held in memory.
+        rows: The features as bytes, (n, bytes of a row); NumPy has no bfloat16.
+        keys: The texts' hashes, n.
+        checksums: CRC-32 of each row, n.
+        seconds: What computing them took.
+        size: Bytes on disk.
+        own: Whether this process computed it.
+    """
+
+    path: Path | None
+    rows: NDArray[np.uint8]
+    keys: Sequence[bytes]
+    checksums: Sequence[int]
+    seconds: float
+    size: int
+    own: bool
+
+    def is_intact(self, row: int) -> bool:
+        """Tell whether a row is what was written."""
+        return zlib.crc32(self.rows[row]) == self.checksums[row]
+
+    @property
+    def share(self) -> float:
+        """Seconds that one of its texts is charged."""
+        return self.seconds / len(self.keys)
+
+
+def in_memory(features: Tensor, keys: Sequence[bytes], seconds: float) -> Shard:
+    """Hold features (n, *shape) in memory as a shard."""
+    rows = features.view(torch.uint8).view(len(keys), -1).numpy()
+    return Shard(None, rows, keys, [zlib.crc32(row) for row in rows], seconds, 0, own=True)
+
+
+def open_shard(path: Path, row_bytes: int, own: bool = False) -> Shard:
+    """Map a shard; its features are read from disk as they are asked for.
+
+    Args:
+        path: The file.
+        row_bytes: Bytes of one text's features.
+        own: Whether this process computed it.
+
+    Raises:
+        DamagedShard: If its header does not read or does not fit the file. So a file that was cut short is found
+            here; reading past its end by map would kill the process.
+        OSError: If it cannot be read now, which says nothing about what it holds.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(8)
+        begin = 8 + (struct.unpack("<Q", start)[0] if len(start) == 8 else size)
+        header = file.read(begin - 8) if begin <= size else b""
+    try:
+        entries = json.loads(header)
+        seconds = float(entries.pop("__metadata__")["seconds"])
+        spans = {name: slice(*(begin + int(end) for end in entry["data_offsets"])) for name, entry in entries.items()}
+        lengths = {name: span.stop - span.start for name, span in spans.items()}
+        count = lengths["keys"] // KEY_BYTES
+        expected = {"features": count * row_bytes, "keys": count * KEY_BYTES, "checksums": count * 8}
+        if lengths != expected or count < 1 or size != max(span.stop for span in spans.values()):
+            raise ValueError(f"its {size} bytes are not what its header says")
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"it took {seconds} seconds")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedShard(error) from error
+    # Unlike `mmap`, this keeps no file open: there may be more shards than a process may have open files.
+    try:
+        data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    except RuntimeError as error:  # torch's word for what the system refused
+        raise OSError(f"{path} cannot be mapped: {error}") from error
+    keys = data[spans["keys"]].numpy().tobytes()
+    return Shard(
+        path,
+        data[spans["features"]].view(count, row_bytes).numpy(),
+        [keys[i : i + KEY_BYTES] for i in range(0, len(keys), KEY_BYTES)],
+        np.frombuffer(data[spans["checksums"]].numpy().tobytes(), "<i8").tolist(),
+        seconds,
+        size,
+        own,
+    )
+
+
+def write_shard(path: Path, features: Tensor, shard: Shard) -> None:
+    """Write a shard under its name once it is whole on disk.
+
+    Args:
+        path: The file, which does not exist.
+        features: The features with their dtype, (n, *shape).
+        shard: The same in memory.
+
+    Raises:
+        OSError: If it cannot be written; nothing is left of it then.
+    """
+    keys = torch.frombuffer(bytearray(b"".join(shard.keys)), dtype=torch.uint8).view(-1, KEY_BYTES)
+    tensors = {"features": features, "keys": keys, "checksums": torch.tensor(shard.checksums)}
+    # Serialised first: safetensors' own writing hides which error of the system stopped it.
+    write_whole(path, save(tensors, {"seconds": repr(shard.seconds)}))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it has its name only when all of it is on disk.
+
+    Raises:
+        OSError: If it cannot be written; nothing is left of it then.
+    """
+    unfinished = path.with_name(f"{uuid.uuid4().hex}.unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave a whole name on half a file
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

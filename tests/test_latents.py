@@ -1,0 +1,223 @@
+"""Latents: what they are known by, and what they cost."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import gc
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from embedlab import pooling
+from embedlab.backbone import Backbone
+from embedlab.function_code import code_of
+from embedlab.latents import Latents
+from tests.conftest import TEXTS
+
+OWN = '''
+"""A user's poolings."""
+import torch
+from helpers import first
+
+def take(states, tokens):
+    """Take one state of each text."""
+    return first(states, tokens) * SCALE
+
+SCALE = 1
+made = [lambda states, tokens: take(states, tokens)]
+def closed(factor):
+    def inside(states, tokens):
+        return take(states, tokens) * factor
+    return inside
+inside = closed(2)
+'''
+HELPERS = "def first(states, tokens):\n    return states[tokens.offsets[:-1]].float()\n"
+
+
+def silent(done: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], ModuleType]:
+    """Return a function that imports a module's text under a name, in place of an earlier one of that name."""
+
+    def load(name: str, text: str) -> ModuleType:
+        path = tmp_path / f"{name.rpartition('.')[2]}.py"
+        path.write_text(text)
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        loaded = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, loaded)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        exec(compile(text, path, "exec"), vars(loaded))
+        return loaded
+
+    return load
+
+
+# What they are known by -------------------------------------------------------------------------------------
+
+
+def test_an_edited_pooling_reads_anew(
+    module: Callable[[str, str], ModuleType], decoder_folder: Callable[[str], Path]
+) -> None:
+    backbone = Backbone(str(decoder_folder("llama")), dtype="float32")
+    module("helpers", HELPERS)
+    latents = {}
+    for scale in (1, 2):
+        own = module("mine", OWN.replace("SCALE = 1", f"SCALE = {scale}"))
+        latents[scale] = Latents(backbone, own.take, "keep", bos=True).get(TEXTS)
+    assert torch.equal(latents[2], 2 * latents[1])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("SCALE = 1", "SCALE = 2"), ("* SCALE", "+ SCALE"), ("import torch", "import torch as torch_too")],
+)
+def test_a_users_whole_module_counts(module: Callable[[str, str], ModuleType], old: str, new: str) -> None:
+    module("helpers", HELPERS)
+    before = code_of(module("mine", OWN).take)
+    assert before is not None
+    assert code_of(module("mine", OWN.replace(old, new)).take) not in (None, before)
+
+
+def test_the_modules_it_imports_count(module: Callable[[str, str], ModuleType]) -> None:
+    module("helpers", HELPERS)
+    before = code_of(module("mine", OWN).take)
+    module("helpers", HELPERS.replace("[:-1]", "[1:] - 1"))
+    assert code_of(module("mine", OWN).take) not in (None, before)
+
+
+def test_comments_docstrings_and_layout_do_not_count(module: Callable[[str, str], ModuleType]) -> None:
+    module("helpers", HELPERS)
+    before = code_of(module("mine", OWN).take)
+    text = OWN.replace("Take one", "Give one").replace("SCALE = 1", "SCALE  =  1  # none").replace("A user's", "Our")
+    assert code_of(module("mine", text).take) == before is not None
+
+
+def test_of_our_poolings_only_what_they_use_counts(module: Callable[[str, str], ModuleType]) -> None:
+    text = Path(pooling.__file__).read_text()
+    names = pooling.__all__[1:]
+
+    def codes(text: str) -> dict[str, str | None]:
+        loaded = module("embedlab.poolings_of_a_test", text)
+        return {name: code_of(getattr(loaded, name)) for name in names}
+
+    before = codes(text)
+    assert None not in before.values()
+    assert len(set(before.values())) == len(names)
+    more = codes(text.replace("Average the states", "Take the mean of") + "\n\ndef another() -> None: ...\n")
+    assert more == before
+    edited = codes(text.replace("weights = weights.float()", "weights = weights.float() ** 2"))
+    assert {name for name in names if edited[name] != before[name]} == {"mean", "weighted_mean"}
+    edited = codes(text.replace("import torch\n", "import torch  as  torch\n"))
+    assert {name for name in names if edited[name] != before[name]} == {"mean", "last_content", "weighted_mean"}
+
+
+class Pool:
+    def __call__(self, states: Tensor, tokens: object) -> Tensor:
+        return states
+
+
+@pytest.mark.parametrize("which", ["lambda", "closure", "partial", "object", "gone"])
+def test_what_has_no_code_of_its_own_is_not_shared(module: Callable[[str, str], ModuleType], which: str) -> None:
+    module("helpers", HELPERS)
+    own = module("mine", OWN)
+    functions = {
+        "lambda": own.made[0],
+        "closure": own.inside,
+        "partial": functools.partial(own.take),
+        "object": Pool(),
+        "gone": module("mine", OWN) and own.take,  # of a module that was loaded again since
+    }
+    assert code_of(functions[which]) is None
+
+
+def test_latents_that_cannot_be_shared_say_so_and_leave_nothing(
+    decoder_folder: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = Backbone(str(decoder_folder("llama")), dtype="float32")
+    first, second = (Latents(backbone, lambda s, t: pooling.mean(s, t), "keep", bos=True) for _ in range(2))
+    first.add(TEXTS, silent)
+    assert caplog.text.count("are not shared with other runs") == 1
+    assert len(second.store.missing(TEXTS)) == len(TEXTS)
+    folder = first.store.folder
+    assert folder.exists()
+    del first
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_all_that_decides_the_numbers_is_in_the_key(decoder_folder: Callable[[str], Path]) -> None:
+    def folder(name: str = "llama", bos: bool = True, pool: object = pooling.last, **options: object) -> Path:
+        options = {"dtype": "float32", **options}
+        return Latents(Backbone(str(decoder_folder(name)), **options), pool, "keep", bos).store.folder  # type: ignore[arg-type]
+
+    others = [
+        folder("qwen2"),
+        folder(bos=False),
+        folder(pool=pooling.mean),
+        folder(dtype="bfloat16"),
+        folder(max_length=10),
+    ]
+    assert len({folder(), *others}) == len(others) + 1
+    assert folder() == folder(tokens_per_pass=7) == folder(packed=False)
+
+
+# What they cost ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_finds_its_latents_is_charged_what_they_cost(
+    decoder_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_latents() -> Latents:
+        return Latents(Backbone(str(decoder_folder("gpt2")), dtype="float32"), pooling.last, "strip", bos=False)
+
+    killed, resumed, other = open_latents(), open_latents(), open_latents()
+    assert killed.charged().texts == 0
+    killed.add(TEXTS[:3], silent)
+    resumed.add([*TEXTS, *TEXTS], silent)
+
+    def forbidden(*_: object, **__: object) -> Tensor:
+        raise AssertionError("the latents are on disk already")
+
+    monkeypatch.setattr(Backbone, "read", forbidden)
+    monkeypatch.setattr(Backbone, "tune", forbidden)
+    for texts in (TEXTS[:4], TEXTS[4:]):
+        other.get(texts)
+    assert other.charged().seconds == resumed.charged().seconds > 0
+    assert (resumed.charged().texts, resumed.charged().texts_found) == (len(TEXTS), 3)
+    assert (other.charged().texts, other.charged().texts_found) == (len(TEXTS), len(TEXTS))
+    assert other.charged().seconds_found == other.charged().seconds
+    assert other.charged(TEXTS[:3]).seconds == killed.charged().seconds
+
+
+def test_loading_the_decoder_is_not_charged(
+    decoder_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    read = Backbone.read
+
+    def watched(backbone: Backbone, texts: Sequence[str], *rest: object, **named: object) -> Tensor:
+        loaded.append(backbone.decoder is not None)
+        return read(backbone, texts, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Backbone, "read", watched)
+    latents = Latents(Backbone(str(decoder_folder("opt")), dtype="float32"), pooling.last, "keep", bos=True)
+    latents.add(TEXTS, silent)
+    assert loaded == [True]
+
+
+def test_a_copy_opens_a_cache_of_its_own(decoder_folder: Callable[[str], Path]) -> None:
+    latents = Latents(Backbone(str(decoder_folder("llama")), dtype="float32"), pooling.last, "keep", bos=True)
+    expected = latents.get(TEXTS)
+    assert torch.equal(copy.deepcopy(latents).get(TEXTS), expected)
