@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch import distributed as dist
 
 from embedlab import runs
 from embedlab.backbone import Backbone
 from embedlab.checkpoints import MONITOR
 from embedlab.data import DataModule, Pairs
+from embedlab.distributed import gather_lists, share_sum
 from embedlab.metrics import UndefinedCorrelation, pearson, spearman
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
 
@@ -31,18 +31,37 @@ __all__ = ["Evaluation", "Preparation", "Progress", "Stopwatch"]
 
 @final
 class Stopwatch(Callback):
-    """Seconds by phase, and tokens trained on; carried over when a run resumes."""
+    """Seconds by phase, and tokens trained on; carried over when a run resumes.
 
-    def __init__(self) -> None:
+    Args:
+        phase: What training counts as: a stage's name, or "train".
+    """
+
+    def __init__(self, phase: str = "train") -> None:
+        self.phase = phase
         self.seconds: dict[str, float] = {}
-        self.stage = ""
         self._begun: float | None = None
         self._backbone: Backbone | None = None
+        self._tokens_before = 0  # in earlier stages, and before a resume; by all processes
+        self._tokens_at_start = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note which decoder counts the tokens."""
         assert isinstance(pl_module, EmbeddingStrategy)
         self._backbone = pl_module.backbone
+        if stage == "fit" and self._backbone is not None:
+            self._tokens_at_start = self._backbone.trained_tokens
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on by all processes; all of them must ask."""
+        own = 0 if self._backbone is None else self._backbone.trained_tokens - self._tokens_at_start
+        return self._tokens_before + share_sum(own)
+
+    def add(self, stage: str, seconds: float, tokens: int) -> None:
+        """Count a stage that came first."""
+        self.seconds[stage] = seconds
+        self._tokens_before += tokens
 
     @contextmanager
     def time(self, phase: str) -> Iterator[None]:
@@ -55,8 +74,7 @@ class Stopwatch(Callback):
 
     def _stop(self) -> None:
         if self._begun is not None:
-            phase = self.stage or "train"
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - self._begun
+            self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + time.perf_counter() - self._begun
             self._begun = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,14 +110,13 @@ class Stopwatch(Callback):
         self._begun = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seconds and tokens so far."""
-        return {"seconds": dict(self.seconds), "tokens": self._backbone.trained_tokens if self._backbone else 0}
+        """Return the seconds so far, and the tokens of all processes."""
+        return {"seconds": dict(self.seconds), "tokens": self.tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint's counts."""
         self.seconds = dict(state_dict["seconds"])
-        if self._backbone is not None:
-            self._backbone.trained_tokens = state_dict["tokens"]
+        self._tokens_before = int(state_dict["tokens"])
 
 
 @final
@@ -119,7 +136,8 @@ class Preparation(Callback):
         # While testing the stopwatch runs already: latents of the test texts are part of scoring them.
         with nullcontext() if trainer.testing else self.stopwatch.time("features"), torch.no_grad():
             strategy.ensure_prepared(self.data.train_texts)
-            strategy.warm(texts())
+            strategy.warm(texts()[trainer.global_rank :: trainer.world_size])  # shared out; what is kept, all can read
+            trainer.strategy.barrier()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before training, the training and validation texts."""
@@ -166,7 +184,8 @@ class Evaluation(Callback):
         result: dict[str, Any] = {"pairs": len(columns["id"]), "undefined": None}
         for metric, correlate in {"pearson": pearson, "spearman": spearman}.items():
             try:
-                result[metric] = correlate(columns["score"], columns["label"])
+                scores, labels = (torch.tensor(columns[own], dtype=torch.float64) for own in ("score", "label"))
+                result[metric] = correlate(scores, labels)
             except UndefinedCorrelation as reason:
                 result[metric], result["undefined"] = None, str(reason)
         return result
@@ -174,9 +193,11 @@ class Evaluation(Callback):
     def _take(self) -> dict[str, Any]:
         """Return what was kept as columns, and forget it."""
         kept, self._kept = self._kept, []
-        return _columns(_gather(kept))
+        return _columns(gather_lists(kept))
 
-    def _write(self, name: str, columns: dict[str, Any]) -> None:
+    def _write(self, trainer: Trainer, name: str, columns: dict[str, Any]) -> None:
+        if not trainer.is_global_zero:
+            return
         path = runs.predictions_file(self.folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(columns), path.with_suffix(".unfinished"))
@@ -206,7 +227,7 @@ class Evaluation(Callback):
         if best is not None and (value is None or value <= best):
             return
         self.metrics["validation"] = result
-        self._write("validation", columns)
+        self._write(trainer, "validation", columns)
         if trainer.state.fn == "fit" and value is not None:
             position = {"epoch": trainer.current_epoch, "step": trainer.global_step}
             self.selected = {**position, "monitor": MONITOR, "value": value}
@@ -227,7 +248,7 @@ class Evaluation(Callback):
             name = f"test/{data.test_names[dataloader_idx]}"
             columns = self._take()
             result = self.metrics[name] = self._correlate(columns)
-            self._write(name, columns)
+            self._write(trainer, name, columns)
             for metric in ("pearson", "spearman"):
                 value = float("nan") if result[metric] is None else result[metric]
                 pl_module.log(f"{name}/{metric}", value, add_dataloader_idx=False, batch_size=1)
@@ -246,7 +267,7 @@ class Evaluation(Callback):
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the scores; there is nothing to compare them with."""
-        self._write("predict", self._take())
+        self._write(trainer, "predict", self._take())
 
     def state_dict(self) -> dict[str, Any]:
         """Return which epoch is the best so far."""
@@ -271,9 +292,12 @@ class Progress(Callback):
     def __init__(self, folder: Path, stage: str = "training") -> None:
         self.folder, self.stage = folder, stage
         self._phase, self._begun, self._first, self._written = "", 0.0, 0, 0.0
+        self.tells = True
 
     def tell(self, phase: str, done: int, total: int) -> None:
         """Note that `done` of `total` steps of a phase are done."""
+        if not self.tells:
+            return
         now = time.monotonic()
         if phase != self._phase:
             self._phase, self._begun, self._first = phase, now, done
@@ -285,7 +309,8 @@ class Progress(Callback):
         runs.write_progress(self.folder, runs.Progress(phase, done, total, left))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen to the strategy's own long work."""
+        """Listen to the strategy's own long work; of several processes the first tells."""
+        self.tells = trainer.is_global_zero
         if isinstance(pl_module, EmbeddingStrategy):
             pl_module.report = lambda done, total: self.tell("extracting latents", done, total)
 
@@ -302,15 +327,6 @@ class Progress(Callback):
         """Count a test batch."""
         before = sum(trainer.num_test_batches[: args[4] if len(args) > 4 else 0])
         self.tell("testing", int(before + args[3] + 1), int(sum(trainer.num_test_batches)))
-
-
-def _gather(kept: list[tuple[Tensor, Pairs]]) -> list[tuple[Tensor, Pairs]]:
-    """Bring together what the processes of a run kept."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return kept
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, kept)
-    return [item for part in parts for item in part]
 
 
 def _columns(kept: list[tuple[Tensor, Pairs]]) -> dict[str, Any]:

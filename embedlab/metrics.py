@@ -1,10 +1,11 @@
-"""Correlations, in float64, from the definition."""
+"""Correlations of scores with labels, by torchmetrics, in float64 over all pairs of a set."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import torch
 from scipy.stats import rankdata
+from torch import Tensor
+from torchmetrics.functional import pearson_corrcoef
 
 __all__ = ["UndefinedCorrelation", "pearson", "spearman"]
 
@@ -13,41 +14,49 @@ class UndefinedCorrelation(ValueError):  # noqa: N818  # a finding about the dat
     """A correlation that does not exist; the message says why."""
 
 
-def pearson(predicted: ArrayLike, gold: ArrayLike) -> float:
-    """Return Pearson's correlation of two series of N numbers.
+def pearson(predicted: Tensor, gold: Tensor) -> float:
+    """Return Pearson's correlation of N predictions with N gold scores, (N,) each.
 
     Raises:
         UndefinedCorrelation: If a series is constant, holds something that is no number, or N is below 2.
+        ValueError: If they are not of one length.
 
-    >>> round(pearson([1, 2, 3], [1, 2, 4]), 4)
+    >>> round(pearson(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 2, 4])), 4)
     0.982
     """
-    x, y = _series(predicted, "predictions"), _series(gold, "gold scores")
-    if len(x) != len(y):
-        raise ValueError(f"`predicted` and `gold` must be of one length, got {len(x)} and {len(y)}.")
-    x, y = x - x.mean(), y - y.mean()
-    return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1.0, 1.0))
+    return float(pearson_corrcoef(*_series(predicted, gold)))
 
 
-def spearman(predicted: ArrayLike, gold: ArrayLike) -> float:
-    """Return Spearman's correlation of two series of N numbers: Pearson's of their ranks, ties sharing theirs.
+def spearman(predicted: Tensor, gold: Tensor) -> float:
+    """Return Spearman's correlation of N predictions with N gold scores, (N,) each; ties share their mean rank.
+
+    It is Pearson's of the ranks; torchmetrics' own goes through float32 and gives 0 where a series is constant.
 
     Raises:
         UndefinedCorrelation: As for `pearson`.
+        ValueError: If they are not of one length.
 
-    >>> spearman([1, 2, 3], [1, 2, 400])
+    >>> round(spearman(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 2, 400])), 9)
     1.0
     """
-    return pearson(rankdata(_series(predicted, "predictions")), rankdata(_series(gold, "gold scores")))
+    first, second = (torch.from_numpy(rankdata(series.numpy())) for series in _series(predicted, gold))
+    return pearson(first, second)
 
 
-def _series(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    """Check and convert one series."""
-    series = np.asarray(values, dtype=np.float64)
-    if len(series) < 2:
-        raise UndefinedCorrelation(f"the {name} are fewer than two")
-    if not np.isfinite(series).all():
-        raise UndefinedCorrelation(f"{int((~np.isfinite(series)).sum())} of the {name} are not finite")
-    if (series == series[0]).all():
-        raise UndefinedCorrelation(f"the {name} are constant")
-    return series
+def _series(predicted: Tensor, gold: Tensor) -> tuple[Tensor, Tensor]:
+    """Check two series, and bring them to float64 and a scale at which squares neither overflow nor vanish."""
+    if predicted.shape != gold.shape or predicted.ndim != 1:
+        raise ValueError(
+            f"`predicted` and `gold` must be of one length, got {tuple(predicted.shape)} and {tuple(gold.shape)}."
+        )
+    series = []
+    for values, name in ((predicted, "predictions"), (gold, "gold scores")):
+        values = values.detach().double().cpu()
+        if len(values) < 2:
+            raise UndefinedCorrelation(f"the {name} are fewer than two")
+        if not values.isfinite().all():
+            raise UndefinedCorrelation(f"{int((~values.isfinite()).sum())} of the {name} are not finite")
+        if (values == values[0]).all():
+            raise UndefinedCorrelation(f"the {name} are constant")
+        series.append((values - values.mean()) / (values.max() - values.min()))
+    return series[0], series[1]

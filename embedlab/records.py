@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,13 +20,13 @@ import transformers
 
 import embedlab
 from embedlab import runs
-from embedlab.callbacks import Evaluation, Stopwatch
+from embedlab.callbacks import Evaluation
 from embedlab.data import DataModule
 from embedlab.errors import UserError
 from embedlab.identity import SHOWN
-from embedlab.strategies.base import EmbeddingStrategy
+from embedlab.strategies.base import EmbeddingStrategy, Trainable
 
-__all__ = ["claim", "finish", "identity", "keep_log"]
+__all__ = ["Measured", "claim", "finish", "identity", "keep_log"]
 
 # What does not change a result: names and places.
 PLACES = ("run_dir", "study", "label", "request")
@@ -57,6 +58,9 @@ def claim(folder: Path, identity: str, request: str | None) -> None:
     """
     marker = folder / runs.IDENTITY
     if runs.read_result(folder) is not None:
+        status = runs.read_status(folder)
+        if status is not None and status.state != "done":  # killed between the last two writes
+            runs.mark(folder, "done")
         raise UserError(
             f"`run_dir` must be a new folder, but {folder} holds a finished run; name another one, or delete it."
         )
@@ -104,6 +108,23 @@ def keep_log(folder: Path) -> None:
     sys.stdout, sys.stderr = _Both(sys.stdout, file), _Both(sys.stderr, file)  # type: ignore[assignment]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was measured while a run went on.
+
+    Attributes:
+        evaluation: Metrics, and which epoch was kept.
+        seconds: By phase.
+        tokens: Trained on, by all processes.
+        processes: How many there were.
+    """
+
+    evaluation: Evaluation
+    seconds: Mapping[str, float]
+    tokens: int
+    processes: int
+
+
 def finish(
     folder: Path,
     config: Any,
@@ -111,15 +132,15 @@ def finish(
     settings: str,
     strategy: EmbeddingStrategy,
     data: DataModule,
-    evaluation: Evaluation,
-    stopwatch: Stopwatch,
+    measured: Measured,
     notes: Sequence[str],
 ) -> None:
     """Write `result.json`, then the status; the last things a run does."""
+    evaluation = measured.evaluation
     backbone = strategy.backbone
     own = [p for n, p in strategy.named_parameters() if not n.startswith("backbone.")]
     trainable = sum(p.numel() for p in strategy.parameters() if p.requires_grad)
-    seconds = dict(stopwatch.seconds)
+    seconds = dict(measured.seconds)
     known = {
         "features": seconds.pop("features", 0.0),
         "train": seconds.pop("train", 0.0),
@@ -153,7 +174,9 @@ def finish(
         },
         "seconds": {**known, "stages": seconds, "total": sum(known.values()) + sum(seconds.values())},
         "texts_per_second": tested / known["score"] if known["score"] else None,
-        "train_tokens": 0 if backbone is None else backbone.trained_tokens,
+        "train_tokens": measured.tokens,
+        "schedule": _schedule(config) if isinstance(strategy, Trainable) else None,
+        "processes": measured.processes,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         * (1 if sys.platform == "darwin" else 1024),
         "feature_bytes": strategy.feature_bytes,
@@ -169,6 +192,16 @@ def finish(
     }
     runs.write_result(folder, result)
     runs.mark(folder, "done")
+
+
+def _schedule(config: Any) -> dict[str, int | None]:
+    """Return how long and in what batches a strategy was trained; the report says so where rows differ."""
+    return {
+        "epochs": config.trainer.max_epochs,
+        "steps": None if config.trainer.max_steps == -1 else config.trainer.max_steps,
+        "batch_size": config.data.batch_size,
+        "validate_every": config.trainer.check_val_every_n_epoch,
+    }
 
 
 def _commit() -> str | None:

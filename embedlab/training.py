@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import logging
 import os
 import pkgutil
@@ -30,7 +31,7 @@ from transformers.utils import logging as transformers_logging
 
 from embedlab import records, runs, strategies
 from embedlab.callbacks import Evaluation, Preparation, Progress, Stopwatch
-from embedlab.checkpoints import checkpoints
+from embedlab.checkpoints import RandomState, Resumable, best
 from embedlab.data import DataModule
 from embedlab.errors import UserError
 from embedlab.strategies.base import EmbeddingStrategy, Stage, Trainable
@@ -54,10 +55,8 @@ class _CLI(LightningCLI):
         """Leave the configuration alone: a checkpoint never overrides what was typed."""
 
     def before_instantiate_classes(self) -> None:
-        """Fill in what follows from the rest: names, folders, the strategy's own schedule."""
+        """Fill in what follows from the rest: names and folders."""
         config = self.config[self.subcommand]
-        self.notes: list[str] = []
-        self.typed = _typed(sys.argv)
         self._check(config)
         class_path = config.model.class_path
         config.label = config.label or class_path.rpartition(".")[2]
@@ -69,9 +68,11 @@ class _CLI(LightningCLI):
         config.trainer.default_root_dir = str(self.run_dir)
         config.trainer.num_sanity_val_steps = 0
         config.trainer.use_distributed_sampler = False  # the data module shares rows out itself, without repeats
+        epochs, every = config.trainer.max_epochs, config.trainer.check_val_every_n_epoch
+        if epochs is not None and every is not None and 0 < epochs < every:
+            config.trainer.check_val_every_n_epoch = epochs  # or nothing would ever be validated
         if config.trainer.enable_progress_bar is None:
             config.trainer.enable_progress_bar = sys.stdout.isatty()
-        self._own_schedule(config)
         self._loggers(config, f"{config.label}/seed-{seed}")
 
     def _check(self, config: Any) -> None:
@@ -80,32 +81,6 @@ class _CLI(LightningCLI):
         if path is not None and not zipfile.is_zipfile(path):
             what = "a file that is no checkpoint" if Path(path).is_file() else "no such file"
             raise UserError(f"`ckpt_path` must name a checkpoint, such as RUN/{runs.BEST}, but {path} is {what}.")
-
-    def _own_schedule(self, config: Any) -> None:
-        """Let a strategy's own epochs and batch size replace the protocol's, unless they were typed."""
-        own = config.model.get("init_args", {}).get("training")
-        if own is None or self.subcommand != "fit":
-            return
-        places = {
-            "epochs": "trainer.max_epochs",
-            "batch_size": "data.batch_size",
-            "validate_every": "trainer.check_val_every_n_epoch",
-        }
-        published = own.get("epochs")
-        differs = False
-        for name, shared in places.items():
-            value = own.get(name)
-            differs |= value is not None
-            if shared in self.typed:
-                own[name] = None
-            elif value is not None:
-                config[shared] = value
-        if differs:
-            epochs, rows, every = (config.get(shared) for shared in places.values())
-            if "trainer.check_val_every_n_epoch" not in self.typed and epochs is not None and 0 < epochs < every:
-                every = config.trainer.check_val_every_n_epoch = epochs  # or nothing would ever be validated
-            cut = f"{epochs} of {published}" if published not in (None, epochs) else f"{epochs}"
-            self.notes.append(f"its own schedule: {cut} epochs, {rows} pairs a batch, validated every {every} epochs")
 
     def _loggers(self, config: Any, name: str) -> None:
         """Tell loggers the run's folder and names; leave out Weights & Biases where it is not installed."""
@@ -131,7 +106,7 @@ class _CLI(LightningCLI):
         self.evaluation = Evaluation(self.run_dir)
         own = [self.stopwatch, Preparation(self.datamodule, self.stopwatch), self.evaluation, Progress(self.run_dir)]
         if self.subcommand == "fit":
-            own += checkpoints(self.run_dir / runs.CHECKPOINTS)
+            own += [RandomState(), best(self.run_dir / runs.CHECKPOINTS), Resumable(self.run_dir / runs.LAST)]
         given = self.config_init[self.subcommand].trainer.callbacks or []
         given = given if isinstance(given, list) else [given]
         try:
@@ -142,12 +117,6 @@ class _CLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Read the data and check it against the strategy, before anything slow starts."""
         stage = self.subcommand
-        every, epochs = self.trainer.check_val_every_n_epoch, self.trainer.max_epochs
-        if stage == "fit" and isinstance(self.model, Trainable) and every and epochs and 0 < epochs < every:
-            raise UserError(
-                f"`trainer.check_val_every_n_epoch` must be at most the {epochs} epochs of `trainer.max_epochs`, or nothing "
-                f"is ever validated, got {every}; lower it."
-            )
         self.datamodule.setup(stage)
         if stage == "fit":
             self.datamodule.setup("test")
@@ -161,23 +130,27 @@ class _CLI(LightningCLI):
                 )
 
     def fit(self, model: EmbeddingStrategy, datamodule: DataModule, **arguments: Any) -> None:
-        """Run the stages, train, test the best checkpoint, write the result."""
-        config = self.config.fit
+        """Run the stages, train, test the best checkpoint, write the result; files are written by the first process."""
+        config, first = self.config.fit, self.trainer.is_global_zero
         text = self._parser("fit").dump(self.config.fit, skip_none=False)
         resolved, found = yaml.safe_load(text), datamodule.fingerprint()
         identity, settings = (records.identity(resolved, found, model, seed=own) for own in (True, False))
-        last, best = self.run_dir / runs.LAST, self.run_dir / runs.BEST
-        records.claim(self.run_dir, identity, config.request)
-        if config.request is None:  # `compare` keeps the log of what it starts
-            records.keep_log(self.run_dir)
-        (self.run_dir / runs.CONFIG).write_text(text)
-        for logger in self.trainer.loggers:
-            experiment: Any = getattr(logger, "experiment", None)
-            if hasattr(experiment, "config"):  # Weights & Biases: the whole configuration, nested
-                experiment.config.update(resolved, allow_val_change=True)
+        best, last = self.run_dir / runs.BEST, self.run_dir / runs.LAST
+        if first:
+            records.claim(self.run_dir, identity, config.request)
+            if config.request is None:  # `compare` keeps the log of what it starts
+                records.keep_log(self.run_dir)
+            (self.run_dir / runs.CONFIG).write_text(text)
+            for logger in self.trainer.loggers:
+                experiment: Any = getattr(logger, "experiment", None)
+                if hasattr(experiment, "config"):  # Weights & Biases: the whole configuration, nested
+                    experiment.config.update(resolved, allow_val_change=True)
         try:
             if isinstance(model, Trainable):
-                self._stages(model, config)
+                for stage in model.stages():
+                    model.enter(stage)
+                    self._stage(stage, model, config)
+                model.enter(None)
                 seed_everything(config.seed_everything, verbose=False)  # whether or not stages ran just now
                 arguments["ckpt_path"] = arguments.get("ckpt_path") or (str(last) if last.exists() else None)
                 self.trainer.fit(model, datamodule=datamodule, **arguments)
@@ -188,90 +161,79 @@ class _CLI(LightningCLI):
                 self.trainer.validate(model, datamodule=datamodule, verbose=False)
                 self.trainer.save_checkpoint(best, weights_only=True)
                 self.trainer.test(model, datamodule=datamodule, verbose=False)
+            tokens = self.stopwatch.tokens
         except BaseException as error:
             if isinstance(error, SystemExit) and self.trainer.interrupted:  # what Lightning makes of Ctrl-C
                 error = KeyboardInterrupt()
-            runs.mark(self.run_dir, "failed", f"{type(error).__name__}: {error}".strip(": ").splitlines()[0])
+            if first:
+                runs.mark(self.run_dir, "failed", f"{type(error).__name__}: {error}".strip(": ").splitlines()[0])
             raise error
-        notes = [*self.notes, *model.notes]
+        if not first:
+            return
+        notes = list(model.notes)
         if datamodule.train is not None and datamodule.train.limit is not None:
             notes.append(f"training cut to {found['train']['rows']} rows")
-        told = ("trainer.max_epochs", "data.train.limit", "model.backbone.name")  # elsewhere in the table
-        if apart := [f"{option}={value}" for option, value in self.typed.items() if option not in told]:
-            notes.append("set for this run: " + ", ".join(apart))
-        records.finish(
-            self.run_dir, config, identity, settings, model, datamodule, self.evaluation, self.stopwatch, notes
-        )
+        measured = records.Measured(self.evaluation, self.stopwatch.seconds, tokens, self.trainer.world_size)
+        records.finish(self.run_dir, config, identity, settings, model, datamodule, measured, notes)
         for name, metric in self.evaluation.metrics.items():
             pearson, spearman = metric["pearson"], metric["spearman"]
             shown = metric["undefined"] or f"Spearman {100 * spearman:.2f}, Pearson {100 * pearson:.2f}"
             print(f"{name}: {shown} ({metric['pairs']} pairs)")  # noqa: T201  # the command's answer
         print(f"run folder: {self.run_dir}")  # noqa: T201
 
-    def _stages(self, model: Trainable, config: Any) -> None:
-        """Train the stages that come first; one that was finished before is loaded."""
-        for stage in model.stages():
-            model.enter(stage)
-            folder = self.run_dir / "stages" / stage.name
-            finished = folder / "done.ckpt"
-            if finished.exists():
-                model.configure_model()
-                checkpoint = torch.load(finished, map_location="cpu", weights_only=True)
-                model.on_load_checkpoint(checkpoint)
-                model.load_state_dict(checkpoint["state_dict"], strict=False)
-                self.stopwatch.seconds[stage.name] = checkpoint["seconds"]
-                continue
-            log.info("stage %s", stage.name)
-            data = DataModule(
-                train=stage.source,
-                validation=None,
-                test={},
-                seed=config.seed_everything,
-                batch_size=_needed(stage, "batch_size"),
-            )
-            stopwatch = Stopwatch()
-            stopwatch.stage = stage.name
-            trainer = Trainer(
-                accelerator=config.trainer.accelerator,
-                devices=config.trainer.devices,
-                max_epochs=_needed(stage, "epochs"),
-                limit_val_batches=0,
-                logger=CSVLogger(str(folder), name="", version=""),
-                callbacks=[Preparation(self.datamodule, self.stopwatch), Progress(self.run_dir, stage.name), stopwatch],
-                default_root_dir=str(folder),
-                enable_checkpointing=False,
-                enable_progress_bar=config.trainer.enable_progress_bar,
-                enable_model_summary=False,
-            )
-            trainer.fit(model, datamodule=data)
-            self.stopwatch.seconds[stage.name] = stopwatch.seconds[stage.name]
-            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
-            checkpoint = {key: checkpoint[key] for key in ("state_dict", "strategy", "backbone")}
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.save({**checkpoint, "seconds": stopwatch.seconds[stage.name]}, folder / "unfinished.ckpt")
-            (folder / "unfinished.ckpt").replace(finished)
-        model.enter(None)
+    def _stage(self, stage: Stage, model: Trainable, config: Any) -> None:
+        """Train a stage that comes first, from where it was killed; load it if it was finished before."""
+        folder = self.run_dir / "stages" / stage.name
+        weights, last, done = folder / "weights.ckpt", folder / "last.ckpt", folder / "done.json"
+        if done.exists():
+            model.configure_model()
+            checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
+            model.on_load_checkpoint(checkpoint)
+            model.load_state_dict(checkpoint["state_dict"], strict=False)
+            self.stopwatch.add(stage.name, **json.loads(done.read_text()))
+            return
+        log.info("stage %s", stage.name)
+        data = DataModule(train=stage.source, seed=config.seed_everything, batch_size=stage.batch_size)
+        stopwatch = Stopwatch(stage.name)
+        trainer = Trainer(
+            accelerator=config.trainer.accelerator,
+            devices=config.trainer.devices,
+            num_nodes=config.trainer.num_nodes,
+            strategy=_named(config.trainer.strategy),
+            precision=config.trainer.precision,
+            max_epochs=stage.epochs,
+            limit_val_batches=0,
+            logger=CSVLogger(str(folder), name="", version=""),
+            callbacks=[
+                *(Preparation(self.datamodule, self.stopwatch), Progress(self.run_dir, stage.name), stopwatch),
+                *(RandomState(), Resumable(last)),
+            ],
+            default_root_dir=str(folder),
+            enable_checkpointing=False,
+            use_distributed_sampler=False,
+            enable_progress_bar=config.trainer.enable_progress_bar,
+            enable_model_summary=False,
+        )
+        trainer.fit(model, datamodule=data, ckpt_path=str(last) if last.exists() else None)
+        trainer.save_checkpoint(weights, weights_only=True)
+        seconds, tokens = stopwatch.seconds[stage.name], stopwatch.tokens
+        self.stopwatch.add(stage.name, seconds, tokens)
+        if trainer.is_global_zero:
+            runs.write_json_atomic(done, {"seconds": seconds, "tokens": tokens})
+            last.unlink(missing_ok=True)
 
     def after_predict(self) -> None:
         """Say where the scores are."""
         print(f"scores: {runs.predictions_file(self.run_dir, 'predict')}")  # noqa: T201
 
 
-def _typed(words: Sequence[str]) -> dict[str, str]:
-    """Return the dotted options of a command line, `--data.batch_size 16`, with their values."""
-    typed = {}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, equals, value = word.partition("=")
-        if name.startswith("--") and "." in name:
-            typed[name[2:]] = value if equals else following
-    return typed
-
-
-def _needed(stage: Stage, name: str) -> int:
-    value = getattr(stage.training, name)
-    if value is None:
-        raise UserError(f"`{name}` must be set for the stage {stage.name!r}, got none; write it under its `training`.")
-    return int(value)
+def _named(strategy: Any) -> str:
+    """Return Lightning's name of how processes work together; an object cannot serve two trainers."""
+    if not isinstance(strategy, str):
+        raise UserError(
+            f"`trainer.strategy` must be a name such as ddp where a stage comes before training, got {strategy}; name one."
+        )
+    return strategy
 
 
 def main(arguments: Sequence[str]) -> int:

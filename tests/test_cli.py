@@ -201,7 +201,7 @@ def test_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
             "-c wrong.yaml",
             "`model.widht` in wrong.yaml must be an option of Method; did you mean model.width.",
         ),
-        ("-c below.yaml", "`model.training.epoch` in below.yaml must be an option of Training; did you mean"),
+        ("-c below.yaml", "`model.training.warmpu` in below.yaml must be an option of Training; did you mean"),
         ("-c method.yaml --model.backbone.dtyp x", "`model.backbone.dtyp` must be an option of Backbone"),
         (
             '-c method.yaml --model.backbone {"dtyp":"x"}',
@@ -236,7 +236,7 @@ def test_slips_are_answered_in_one_sentence(
         "list": "- a\n",
         "top": "modle: {}\n",
         "wrong": "model: {class_path: own_methods.Method, init_args: {widht: 3}}\n",
-        "below": "model: {class_path: own_methods.Method, init_args: {training: {epoch: 3}}}\n",
+        "below": "model: {class_path: own_methods.Method, init_args: {training: {warmpu: 3}}}\n",
         "unknown": "model: {class_path: own_methods.Metod}\n",
         "parts": "model:\n  class_path: own_methods.Method\n  init_args:\n"
         "    training: {class_path: embedlab.tuning.LoRRA}\n",
@@ -250,9 +250,9 @@ def test_slips_are_answered_in_one_sentence(
 @pytest.mark.parametrize(
     "arguments",
     [
-        "-c method.yaml -c small.yaml --seed_everything 3 --trainer.max_epochs=2 --model.training.epochs 3",
+        "-c method.yaml -c small.yaml --seed_everything 3 --trainer.max_epochs=2 --model.training.warmup 0.2",
         "-c small.yaml -c method.yaml --run_dir x --study y --label z --request h --ckpt_path last",
-        '--model own_methods.Method --model.backbone.name small --model.training {"epochs":1}',
+        '--model own_methods.Method --model.backbone.name small --model.training {"warmup":0}',
         "--model Tfidf",
         "-c simple.yaml --data.train.limit 20",
         "--help",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import yaml
 
 from embedlab.data import Source
 from embedlab.signatures import shipped
+from tests import processes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
@@ -30,11 +30,24 @@ def test_every_strategy_has_a_configuration_and_every_configuration_a_strategy()
     assert named == {name for name, info in shipped().items() if not info.abstract}
 
 
+# What a strategy's file may lay over the protocol: how long it learns, never on what or how it is judged.
+SCHEDULE = {"trainer": {"max_epochs", "check_val_every_n_epoch"}, "data": {"batch_size"}}
+
+
 @pytest.mark.parametrize("path", STRATEGIES, ids=lambda p: p.stem)
-def test_a_strategy_file_is_model_only_and_tells_its_story(path: Path) -> None:
+def test_a_strategy_file_holds_a_model_and_at_most_a_schedule(path: Path) -> None:
     text = path.read_text()
     content = yaml.safe_load(text)
-    assert list(content) == ["model"]
+    del content["model"]
+    for section, options in content.items():
+        assert set(options) <= SCHEDULE[section]
+    head = text.split("model:")[0]
+    assert ("# Schedule:" in head) == bool(content), "a schedule of its own is declared in the first lines"
+
+
+@pytest.mark.parametrize("path", STRATEGIES, ids=lambda p: p.stem)
+def test_a_strategy_file_tells_its_story(path: Path) -> None:
+    text = path.read_text()
     head = text.split("model:")[0]
     assert re.search(r"\b(19|20)\d\d\b", head.splitlines()[0]), "the citation comes first"
     for key in ("Run:", "Cost:", "Expect:"):
@@ -71,12 +84,12 @@ def test_a_study_can_be_planned(path: Path, tmp_path: Path) -> None:
 
 
 def launch(strategy: Path, backbone: Path, place: Path, decoder: Path) -> dict[str, object]:
-    """Run a configuration for one batch, in the process a user would start."""
+    """Run a configuration for one batch."""
     table = place / "pairs.tsv"
     rows = [f"A man plays {i}.\tSomebody plays {i * i}.\t{i % 6}" for i in range(12)]
     table.write_text("sentence1\tsentence2\tscore\n" + "\n".join(rows) + "\n")
     source = json.dumps({"path": str(table), "score_range": [0, 5]})
-    words = [sys.executable, "-m", "embedlab", "fit", "-c", str(CONFIGS / "protocol.yaml"), "-c", str(strategy)]
+    words = ["fit", "-c", str(CONFIGS / "protocol.yaml"), "-c", str(strategy)]
     needs_decoder = strategy.stem != "tfidf"
     words += ["-c", str(backbone)] if needs_decoder else []
     words += ["--run_dir", str(place / "run"), "--trainer.accelerator", "cpu", "--trainer.logger", "false"]
@@ -86,10 +99,8 @@ def launch(strategy: Path, backbone: Path, place: Path, decoder: Path) -> dict[s
     if needs_decoder:
         words += ["--model.backbone.name", str(decoder), "--model.backbone.revision", "null"]
     if strategy.stem.startswith("freeze"):
-        words += ["--model.pretraining.source.limit", "8", "--model.pretraining.training.epochs", "1"]
-    environment = {**os.environ, "EMBEDLAB_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, cwd=CONFIGS.parent)
-    assert done.returncode == 0, done.stdout + done.stderr
+        words += ["--model.pretraining.source.limit", "8", "--model.pretraining.epochs", "1"]
+    processes.run(place, words)
     result: dict[str, object] = json.loads((place / "run" / "result.json").read_text())
     return result
 
@@ -136,11 +147,8 @@ def test_print_config_shows_everything_and_runs_nothing(tmp_path: Path) -> None:
         str(CONFIGS / "strategies" / "lora_bi.yaml"),
         "--print_config",
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "embedlab", *words], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    shown = yaml.safe_load(done.stdout)
+    before = set(tmp_path.iterdir())
+    shown = yaml.safe_load(processes.run(tmp_path, words).stdout)
     assert shown["model"]["init_args"]["rank"] == 16
     assert shown["model"]["init_args"]["backbone"]["name"] == "smollm2-135m"
-    assert list(tmp_path.iterdir()) == []
+    assert {own for own in tmp_path.iterdir() if not own.name.startswith(processes.OUTPUT)} == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Literal, final
 
 import torch
@@ -10,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from embedlab.data.batches import Pairs, Texts, Triplets
-from embedlab.data.loader import Indices, TrainLoader, shard
+from embedlab.data.loader import TrainLoader, shard
 from embedlab.data.sources import Rows, Source
 from embedlab.errors import UserError
 
@@ -28,7 +29,7 @@ class DataModule(LightningDataModule):
         validation: Scored pairs; they decide which epoch is kept.
         test: Scored pairs by name.
         predict: Pairs, scored or not.
-        batch_size: Rows of a training batch.
+        batch_size: Rows of a training batch, of all processes together.
         eval_batch_size: Pairs scored at once; it does not change a result.
         seed: Decides the order of training rows; None takes the run's seed.
         drop_last: Whether an incomplete last training batch is left out.
@@ -131,15 +132,26 @@ class DataModule(LightningDataModule):
         rank, world = self._process()
         rows = self._rows["train"]
         assert self.seed is not None
+        if min(self.batch_size, len(rows)) < world:
+            raise UserError(
+                f"`data.batch_size` must give each of the {world} processes a row, got {self.batch_size} of {len(rows)}; raise "
+                "it, or lower `trainer.devices`."
+            )
         return TrainLoader(len(rows), _collate(rows), self.batch_size, self.seed, self.drop_last, rank, world)
 
     def _scored(self, name: str) -> DataLoader[Any]:
         rows = self._rows[name]
-        own = shard(list(range(len(rows))), *self._process())
-        batches = [own[i : i + self.eval_batch_size] for i in range(0, len(own), self.eval_batch_size)]
-        return DataLoader(
-            Indices(len(rows)), batch_sampler=batches, collate_fn=_collate(rows), generator=torch.Generator()
-        )
+        rank, world = self._process()
+        if len(rows) < world:
+            raise UserError(
+                f"`trainer.devices` must be at most the pairs of {name}, got {world} for {len(rows)}; lower it."
+            )
+        own = shard(list(range(len(rows))), rank, world)
+        # As many batches in every process, as data-parallel modules wait for each other in each of them.
+        number = -(-len(rows) // (world * self.eval_batch_size))
+        bounds = [len(own) * i // number for i in range(number + 1)]
+        batches = [own[a:b] for a, b in pairwise(bounds)]  # as a data set, as Lightning remakes samplers to predict
+        return DataLoader(batches, batch_size=None, collate_fn=_collate(rows), generator=torch.Generator())  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Go through the validation pairs in order; nothing where there is no validation source."""

@@ -41,7 +41,7 @@ class _Epochs:
     def __init__(self, size: int, batch_size: int, seed: int, drop_last: bool, rank: int, world: int) -> None:
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.world = rank, world
-        self.drop_last = drop_last and size >= batch_size * world
+        self.drop_last = drop_last and size >= batch_size
         self.epoch = self.skip = 0
         self.sampler = self  # Lightning tells the epoch to a batch sampler's `sampler`, never to itself
 
@@ -50,16 +50,14 @@ class _Epochs:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        together = self.batch_size * self.world
-        return self.size // together if self.drop_last else -(-self.size // together)
+        return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         skip, self.skip = self.skip, 0
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.size, generator=generator).tolist()
-        together = self.batch_size * self.world
         for number in range(skip, len(self)):
-            yield shard(order[number * together : (number + 1) * together], self.rank, self.world)
+            yield shard(order[number * self.batch_size : (number + 1) * self.batch_size], self.rank, self.world)
 
 
 @final
@@ -69,7 +67,7 @@ class TrainLoader(DataLoader[Any]):
     Args:
         size: Number of rows.
         collate: From row numbers to a batch.
-        batch_size: Rows of a batch, in each process.
+        batch_size: Rows of a batch, of all processes together, so that their number changes nothing but the time.
         seed: Decides the order, together with the epoch.
         drop_last: Whether an incomplete last batch is left out, unless it is the only one.
         rank: This process.

@@ -44,25 +44,19 @@ Batch = Pairs | Triplets | Texts
 
 @dataclass(frozen=True)
 class Training:
-    """How a strategy learns. What is None is left to the protocol that compared runs share.
+    """How a strategy learns. Epochs and batch size are the trainer's and the data's.
 
     Args:
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Decay of matrices; vectors (biases, norms) never decay.
         warmup: Share of all steps over which the learning rate rises from 0.
         decay: Whether it then falls linearly to 0, or stays.
-        epochs: Passes over the training data.
-        batch_size: Rows of a training batch.
-        validate_every: Epochs between validations.
     """
 
     learning_rate: float = 2e-5
     weight_decay: float = 0.01
     warmup: float = 0.1
     decay: bool = True
-    epochs: int | None = None
-    batch_size: int | None = None
-    validate_every: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,13 +66,17 @@ class Stage:
     Args:
         name: What it is called in logs and the run folder.
         source: Where its texts come from.
-        training: Its epochs, batch size and learning rate; epochs and batch size must be set.
+        epochs: Passes over these texts.
+        batch_size: Texts of a batch.
+        training: How it learns.
         loss: From one of its batches to a scalar ().
         trains: Name of the part of the strategy that it trains.
     """
 
     name: str
     source: Source
+    epochs: int
+    batch_size: int
     training: Training
     loss: Callable[[Any], Tensor]
     trains: str

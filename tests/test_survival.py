@@ -1,0 +1,182 @@
+"""A run survives: killed at any named point and started again, or done by two processes, it is the same run."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests import processes
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "strategies"
+STRATEGIES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+# Point of a run: what is called there, the number of the call that dies, and whether it is still done.
+POINTS: dict[str, tuple[str, int, bool]] = {
+    "extraction": ("embedlab.latents:Latents._read", 1, False),
+    "extraction of test texts": ("embedlab.latents:Latents._read", 2, True),
+    "stage": ("embedlab.strategies.freeze:Freeze.reconstruction", 8, False),
+    "stage written": ("embedlab.training:runs.write_json_atomic", 1, False),
+    "training": ("embedlab.strategies.base:Trainable.training_step", 20, False),
+    "checkpoint": ("fsspec.implementations.local:LocalFileOpener.commit", 2, False),
+    "epoch end": ("embedlab.checkpoints:Resumable.on_train_epoch_end", 2, False),
+    "epoch end, kept": ("embedlab.checkpoints:Resumable.on_train_epoch_end", 2, True),
+    "validation": ("embedlab.strategies.base:EmbeddingStrategy.validation_step", 2, False),
+    "training over": ("embedlab.checkpoints:Resumable.on_train_end", 1, True),
+    "testing": ("embedlab.strategies.base:EmbeddingStrategy.test_step", 2, False),
+    "predictions": ("embedlab.callbacks:os.replace", 2, False),
+    "result": ("embedlab.runs:write_result", 1, False),
+    "status": ("embedlab.runs:write_result", 1, True),
+}
+# Where only some strategies pass by.
+TRAINED = {"training", "checkpoint", "epoch end", "epoch end, kept", "training over"}
+KEEPS_FEATURES = {"extraction", "extraction of test texts", "stage", "stage written"}
+
+
+def points(strategy: str) -> list[str]:
+    """Return the points that a strategy's run passes."""
+    if strategy.startswith("freeze"):
+        return list(POINTS)
+    left = set(POINTS) - KEEPS_FEATURES
+    return [own for own in POINTS if own in (left if strategy in ("sgpt_bi", "lora_bi") else left - TRAINED)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, decoder_folder: Callable[[str], Path]) -> Path:
+    """Return a folder with data and a protocol for tiny runs of three epochs of twelve steps."""
+    place = tmp_path_factory.mktemp("survival")
+    nouns = ["man", "woman", "child", "dog", "cat", "horse", "bird", "market", "train"]
+    rows = [
+        f"A {a} sees a {b}.\tThe {b} is seen by some {a}s\t{(3 * i + j) % 51 / 10}\n"
+        for i, a in enumerate(nouns)
+        for j, b in enumerate(nouns)
+        if i != j
+    ][:51]
+    (place / "pairs.tsv").write_text("sentence1\tsentence2\tscore\n" + "".join(rows))
+    (place / "test.tsv").write_text("sentence1\tsentence2\tscore\n" + "".join(rows).replace(" some ", " a few "))
+    source = {"path": "pairs.tsv", "score_range": [0, 5]}
+    test = {**source, "path": "test.tsv"}
+    protocol = {
+        "data": {
+            "train": source,
+            "validation": {**source, "limit": 21},
+            "test": {"own": test, "half": {**test, "limit": 25}},
+            "batch_size": 4,
+            "eval_batch_size": 8,
+        },
+        "trainer": {"max_epochs": 3, "logger": False, "enable_model_summary": False, "accelerator": "cpu"},
+    }
+    (place / "protocol.yaml").write_text(yaml.safe_dump(protocol))
+    backbone = {"model": {"init_args": {"backbone": {"name": str(decoder_folder("llama")), "dtype": "float32"}}}}
+    (place / "backbone.yaml").write_text(yaml.safe_dump(backbone))
+    small = {"trainer": {"max_epochs": 3, "check_val_every_n_epoch": 1}, "data": {"batch_size": 4}}
+    (place / "small.yaml").write_text(yaml.safe_dump(small))
+    return place
+
+
+def words(strategy: str, run: str, *more: str, subcommand: str = "fit") -> list[str]:
+    files = ["protocol.yaml", str(CONFIGS / f"{strategy}.yaml"), "small.yaml"]
+    files += [] if strategy == "tfidf" else ["backbone.yaml"]
+    if strategy.startswith("freeze"):
+        more = (*more, "--model.widths", "[8, 16]", "--model.pretraining.source.path", "pairs.tsv")
+        more = (*more, "--model.pretraining.epochs", "1", "--model.pretraining.batch_size", "8")
+    return [subcommand, *(word for file in files for word in ("-c", file)), "--run_dir", run, *more]
+
+
+def often(steps: int = 5) -> None:
+    """Keep a whole state every few steps."""
+    from embedlab import checkpoints
+
+    checkpoints.SAVE_EVERY = steps
+
+
+def deadly(target: str, number: int, after: bool) -> None:
+    """Keep states often, and die."""
+    often()
+    processes.kill_at(target, number, after)
+
+
+def result(place: Path, run: str) -> dict[str, Any]:
+    """Return what a run says of itself, less what may differ: seconds, memory, places."""
+    found = json.loads((place / run / "result.json").read_text())
+    for name in ("seconds", "texts_per_second", "peak_memory_bytes", "git_commit", "versions"):
+        del found[name]
+    return found
+
+
+def predictions(place: Path, run: str) -> dict[str, list[dict[str, Any]]]:
+    return {path.stem: pq.read_table(path).to_pylist() for path in sorted((place / run / "predictions").iterdir())}
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Callable[[str], str]:
+    """Return a function that does an undisturbed run of a strategy, once, and names its folder."""
+    done: set[str] = set()
+
+    def make(strategy: str) -> str:
+        if strategy not in done:
+            processes.run(place, words(strategy, f"whole-{strategy}"), 0, often)
+            done.add(strategy)
+        return f"whole-{strategy}"
+
+    return make
+
+
+QUICK = {
+    ("freeze", "stage"),
+    ("freeze", "testing"),
+    ("sgpt_bi", "training"),
+    ("sgpt_bi", "validation"),
+    ("sgpt_bi", "epoch end, kept"),
+    ("tfidf", "result"),
+}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "point"),
+    [
+        pytest.param(own, point, marks=[] if (own, point) in QUICK else pytest.mark.slow)
+        for own in STRATEGIES
+        for point in points(own)
+    ],
+)
+def test_a_killed_run_is_the_uninterrupted_one(
+    place: Path, whole: Callable[[str], str], strategy: str, point: str
+) -> None:
+    run = f"{strategy}-{point}".replace(" ", "-")
+    expected = whole(strategy)
+    cache = {"EMBEDLAB_CACHE": str(place / f"cache-of-{run}")} if point.startswith("extraction") else {}
+    killed = processes.start(place, words(strategy, run), deadly, *POINTS[point], environment=cache).wait()
+    assert killed.status == -signal.SIGKILL, f"it passed {point} alive\n{killed.stdout}\n{killed.stderr}"
+    done = (place / run / "result.json").exists()
+    assert done == (point == "status")
+    if not done:
+        again = processes.start(place, words(strategy, run), often, environment=cache).wait()
+        assert again.status == 0, again.stderr
+    assert result(place, run) == result(place, expected)
+    for name, rows in predictions(place, run).items():
+        for own, other in zip(rows, predictions(place, expected)[name], strict=True):
+            assert own == {**other, "score": pytest.approx(other["score"], abs=0 if not cache else 1e-6)}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_processes_do_what_one_does(place: Path, strategy: str) -> None:
+    # Dropout differs between one process and two; without it nothing may.
+    more = ["--model.dropout", "0.0"] if strategy.startswith("freeze") else []
+    processes.run(place, words(strategy, f"one-{strategy}", *more), 0)
+    processes.run_two(place, words(strategy, f"two-{strategy}", *more))
+    one, two = result(place, f"one-{strategy}"), result(place, f"two-{strategy}")
+    assert two["processes"] == 2
+    assert two["train_tokens"] == one["train_tokens"]
+    for name, metric in one["metrics"].items():
+        assert two["metrics"][name] == pytest.approx(metric, abs=1e-4), name
+    for name, rows in predictions(place, f"two-{strategy}").items():
+        expected = predictions(place, f"one-{strategy}")[name]
+        assert [row["id"] for row in rows] == [row["id"] for row in expected], "each pair is scored once"
+        assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in expected], abs=1e-4)
