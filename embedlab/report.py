@@ -190,13 +190,17 @@ def _row(group: Group, name: str, resamples: int, footnotes: dict[str, int], wit
 
 
 def _schedule(result: Mapping[str, Any]) -> str | None:
-    """Say how long and in what steps a run trained; None where nothing trained, or it was not kept."""
+    """Say how long and in what batches a run trained; None where nothing trained, or it was not kept."""
     if not (own := result.get("schedule")):
         return None
-    epochs, every = own["epochs"], own["validate_every"]
-    length = "1 epoch" if epochs == 1 else f"{epochs} epochs"
-    look = "every epoch" if every == 1 else f"every {every} epochs"
-    return f"{length} of {own['batch_size']} rows a batch, validated {look}"
+    epochs, steps, every = own.get("epochs"), own.get("steps"), own.get("validate_every")
+    length = []
+    if epochs is not None and epochs >= 0:  # otherwise steps end the training
+        length.append("1 epoch" if epochs == 1 else f"{epochs} epochs")
+    if steps is not None:
+        length.append(f"at most {steps} steps")
+    look = "" if every is None else ", validated every epoch" if every == 1 else f", validated every {every} epochs"
+    return f"{', '.join(length)}{',' if len(length) > 1 else ''} of {own.get('batch_size')} rows a batch{look}"
 
 
 def _costs(results: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -248,19 +248,21 @@ def test_an_unfinished_run_is_planned_where_it_belongs(tmp_path: Path, show: Sho
 
 
 def test_schedules_are_told_where_they_differ(tmp_path: Path, show: Show) -> None:
-    short = {"epochs": 1, "batch_size": 8, "validate_every": 1, "steps": 100}
-    long = {"epochs": 150, "batch_size": 128, "validate_every": 10, "steps": 6750}
+    short = {"epochs": 1, "batch_size": 8, "validate_every": 1, "steps": None}
     finish(tmp_path, "short", schedule=short)
-    finish(tmp_path, "none", parameters={"trainable": 0})
-    finish(tmp_path, "half", schedule={**short, "steps": 50})
+    finish(tmp_path, "also short", schedule=short)
+    finish(tmp_path, "none", parameters={"trainable": 0}, schedule=None)
     assert not any(notes_of(show(tmp_path, "--resamples", 0)).values())
-    finish(tmp_path, "long", schedule=long)
-    brief = "1 epoch of 8 rows a batch, validated every epoch"
+    finish(tmp_path, "long", schedule={"epochs": 150, "batch_size": 128, "validate_every": 10, "steps": None})
+    finish(tmp_path, "cut", schedule={**short, "steps": 50})
+    finish(tmp_path, "endless", schedule={"epochs": -1, "batch_size": 8, "validate_every": None, "steps": 70})
     assert notes_of(show(tmp_path, "--resamples", 0)) == {
-        "short": [brief],
-        "half": [brief],
+        "short": ["1 epoch of 8 rows a batch, validated every epoch"],
+        "also short": ["1 epoch of 8 rows a batch, validated every epoch"],
         "none": [],
         "long": ["150 epochs of 128 rows a batch, validated every 10 epochs"],
+        "cut": ["1 epoch, at most 50 steps, of 8 rows a batch, validated every epoch"],
+        "endless": ["at most 70 steps of 8 rows a batch"],
     }
 
 
