@@ -7,13 +7,19 @@ instead of a loop over modules.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["CosineHead", "LayerwiseAutoencoder", "LayerwiseLinear"]
+from embedlab.errors import UserError
+
+__all__ = ["CosineHead", "LayerwiseAutoencoder", "LayerwiseLinear", "NetworkOptions", "SiameseNetwork"]
+
+PAPER_WIDTH = 1024  # of gpt2-medium
 
 
 class LayerwiseLinear(nn.Module):
@@ -54,18 +60,21 @@ class _LayerwiseNorm(nn.Module):
 class LayerwiseAutoencoder(nn.Module):
     """An autoencoder for each block (FREEZE, section 4.2.3; sizes of the hidden layer from the authors' code).
 
-        encoder: Linear D to m, norm, dropout, GELU, Linear m to b, norm, dropout, GELU,   m = (D + b) // 2
-        decoder: Linear b to m, norm, dropout, GELU, Linear m to D
+        encoder: Linear D to m, norm, dropout, activation, Linear m to b, norm, dropout, activation,   m = (D + b) // 2
+        decoder: Linear b to m, norm, dropout, activation, Linear m to D
 
     Args:
         width: D, the width of the latents.
         bottlenecks: b for each block, L of them; equal neighbours are computed together.
         dropout: Dropout after each norm.
+        activation: Class of the activations.
     """
 
-    def __init__(self, width: int, bottlenecks: Sequence[int], dropout: float) -> None:
+    def __init__(
+        self, width: int, bottlenecks: Sequence[int], dropout: float, activation: type[nn.Module] = nn.GELU
+    ) -> None:
         super().__init__()
-        self.width, self.dropout = width, dropout
+        self.width, self.dropout, self.activation = width, dropout, activation
         self.groups = [(len(list(same)), bottleneck) for bottleneck, same in groupby(bottlenecks)]
         self.encoders = nn.ModuleList(self._encoder(layers, code) for layers, code in self.groups)
         self.decoders: nn.ModuleList | None = None
@@ -87,6 +96,12 @@ class LayerwiseAutoencoder(nn.Module):
         assert self.decoders is not None, "the decoder halves were dropped"
         return torch.cat([decoder(code) for decoder, code in zip(self.decoders, codes, strict=True)]).transpose(0, 1)
 
+    def blocks_of(self, name: str) -> range:
+        """Return the blocks that a parameter's slices along its first axis belong to, by the parameter's name."""
+        group = int(name.split(".")[1])
+        start = sum(layers for layers, _ in self.groups[:group])
+        return range(start, start + self.groups[group][0])
+
     def _encoder(self, layers: int, code: int) -> nn.Sequential:
         middle = (self.width + code) // 2
         return nn.Sequential(*self._half(layers, self.width, middle), *self._half(layers, middle, code))
@@ -97,27 +112,120 @@ class LayerwiseAutoencoder(nn.Module):
 
     def _half(self, layers: int, inputs: int, outputs: int) -> list[nn.Module]:
         dropout = nn.Dropout(self.dropout)
-        return [LayerwiseLinear(layers, inputs, outputs), _LayerwiseNorm(layers, outputs), dropout, nn.GELU()]
+        return [LayerwiseLinear(layers, inputs, outputs), _LayerwiseNorm(layers, outputs), dropout, self.activation()]
 
 
 class CosineHead(nn.Module):
     """From the cosines of all blocks to one score (FREEZE, section 4.2; sizes from the authors' code).
 
-        3 times: Linear to 512, norm, dropout, GELU;   Linear to 1, hard sigmoid
+        3 times: Linear to 512, norm, dropout, activation;   Linear to 1, hard sigmoid
 
     Args:
         layers: L, the number of blocks.
         dropout: Dropout after each norm.
+        activation: Class of the activations.
     """
 
-    def __init__(self, layers: int, dropout: float) -> None:
+    def __init__(self, layers: int, dropout: float, activation: type[nn.Module] = nn.GELU) -> None:
         super().__init__()
         parts: list[nn.Module] = []
         for size in (layers, 512, 512):
-            parts += [nn.Linear(size, 512), nn.LayerNorm(512), nn.Dropout(dropout), nn.GELU()]
+            parts += [nn.Linear(size, 512), nn.LayerNorm(512), nn.Dropout(dropout), activation()]
         self.network = nn.Sequential(*parts, nn.Linear(512, 1), nn.Hardsigmoid())
 
     def forward(self, cosines: Tensor) -> Tensor:
         """Map cosines (B, L) to scores (B,), 0 to 1."""
         scores: Tensor = self.network(cosines)
         return scores.squeeze(-1)
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How the small networks of FREEZE are built.
+
+    Args:
+        widths: Bottlenecks of equal shares of the blocks, lower first; section 4.2.3.
+        scale_widths: Whether they are meant for a decoder of width 1024 and scaled to the one at hand.
+        activation: Class of the activations; GELU in the paper, `torch.nn.SiLU` in the authors' code for Qwen2.
+        dropout: Dropout after each norm.
+        precision: What they compute in; weights, cosines and the head stay float32.
+    """
+
+    widths: Sequence[int] = (256, 512)
+    scale_widths: bool = False
+    activation: type[nn.Module] = nn.GELU
+    dropout: float = 0.1
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.widths or min(self.widths) < 1:
+            raise UserError(f"`network.widths` must be one or more positive bottlenecks, got {list(self.widths)}.")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"`network.dropout` must be at least 0 and less than 1, got {self.dropout}.")
+
+    def bottlenecks(self, layers: int, width: int) -> list[int]:
+        """Give each of the L blocks of a decoder of some width its bottleneck.
+
+        >>> NetworkOptions().bottlenecks(4, 896), NetworkOptions(scale_widths=True).bottlenecks(2, 512)
+        ([256, 256, 512, 512], [128, 256])
+        """
+        own = [self.widths[block * len(self.widths) // layers] for block in range(layers)]
+        return [max(8, size * width // PAPER_WIDTH) for size in own] if self.scale_widths else own
+
+
+@final
+class SiameseNetwork(nn.Module):
+    """Autoencoders and head over the latents of all blocks (FREEZE, section 4).
+
+    Args:
+        layers: L, the number of blocks.
+        width: D, the width of the latents.
+        options: How the networks are built.
+        center: Whether each latent is taken less its own mean over the width.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, layers: int, width: int, options: NetworkOptions, center: bool = False) -> None:
+        super().__init__()
+        self.center, self.dtype = center, getattr(torch, options.precision)
+        own = options.bottlenecks(layers, width)
+        self.coders = LayerwiseAutoencoder(width, own, options.dropout, options.activation)
+        self.head = CosineHead(layers, options.dropout, options.activation)
+        self.register_buffer("mean", torch.zeros(layers, width))
+        self.register_buffer("scale", torch.ones(layers, width))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Score pairs, (B,), 0 to 1, from the latents of their first texts and then of their second, (2B, L, D)."""
+        with self._precision(latents):
+            halves = [code.chunk(2, dim=1) for code in self.coders.encode(self.normal(latents))]
+        cosines = torch.cat([functional.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in halves])  # (L, B)
+        return self.head.forward(cosines.T)
+
+    def reconstruction(self, latents: Tensor) -> Tensor:
+        """Squared error of the autoencoders on (B, L, D), summed over blocks, so that each learns as if alone, ()."""
+        latents = self.normal(latents)
+        with self._precision(latents):
+            rebuilt = self.coders.decode(self.coders.encode(latents))
+        return functional.mse_loss(rebuilt.float(), latents, reduction="none").mean((0, 2)).sum()
+
+    def standardize(self, latents: Tensor) -> None:
+        """Scale each coordinate from now on by mean and deviation of these latents, (B, L, D)."""
+        latents = self.normal(latents).double()
+        self.mean.copy_(latents.mean(0))
+        self.scale.copy_(latents.std(0).clamp_min(1e-6))
+
+    def normal(self, latents: Tensor) -> Tensor:
+        """Take latents (B, L, D) to float32, centre and scale them as asked for."""
+        latents = latents.float()
+        latents = latents - latents.mean(-1, keepdim=True) if self.center else latents
+        return (latents - self.mean) / self.scale
+
+    def train_part(self, autoencoders: bool) -> None:
+        """Make the autoencoders trainable with their decoder halves, or the encoders with the head."""
+        self.coders.keep_decoders(autoencoders)
+        self.head.requires_grad_(not autoencoders)
+
+    def _precision(self, latents: Tensor) -> torch.autocast:
+        return torch.autocast(latents.device.type, self.dtype, enabled=self.dtype != torch.float32)

@@ -12,20 +12,22 @@ A strategy of your own subclasses these in a file of your own; nothing in the fr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast, final
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from embedlab.backbone import Backbone
 from embedlab.data import Pairs, Source, Texts, Triplets
 from embedlab.errors import UserError
 from embedlab.losses import PairLoss, multiple_negatives_ranking
+from embedlab.optimisers import SlicedAdamW, sliced
+from embedlab.published import Published, differences
 
 __all__ = [
     "Batch",
@@ -47,16 +49,25 @@ class Training:
     """How a strategy learns. Epochs and batch size are the trainer's and the data's.
 
     Args:
-        learning_rate: Peak learning rate of AdamW.
-        weight_decay: Decay of matrices; vectors (biases, norms) never decay.
+        learning_rate: Peak learning rate of AdamW; None leaves it to a strategy that has several.
+        weight_decay: Decay of AdamW; with 0 it is Adam.
+        vectors_decay: Whether biases and the parameters of norms decay too, or matrices only.
         warmup: Share of all steps over which the learning rate rises from 0.
         decay: Whether it then falls linearly to 0, or stays.
+        gradient_clip: Largest norm of the gradient of all parameters; None clips nothing. A
+            `trainer.gradient_clip_val` goes before it.
     """
 
-    learning_rate: float = 2e-5
+    learning_rate: float | None = 2e-5
     weight_decay: float = 0.01
+    vectors_decay: bool = False
     warmup: float = 0.1
     decay: bool = True
+    gradient_clip: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        if self.gradient_clip is not None and not self.gradient_clip > 0:
+            raise UserError(f"`training.gradient_clip` must be positive, got {self.gradient_clip}; null clips nothing.")
 
 
 @dataclass(frozen=True)
@@ -87,14 +98,22 @@ class EmbeddingStrategy(LightningModule, ABC):
 
     Lightning calls the hooks below in this order: `configure_model` (build and load), `prepare` (statistics of
     the training texts), `warm` (texts that will soon be needed), then steps.
+
+    Attributes:
+        paper: What the paper fixes, by argument; `training.warmup` is the field `warmup` of the argument `training`.
+            Each `__init__` calls `compare_with_paper`, and whatever differs is told with the run's results.
+        departures: What differs from the paper whatever the arguments.
     """
 
+    paper: ClassVar[Mapping[str, Published]] = {}
+    departures: ClassVar[Sequence[str]] = ()
     backbone: Backbone | None
     prepared: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.backbone = None
+        self._differences: list[str] = []
         self.strict_loading = False  # a checkpoint holds only what was learned; `on_load_checkpoint` is strict
         self.register_buffer("prepared", torch.tensor(False))
         self.report: Callable[[int, int], None] = lambda done, total: None  # progress of `warm`; set by a callback
@@ -125,7 +144,18 @@ class EmbeddingStrategy(LightningModule, ABC):
     @property
     def notes(self) -> list[str]:
         """What a reader of the results must know about this run."""
-        return [] if self.backbone is None else list(self.backbone.notes)
+        own = [] if self.backbone is None else self.backbone.notes
+        return [*own, *(f"differs from the paper: {what}" for what in [*self._differences, *self.departures])]
+
+    @final
+    def compare_with_paper(self, arguments: Mapping[str, Any], paper: Mapping[str, Published] | None = None) -> None:
+        """Note every argument that is not as published.
+
+        Args:
+            arguments: Those of `__init__` by name; `locals()` there is just that.
+            paper: What is fixed; None is `paper` of the class. Given for what depends on the decoder.
+        """
+        self._differences += differences(self.paper if paper is None else paper, arguments)
 
     @final
     def ensure_prepared(self, texts: Callable[[], Sequence[str]]) -> None:
@@ -242,27 +272,61 @@ class Trainable(EmbeddingStrategy, ABC):
         self.log(name, loss, batch_size=len(batch), prog_bar=True)
         return loss
 
+    def rate_factors(self, name: str) -> Sequence[float] | None:  # most parameters are of one piece
+        """Give factors on the learning rate of a parameter's slices along its first axis; None is 1 for all."""
+        return None
+
+    @property
+    def _now(self) -> Training:
+        """How the stage that is training learns."""
+        return self.plan if self._stage is None else self._stage.training
+
+    @final
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the strategy's method does, unless the trainer was told otherwise."""
+        limit = self._now.gradient_clip if gradient_clip_val is None else gradient_clip_val
+        if limit:
+            by_value = gradient_clip_algorithm == "value"
+            clip = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
+            clip(self.parameters(), limit)
+
     @final
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with a linear warm-up and, if asked for, a linear decay; vectors do not decay."""
-        training = self.plan if self._stage is None else self._stage.training
+        """AdamW with a linear warm-up and, if asked for, a linear decay."""
+        training = self._now
+        if (rate := training.learning_rate) is None:
+            raise UserError("`training.learning_rate` must be a number for this strategy, got none; set it.")
         part = "" if self._stage is None else f"{self._stage.trains}."
-        named = [(n, p) for n, p in self.named_parameters() if p.requires_grad and n.startswith(part)]
-        vectors = {n for n, p in named if p.ndim == 1 or n.endswith("bias")}
-        groups = [
-            {"params": [p for n, p in named if n not in vectors], "weight_decay": training.weight_decay},
-            {"params": [p for n, p in named if n in vectors], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=training.learning_rate, fused=True)
+        norms = {id(p) for m in self.modules() if "norm" in type(m).__name__.lower() for p in m.parameters(False)}
+        slices: dict[nn.Parameter, list[Tensor]] = {}
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, parameter in self.named_parameters():
+            if not (parameter.requires_grad and name.startswith(part)):
+                continue
+            vector = parameter.ndim == 1 or name.endswith("bias") or id(parameter) in norms
+            decay = training.weight_decay if training.vectors_decay or not vector else 0.0
+            if (factors := self.rate_factors(name)) is None:
+                groups.setdefault((decay, rate), []).append(parameter)
+                continue
+            slices[parameter] = sliced(parameter)
+            for own, factor in zip(slices[parameter], factors, strict=True):
+                groups.setdefault((decay, rate * factor), []).append(own)
+        options = [{"params": own, "weight_decay": decay, "lr": lr} for (decay, lr), own in groups.items()]
+        optimizer = SlicedAdamW(options, slices, rate)
         steps = self._num_steps()
         warm = max(1, round(training.warmup * steps))
 
-        def factor(step: int) -> float:
+        def share(step: int) -> float:
             if step < warm and training.warmup > 0:
                 return (step + 1) / (warm + 1)
             return max(0.0, (steps - step) / max(1, steps - warm)) if training.decay else 1.0
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _num_steps(self) -> int:

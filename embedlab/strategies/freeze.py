@@ -6,9 +6,7 @@ Semantic Tasks. Brown University, sections 3.2 and 4.
     z_l = block output l at one token                     (section 3.2: "after the residual connection")
     stage 1   min over E_l, G_l of |G_l(E_l(z_l)) - z_l|^2    one autoencoder per block, plain sentences
     stage 2   c_l = cos(E_l(z_l(a)), E_l(z_l(b))),   y = HardSigmoid(MLP(c_1 .. c_L))
-              loss = log Var(y - gold)                     (section 4.1.1)
-
-Nothing of the encoders is frozen in stage 2 (the authors' code; the text leaves it open).
+              loss = log Var(y - gold)    (section 4.1.1; encoders learn on: the authors' code, the text is silent)
 """
 
 from __future__ import annotations
@@ -17,30 +15,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 
 from embedlab import losses, pooling
 from embedlab.backbone import Backbone
 from embedlab.data import Pairs, Source, Texts
-from embedlab.errors import UserError
 from embedlab.latents import FinalPunctuation, Latents
-from embedlab.layerwise import CosineHead, LayerwiseAutoencoder
+from embedlab.layerwise import NetworkOptions, SiameseNetwork
 from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
+from embedlab.published import published
 from embedlab.strategies.base import Stage, Trainable, Training
 
 __all__ = ["Freeze", "Pretraining"]
 
-WIDTHS = (256, 512)  # bottlenecks of the lower and the upper half of the blocks, section 4.2.3
-PAPER_WIDTH, DROPOUT = 1024, 0.1  # of gpt2-medium, for which they were chosen; Paper silent: dropout (the code has 0.1)
-# The authors' code: Adam, constant rate, no decay. Their schedule stands in configs/strategies/freeze.yaml.
-# Differs from the paper: validated on validation, never test data; clipped gradients; latents, products in bfloat16.
-TRAINING = Training(3e-4, weight_decay=0, warmup=0, decay=False)
-# The authors' code: 3e-4 at the first to 5.9e-4 at the last block.
-# Differs from the paper: one rate for all blocks, their mean.
-PRETRAINING = Training(4.4e-4, weight_decay=0.01, warmup=0, decay=False)
+CODE = "the authors' code"  # where the paper is silent
+NETWORK = NetworkOptions()
+# Stage 2 is Adam, which is AdamW without decay; in stage 1 everything decays. Constant rates, nothing clipped.
+TRAINING = Training(3e-4, weight_decay=0, warmup=0, decay=False, gradient_clip=None)
+PRETRAINING = Training(3e-4, weight_decay=0.01, vectors_decay=True, warmup=0, decay=False, gradient_clip=None)
 
 
 @dataclass
@@ -50,14 +43,16 @@ class Pretraining:
     Args:
         source: Where the sentences come from. Paper silent: which 20,000 of GenericsKB.
         epochs: Passes over them. Differs from the paper: 10, not 250, as the latents fit soon.
-        batch_size: Sentences of a batch, 64 in the authors' code.
+        batch_size: Sentences of a batch.
         training: How the autoencoders learn.
+        rate_growth: Block l of L, counted from 0, learns at the rate times 1 + rate_growth * l / L.
     """
 
     source: Source
     epochs: int = 10
     batch_size: int = 64
     training: Training = PRETRAINING
+    rate_growth: float = 1.0
 
 
 @final
@@ -69,18 +64,24 @@ class Freeze(Trainable):
         pooling: Which token's state is the latent; `last` in the paper.
         final_punctuation: Whether a final . ! or ? stays, is taken off, or is added where missing.
         bos: Whether a begin-of-text token is put first, as the authors' tool did by default; never pooled.
+        center: Whether each latent is taken less its own mean over the width, as the authors' tool did to GPT-2.
         standardize: Whether each coordinate of the latents is scaled by mean and deviation of the training texts.
-        widths: Bottlenecks of equal shares of the blocks, lower first, at width 1024; scaled to the decoder's.
+        network: Widths, activation, dropout and precision of encoders and head.
         loss: From predictions and gold scores to a scalar; `log_variance` in the paper.
         pretraining: Stage 1; None leaves it out.
         training: How stage 2 learns.
     """
 
+    paper = (
+        published(CODE, final_punctuation="keep", bos=True, standardize=False, training=TRAINING)
+        | published(CODE, pretraining__epochs=250, pretraining__batch_size=64, pretraining__rate_growth=1.0)
+        | published(CODE, pretraining__training=PRETRAINING, network__dropout=0.1, network__precision="float32")
+        | published("section 3.2", pooling=pooling.last, pretraining__source__path="community-datasets/generics_kb")
+        | published("section 4.1.1", loss=losses.log_variance)
+        | published("section 4.2.3", pretraining="Pretraining", network__widths=(256, 512), network__scale_widths=False)
+    )
+    departures = ("the epoch is picked on validation, not on test data",)
     learns_from = (Pairs,)
-    mean: Tensor
-    scale: Tensor
-    coders: LayerwiseAutoencoder
-    head: CosineHead
 
     def __init__(
         self,
@@ -88,53 +89,54 @@ class Freeze(Trainable):
         pooling: Pooling = pooling.last,
         final_punctuation: FinalPunctuation = "keep",
         bos: bool = True,
+        center: bool = False,
         standardize: bool = False,
-        widths: Sequence[int] = WIDTHS,
+        network: NetworkOptions = NETWORK,
         loss: PairLoss = losses.log_variance,
         pretraining: Pretraining | None = None,
         training: Training = TRAINING,
     ) -> None:
         super().__init__()
-        if not widths or min(widths) < 1:
-            raise UserError(f"`widths` must be one or more positive bottlenecks, got {list(widths)}.")
+        self.compare_with_paper(locals())
         self.backbone: Backbone = backbone
         self.latents = Latents(backbone, pooling, final_punctuation, bos)
-        self.standardize, self.widths, self.pair_loss = standardize, tuple(widths), loss
-        self.pretraining, self.plan = pretraining, training
+        self.center, self.standardize, self.options, self.pair_loss = center, standardize, network, loss
+        self.pretraining, self.plan, self.built = pretraining, training, False
 
     def configure_model(self) -> None:
-        """Build one encoder per block and the head; decoders only for stage 1."""
-        layers, width = self.backbone.num_layers, self.backbone.width
-        if not hasattr(self, "coders"):
-            widths = [max(8, self.widths[i * len(self.widths) // layers] * width // PAPER_WIDTH) for i in range(layers)]
-            self.coders = LayerwiseAutoencoder(width, widths, DROPOUT)
-            self.head = CosineHead(layers, DROPOUT)
-            self.register_buffer("mean", torch.zeros(layers, width))
-            self.register_buffer("scale", torch.ones(layers, width))
-        self.coders.keep_decoders(self.stage is not None)
+        """Build one encoder per block and the head; decoder halves only for stage 1, which leaves the head alone."""
+        if not self.built:
+            self.siamese = SiameseNetwork(self.backbone.num_layers, self.backbone.width, self.options, self.center)
+            kind = self.backbone.config.model_type
+            own = {"center": kind == "gpt2", "network__activation": nn.SiLU if kind == "qwen2" else nn.GELU}
+            chosen = {"center": self.center, "network": self.options}
+            self.compare_with_paper(chosen, published(f"{CODE} on {kind}", **own))
+            self.built = True
+        self.siamese.train_part(autoencoders=self.stage is not None)
 
     def stages(self) -> tuple[Stage, ...]:
         """Stage 1, where asked for (section 4.2.3)."""
         if (own := self.pretraining) is None:
             return ()
         what = (own.source, own.epochs, own.batch_size, own.training)
-        return (Stage("autoencoders", *what, self.reconstruction, trains="coders"),)
+        return (Stage("autoencoders", *what, self.reconstruction, trains="siamese.coders"),)
+
+    def rate_factors(self, name: str) -> Sequence[float] | None:
+        """Let the autoencoders of later blocks learn faster."""
+        if self.stage is None or self.pretraining is None:
+            return None
+        blocks = self.siamese.coders.blocks_of(name.removeprefix("siamese.coders."))
+        return [1 + self.pretraining.rate_growth * block / self.backbone.num_layers for block in blocks]
 
     def prepare(self, texts: Sequence[str]) -> None:
         """Take mean and deviation of each coordinate of the training latents (section 3.2)."""
         if self.standardize:
             self.warm(texts)
-            latents = self._standardized(texts).double()
-            self.mean.copy_(latents.mean(0))
-            self.scale.copy_(latents.std(0).clamp_min(1e-6))
+            self.siamese.standardize(self._latents(texts))
 
     def warm(self, texts: Sequence[str]) -> None:
         """Read the latents of texts that are not on disk yet."""
         self.latents.add(texts, self.report)
-
-    def _standardized(self, texts: Sequence[str]) -> Tensor:
-        """Fetch latents, (B, L, D), float32; scaled once `prepare` has run."""
-        return (self.latents.get(texts).to(self.device).float() - self.mean) / self.scale
 
     @property
     def feature_bytes(self) -> int:
@@ -142,24 +144,17 @@ class Freeze(Trainable):
         return self.latents.store.size
 
     def reconstruction(self, batch: Texts) -> Tensor:
-        """Squared error of the autoencoders, summed over blocks, so that each learns as if alone, ()."""
-        latents = self._standardized(batch.text)
-        with self._precision():
-            rebuilt = self.coders.decode(self.coders.encode(latents))
-        return functional.mse_loss(rebuilt.float(), latents, reduction="none").mean((0, 2)).sum()
+        """Fit the autoencoders to sentences, ()."""
+        return self.siamese.reconstruction(self._latents(batch.text))
 
     def score(self, first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Score pairs by the head over the cosines of all blocks, (B,), 0 to 1."""
-        latents = self._standardized([*first, *second])
-        with self._precision():
-            halves = [code.chunk(2, dim=1) for code in self.coders.encode(latents)]
-        cosines = torch.cat([functional.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in halves])  # (L, B)
-        return self.head.forward(cosines.T)
+        return self.siamese.forward(self._latents([*first, *second]))
 
     def loss(self, batch: Pairs) -> Tensor:
         """Fit the scores of pairs, ()."""
         assert batch.score is not None
         return self.pair_loss(self.score(batch.first, batch.second), batch.score)
 
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.backbone.dtype, enabled=self.backbone.dtype != torch.float32)
+    def _latents(self, texts: Sequence[str]) -> Tensor:
+        return self.latents.get(texts).to(self.device)  # (B, L, D)

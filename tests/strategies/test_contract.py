@@ -316,8 +316,8 @@ def test_freeze_trains_its_stage_then_drops_the_decoders(decoder_folder: Callabl
     strategy.enter(stage)
     strategy.configure_model()
     strategy.ensure_prepared(lambda: TEXTS)
-    assert strategy.coders.decoders is not None
-    optimizer = torch.optim.AdamW(strategy.coders.parameters(), lr=1e-3)
+    assert strategy.siamese.coders.decoders is not None
+    optimizer = torch.optim.AdamW(strategy.siamese.coders.parameters(), lr=1e-3)
     losses = []
     for _ in range(30):
         optimizer.zero_grad()
@@ -326,11 +326,11 @@ def test_freeze_trains_its_stage_then_drops_the_decoders(decoder_folder: Callabl
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    encoders = [p.detach().clone() for p in strategy.coders.encoders.parameters()]
+    encoders = [p.detach().clone() for p in strategy.siamese.coders.encoders.parameters()]
     strategy.enter(None)
     strategy.configure_model()
-    assert strategy.coders.decoders is None
-    assert all(torch.equal(a, b) for a, b in zip(encoders, strategy.coders.encoders.parameters(), strict=True))
+    assert strategy.siamese.coders.decoders is None
+    assert all(torch.equal(a, b) for a, b in zip(encoders, strategy.siamese.coders.encoders.parameters(), strict=True))
 
 
 def test_freeze_reads_the_decoder_once(decoder_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,13 +348,3 @@ def test_freeze_reads_the_decoder_once(decoder_folder: Callable[[str], Path], mo
             expected = scores
             monkeypatch.setattr(Backbone, "read", forbidden)
     assert torch.equal(scores, expected)
-
-
-def test_freeze_widths_follow_the_decoder() -> None:
-    """At width 1024 and 24 blocks the supervised network has the 24,606,209 parameters that the authors print."""
-    from embedlab.layerwise import CosineHead, LayerwiseAutoencoder
-
-    with torch.device("meta"):
-        coders = LayerwiseAutoencoder(1024, [256] * 12 + [512] * 12, 0.1)
-        total = sum(p.numel() for p in [*coders.parameters(), *CosineHead(24, 0.1).parameters()])
-    assert total == 24_606_209
