@@ -7,7 +7,6 @@ listed, never averaged away.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,39 +17,12 @@ from embedlab import runs, stats, tables
 from embedlab.arguments import Parser
 from embedlab.documents import hint
 from embedlab.errors import UserError
+from embedlab.rows import Group, Run, group_runs
 from embedlab.tables import Report, Row, Table
 
-__all__ = ["Run", "collect", "main", "summarise"]
+__all__ = ["collect", "main", "summarise"]
 
 RESAMPLES: Final = 2000
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run folder as found.
-
-    Args:
-        folder: Where it is.
-        study: The study it belongs to.
-        label: What its strategy is called there.
-        seed: Its seed; None if neither result nor path tells.
-        state: queued, running, done or failed; one whose process died has failed.
-        error: Why it failed.
-        result: Content of `result.json`; None unless done.
-    """
-
-    folder: Path
-    study: str
-    label: str
-    seed: int | None
-    state: runs.State
-    error: str | None
-    result: Mapping[str, Any] | None
-
-    @property
-    def name(self) -> str:
-        """What it is called in lists."""
-        return self.label if self.seed is None else f"{self.label}, seed {self.seed}"
 
 
 def main(arguments: list[str]) -> int:
@@ -142,7 +114,7 @@ def _read(folder: Path) -> Run:
 
 
 def summarise(found: Sequence[Run], only: str | None = None, resamples: int = RESAMPLES) -> Report:
-    """Sum runs up, one table per test set and one row per strategy.
+    """Sum runs up, one table per test set and one row per strategy and its settings.
 
     Args:
         found: The runs.
@@ -152,14 +124,14 @@ def summarise(found: Sequence[Run], only: str | None = None, resamples: int = RE
     Raises:
         UserError: If no run has the set.
     """
-    groups: dict[tuple[str, str, str], list[Run]] = {}
-    for run in found:
-        groups.setdefault((str(run.folder.parent), run.study, run.label), []).append(run)
+    groups = group_runs(found)
     studies = list(dict.fromkeys(run.study for run in found))
     footnotes: dict[str, int] = {}
     shown = []
     for name in _sets(found, only):
-        rows = [row for own in groups.values() if (row := _row(own, name, resamples, footnotes)) is not None]
+        there = [own for own in groups if any(name in result["metrics"] for _, result in own.results)]
+        schedules = {_schedule(result) for own in there for _, result in own.results} - {None}
+        rows = [_row(own, name, resamples, footnotes, with_schedule=len(schedules) > 1) for own in there]
         rows.sort(key=lambda row: (row.spearman is None, -row.spearman[0] if row.spearman else 0.0, row.label))
         pairs = sorted({row.pairs for row in rows if row.pairs})
         shown.append(Table(name.removeprefix("test/"), pairs, rows, with_study=len(studies) > 1))
@@ -185,27 +157,26 @@ def _sets(found: Sequence[Run], only: str | None) -> list[str]:
     return [key for key in there if key.startswith("test/")] or there
 
 
-def _row(group: Sequence[Run], name: str, resamples: int, footnotes: dict[str, int]) -> Row | None:
-    """Sum up the seeds of one strategy on one set; None if none is finished."""
-    done = [(run, run.result) for run in group if run.result is not None and name in run.result["metrics"]]
-    if not done:
-        return None
+def _row(group: Group, name: str, resamples: int, footnotes: dict[str, int], with_schedule: bool) -> Row:
+    """Sum up the seeds of one row on one set; at least one was scored on it."""
+    done = [(folder, result) for folder, result in group.results if name in result["metrics"]]
     results = [result for _, result in done]
     metrics = [result["metrics"][name] for result in results]
-    notes = [note for result in results for note in result.get("notes") or []]
+    notes = [*group.notes, *(note for result in results for note in result.get("notes") or [])]
     notes += [f"undefined: {metric['undefined']}" for metric in metrics if metric.get("undefined")]
-    if len({result.get("settings") for result in results}) > 1:
-        notes.append("its seeds were run under different settings; run `embedlab compare` again for all of them")
+    notes += _costs(results)
+    if with_schedule:
+        notes += [note for result in results if (note := _schedule(result)) is not None]
     interval = None
     if resamples and not any(metric.get("spearman") is None for metric in metrics):
-        interval, problem = _interval([run.folder for run, _ in done], name, resamples)
+        interval, problem = _interval([folder for folder, _ in done], name, resamples)
         notes += [problem] if problem else []
     return Row(
-        label=group[0].label,
-        study=group[0].study,
+        label=group.label,
+        study=group.study,
         backbone=_joined((result.get("backbone") or {}).get("name") for result in results),
         finished=len(done),
-        planned=len(group),
+        planned=group.planned,
         pairs=metrics[0].get("pairs"),
         spearman=_over_seeds([metric.get("spearman") for metric in metrics]),
         interval=interval,
@@ -216,6 +187,30 @@ def _row(group: Sequence[Run], name: str, resamples: int, footnotes: dict[str, i
         tokens=_mean(result.get("train_tokens") for result in results),
         notes=sorted({footnotes.setdefault(note, len(footnotes) + 1) for note in notes}),
     )
+
+
+def _schedule(result: Mapping[str, Any]) -> str | None:
+    """Say how long and in what batches a run trained; None where nothing trained, or it was not kept."""
+    if not (own := result.get("schedule")):
+        return None
+    epochs, steps, every = own.get("epochs"), own.get("steps"), own.get("validate_every")
+    length = []
+    if epochs is not None and epochs >= 0:  # otherwise steps end the training
+        length.append("1 epoch" if epochs == 1 else f"{epochs} epochs")
+    if steps is not None:
+        length.append(f"at most {steps} steps")
+    look = "" if every is None else ", validated every epoch" if every == 1 else f", validated every {every} epochs"
+    return f"{', '.join(length)}{',' if len(length) > 1 else ''} of {own.get('batch_size')} rows a batch{look}"
+
+
+def _costs(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what makes times of different rows hard to compare."""
+    charged = [found for result in results if (found := (result.get("seconds") or {}).get("features_found"))]
+    notes = []
+    if charged:
+        cost = tables.duration(sum(charged) / len(charged))
+        notes.append(f"features were found in the cache; the {cost} they once cost are charged")
+    return notes + [f"{number} processes" for result in results if (number := result.get("processes") or 1) > 1]
 
 
 def _over_seeds(values: Sequence[float | None]) -> tuple[float, float | None] | None:

@@ -27,13 +27,13 @@ COST = ("Backbone", "Trained", "Training", "Scoring", "Tokens")
 
 @dataclass(frozen=True)
 class Row:
-    """A strategy's results on one set, over seeds.
+    """A strategy's results on one set under one group of settings, over seeds.
 
     Args:
-        label: The strategy.
+        label: The strategy, with a number where its runs were made under several settings.
         study: Its study.
         backbone: Its decoder, empty without one.
-        finished: Seeds that are finished.
+        finished: Seeds that are finished; one that was run twice counts once.
         planned: Seeds there are.
         pairs: Pairs of the set.
         spearman: Mean and standard deviation, in -1 to 1; None where undefined.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +94,17 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     backend.decoder = decoders.ByteLevel()
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Use one thread, here and in the processes that tests start, but for the slow tests on real decoders.
+
+    Threads that share tiny matrices wait for each other most of the time: where something else has the cores, a test
+    of 0.3 seconds took 15.
+    """
+    if config.getoption("markexpr") == "not slow":
+        torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @functools.cache

@@ -27,8 +27,10 @@ STRATEGIES = """
 
 # Reads how to behave from control.json: {label: "fail" | "die" | "wait" | "nothing"}.
 FAKE = """
-    import json, os, pathlib, signal, socket, sys, time
+    import hashlib, json, os, pathlib, signal, socket, sys, time
     a = dict(zip(sys.argv[2::1], sys.argv[3::1]))
+    configs = [pathlib.Path(b).read_text() for a, b in zip(sys.argv, sys.argv[1:]) if a == "-c"]
+    settings = hashlib.sha256(json.dumps([configs, sys.argv[sys.argv.index("--request") + 2:]]).encode()).hexdigest()
     folder, label, seed = pathlib.Path(a["--run_dir"]), a["--label"], int(a["--seed_everything"])
     here = pathlib.Path(__file__).parent
     with open(here / "starts.txt", "a") as file:
@@ -58,7 +60,7 @@ FAKE = """
     score = 0.5 + len(label) / 100 + seed / 1000
     write("result.json", {
         "schema_version": 1, "strategy": "Method", "label": label, "study": a["--study"], "seed": seed,
-        "request": a["--request"], "backbone": {"name": "small"},
+        "request": a["--request"], "settings": settings, "backbone": {"name": "small"},
         "metrics": {"test/stsb": {"spearman": score, "pearson": score, "pairs": 9, "undefined": None}},
         "parameters": {"trainable": 10}, "seconds": {"train": 1.0, "score": 0.5, "total": 1.5}, "notes": []})
     write("status.json", {**status, "state": "done"})

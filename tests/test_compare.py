@@ -129,8 +129,11 @@ def test_a_changed_file_reruns_exactly_what_changed(here: Path, run: Run) -> Non
     assert (aside / runs.RESULT).read_text() == old[0]
     assert (folder("method", 1) / runs.RESULT).read_text() == old[1]
     assert "outdated: method seed 1" in out
-    assert "superseded" not in Path("runs/demo/report.md").read_text()
+    table = Path("runs/demo/report.md").read_text()
+    assert "superseded" not in table
+    assert all(f"| method ({number}) | small | 1 |" in table for number in (1, 2)), "two settings, two rows"
     run()
+    assert "| method | small | 2 |" in Path("runs/demo/report.md").read_text()
     assert starts(here) == ["method 1"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from rich.console import Console
 from scipy.stats import spearmanr
 
@@ -26,8 +28,13 @@ LABELS = np.round(np.random.default_rng(0).random(80), 2)
 
 
 def finish(root: Path, label: str, seed: int = 0, noise: float = 0.3, study: str = "demo", **changes: Any) -> Path:
-    """Leave what a finished run leaves."""
-    folder = runs.run_folder(root, study, label, seed)
+    """Leave what a finished run leaves; `config` is its resolved configuration, None one without, from before."""
+    folder = changes.pop("folder", runs.run_folder(root, study, label, seed))
+    config = changes.pop("config", {"data": {"train": {"path": "stsb"}}})
+    if config is not None:
+        places = {"run_dir": str(folder), "study": study, "label": label, "request": f"{label}-{seed}"}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / runs.CONFIG).write_text(yaml.safe_dump({**config, **places, "seed_everything": seed}))
     scores = LABELS + noise * np.random.default_rng(seed + 1).normal(size=len(LABELS))
     metrics = {}
     for name in changes.pop("sets", ["test/stsb"]):
@@ -122,14 +129,156 @@ def test_best_first_and_one_seed_has_no_deviation(tmp_path: Path, show: Show) ->
     assert better[6] == "0"
 
 
-def test_seeds_under_different_settings_are_said_to_be(tmp_path: Path, show: Show) -> None:
-    for seed in (0, 1):
-        finish(tmp_path, "same", seed, settings="a")
-        finish(tmp_path, "other", seed, settings=f"b{seed}")
+# What makes a row -------------------------------------------------------------------------------------------
+
+
+def notes_of(out: str) -> dict[str, list[str]]:
+    """Give the notes of each row, by its label."""
+    texts = dict(re.findall(r"^(\d+): (.*)$", out, re.MULTILINE))
+    return {row[0]: [texts[number] for number in row[-1].split(", ") if number] for row in rows(out)}
+
+
+def limited(limit: int | None) -> dict[str, Any]:
+    return {"data": {"train": {"path": "stsb", "limit": limit}}, "trainer": {"max_epochs": 3}}
+
+
+@pytest.mark.parametrize("settings", [True, False], ids=["hash", "older result without"])
+def test_runs_of_different_settings_are_different_rows_whatever_their_label(
+    tmp_path: Path, show: Show, settings: bool
+) -> None:
+    """Two seeds with other data were once averaged as two seeds of one thing."""
+    for seed, limit in ((0, 800), (1, 800), (2, None)):
+        own = {"settings": f"hash of {limit}"} if settings else {}
+        finish(tmp_path, "freeze", seed, noise=0.1 if limit else 0.9, config=limited(limit), **own)
     out = show(tmp_path, "--resamples", 0)
-    noted = {row[0]: row[-1] for row in rows(out)}
-    assert noted["same"] == ""
-    assert f"{noted['other']}: its seeds were run under different settings" in out
+    first, second = rows(out)
+    assert (first[0], first[2], second[0], second[2]) == ("freeze (1)", "2", "freeze (2)", "1")
+    assert "±" in first[3]
+    assert "±" not in second[3]
+    assert notes_of(out) == {
+        "freeze (1)": [],
+        "freeze (2)": ["differs from freeze (1) in data.train.limit: none instead of 800"],
+    }
+
+
+def test_the_same_settings_are_one_row(tmp_path: Path, show: Show) -> None:
+    for seed in (0, 1):
+        finish(tmp_path, "hashed", seed, settings="a")
+        finish(tmp_path, "older", seed, config=limited(8))
+    assert {row[0]: row[2] for row in rows(show(tmp_path, "--resamples", 0))} == {"hashed": "2", "older": "2"}
+
+
+def test_an_older_result_without_its_configuration_stands_by_itself(tmp_path: Path, show: Show) -> None:
+    for seed in (0, 1):
+        finish(tmp_path, "lost", seed, config=None)
+    out = show(tmp_path, "--resamples", 0)
+    assert [row[2] for row in rows(out)] == ["1", "1"]
+    told = "differs from lost (1) in settings that it has no config.yaml to tell of"
+    assert notes_of(out) == {"lost (1)": [], "lost (2)": [told]}
+
+
+def test_what_the_configuration_does_not_tell_is_looked_for_elsewhere(tmp_path: Path, show: Show) -> None:
+    decoder = {"name": "small", "sha256": "a" * 64}
+    finish(tmp_path, "m", 0, settings="a", data={"train": {"sha256": "one"}}, backbone=decoder)
+    finish(tmp_path, "m", 1, settings="b", data={"train": {"sha256": "two"}}, backbone=decoder)
+    finish(tmp_path, "m", 2, settings="c", data={"train": {"sha256": "one"}}, backbone={**decoder, "sha256": "b" * 64})
+    finish(tmp_path, "m", 3, settings="d", data={"train": {"sha256": "one"}}, backbone=decoder)
+    assert notes_of(show(tmp_path, "--resamples", 0)) == {
+        "m (1)": [],
+        "m (2)": ["differs from m (1) in the content of data.train"],
+        "m (3)": ["differs from m (1) in the files of the decoder"],
+        "m (4)": ["differs from m (1) in something that config.yaml does not tell, such as code"],
+    }
+
+
+def test_many_differences_are_counted_not_listed(tmp_path: Path, show: Show) -> None:
+    for seed in (0, 1):
+        finish(tmp_path, "m", seed, config={"model": {name: f"{name}{seed}" for name in "abcdefg"}})
+    (note,) = notes_of(show(tmp_path, "--resamples", 0))["m (2)"]
+    assert note.startswith("differs from m (1) in model.a: a1 instead of a0, model.b: b1 instead of b0, ")
+    assert note.endswith("and 3 more")
+
+
+def test_how_a_run_is_shown_makes_no_row(tmp_path: Path, show: Show) -> None:
+    for seed, logger in ((0, True), (1, [{"class_path": "x"}])):
+        finish(tmp_path, "m", seed, config={"trainer": {"max_epochs": 1, "logger": logger}, "ckpt_path": None})
+    assert [row[2] for row in rows(show(tmp_path, "--resamples", 0))] == ["2"]
+
+
+def test_a_seed_that_was_run_twice_counts_once(tmp_path: Path, show: Show) -> None:
+    """Three copies of one number have no deviation, and say nothing about seeds."""
+    first = finish(tmp_path, "m", 0, settings="a", train_tokens=100)
+    again = finish(tmp_path, "m", 0, settings="a", train_tokens=900, folder=tmp_path / "demo" / "copy" / "seed-0")
+    other = finish(tmp_path, "m", 0, settings="a", folder=tmp_path / "elsewhere" / "m" / "seed-0")
+    finish(tmp_path, "m", 1, settings="a", train_tokens=300)
+    out = show(tmp_path, "--resamples", 0)
+    (row,) = rows(out)
+    assert row[2] == "2"
+    counted, left = sorted([first, again, other])[0], sorted([first, again, other])[1:]
+    note = f"seed 0 was run more than once and counts once, as in {counted}; left out: {left[0]}, {left[1]}"
+    assert note in " ".join(out.split())
+
+
+def test_the_same_settings_under_two_labels_or_studies_stay_two_rows(tmp_path: Path, show: Show) -> None:
+    finish(tmp_path, "one", settings="a")
+    finish(tmp_path, "two", settings="a")
+    finish(tmp_path, "one", settings="a", study="later")
+    out = show(tmp_path, "--resamples", 0)
+    assert sorted(row[:2] for row in rows(out)) == [["demo", "one"], ["demo", "two"], ["later", "one"]]
+
+
+def test_an_unfinished_run_is_planned_where_it_belongs(tmp_path: Path, show: Show) -> None:
+    """By its configuration where it has one yet, else by its label, if that is of one row."""
+    for label in ("single", "double"):
+        finish(tmp_path, label, 0, settings="a", config=limited(8))
+        runs.mark(runs.run_folder(tmp_path, "demo", label, 4), "queued")
+    finish(tmp_path, "double", 1, settings="b", config=limited(9))
+    begun = runs.run_folder(tmp_path, "demo", "double", 3)
+    runs.mark(begun, "running")
+    (begun / runs.CONFIG).write_text(yaml.safe_dump({**limited(9), "seed_everything": 3, "run_dir": str(begun)}))
+    out = show(tmp_path, "--resamples", 0)
+    found = {row[0]: row[2] for row in rows(out)}
+    assert found == {"single": "1 of 2", "double (1)": "1", "double (2)": "1 of 2"}
+    assert all(
+        f"{state}: {name}" in out for state, name in (("running", "double, seed 3"), ("queued", "double, seed 4"))
+    )
+
+
+# What a reader must know ------------------------------------------------------------------------------------
+
+
+def test_schedules_are_told_where_they_differ(tmp_path: Path, show: Show) -> None:
+    short = {"epochs": 1, "batch_size": 8, "validate_every": 1, "steps": None}
+    finish(tmp_path, "short", schedule=short)
+    finish(tmp_path, "also short", schedule=short)
+    finish(tmp_path, "none", parameters={"trainable": 0}, schedule=None)
+    assert not any(notes_of(show(tmp_path, "--resamples", 0)).values())
+    finish(tmp_path, "long", schedule={"epochs": 150, "batch_size": 128, "validate_every": 10, "steps": None})
+    finish(tmp_path, "cut", schedule={**short, "steps": 50})
+    finish(tmp_path, "endless", schedule={"epochs": -1, "batch_size": 8, "validate_every": None, "steps": 70})
+    assert notes_of(show(tmp_path, "--resamples", 0)) == {
+        "short": ["1 epoch of 8 rows a batch, validated every epoch"],
+        "also short": ["1 epoch of 8 rows a batch, validated every epoch"],
+        "none": [],
+        "long": ["150 epochs of 128 rows a batch, validated every 10 epochs"],
+        "cut": ["1 epoch, at most 50 steps, of 8 rows a batch, validated every epoch"],
+        "endless": ["at most 70 steps of 8 rows a batch"],
+    }
+
+
+def test_charged_features_and_processes_are_told(tmp_path: Path, show: Show) -> None:
+    seconds = {"features": 90.0, "train": 10.0, "score": 1.0}
+    for seed, found in ((0, 0.0), (1, 80.0)):
+        finish(tmp_path, "m", seed, settings="a", seconds={**seconds, "features_found": found}, processes=2)
+    finish(tmp_path, "other", seconds={**seconds, "features_found": 0.0}, processes=1)
+    out = show(tmp_path, "--resamples", 0)
+    told = "features were found in the cache; the 80 s they once cost are charged"
+    assert sorted(notes_of(out)["m"]) == ["2 processes", told]
+    assert notes_of(out)["other"] == []
+    assert {row[7] for row in rows(out)} == {"1.7 min"}
+
+
+# Runs that are not finished ---------------------------------------------------------------------------------
 
 
 def test_what_failed_or_is_missing_is_listed_not_averaged(tmp_path: Path, show: Show) -> None:
