@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -23,6 +22,7 @@ from embedlab.backbone import Backbone
 from embedlab.checkpoints import MONITOR
 from embedlab.data import DataModule, Pairs
 from embedlab.distributed import gather_lists, share_sum
+from embedlab.features import Cost
 from embedlab.metrics import UndefinedCorrelation, pearson, spearman
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
 
@@ -40,6 +40,7 @@ class Stopwatch(Callback):
     def __init__(self, phase: str = "train") -> None:
         self.phase = phase
         self.seconds: dict[str, float] = {}
+        self.charges: dict[str, tuple[float, float]] = {}  # seconds that latents took; of these, found on disk
         self._begun: float | None = None
         self._backbone: Backbone | None = None
         self._tokens_before = 0  # in earlier stages, and before a resume; by all processes
@@ -58,19 +59,28 @@ class Stopwatch(Callback):
         own = 0 if self._backbone is None else self._backbone.trained_tokens - self._tokens_at_start
         return self._tokens_before + share_sum(own)
 
-    def add(self, stage: str, seconds: float, tokens: int) -> None:
-        """Count a stage that came first."""
-        self.seconds[stage] = seconds
-        self._tokens_before += tokens
+    def add(self, state: dict[str, Any]) -> None:
+        """Count a stage that came first, by the state of its own stopwatch."""
+        self.seconds |= state["seconds"]
+        self.charges |= {phase: (total, found) for phase, (total, found) in state["charges"].items()}
+        self._tokens_before += state["tokens"]
 
-    @contextmanager
-    def time(self, phase: str) -> Iterator[None]:
-        """Add the time spent inside to a phase."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begun
+    def charge(self, phase: str, spent: float, cost: Cost | None) -> None:
+        """Count what it took to make texts ready.
+
+        Args:
+            phase: What it was for.
+            spent: Seconds that went by; what latents took is counted instead where they are kept.
+            cost: Of the latents.
+        """
+        if cost is None:
+            if phase != "score":  # scoring is being timed
+                self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
+            return
+        if self._begun is not None:
+            self._begun += spent
+        read = sum(gather_lists([cost.seconds - cost.seconds_found]))  # by any of this run's processes
+        self.charges[phase] = (cost.seconds, max(0.0, cost.seconds - read))
 
     def _stop(self) -> None:
         if self._begun is not None:
@@ -111,17 +121,22 @@ class Stopwatch(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the seconds so far, and the tokens of all processes."""
-        return {"seconds": dict(self.seconds), "tokens": self.tokens}
+        charges = {phase: list(own) for phase, own in self.charges.items()}
+        return {"seconds": dict(self.seconds), "charges": charges, "tokens": self.tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint's counts."""
         self.seconds = dict(state_dict["seconds"])
+        self.charges |= {phase: (total, found) for phase, (total, found) in state_dict["charges"].items()}
         self._tokens_before = int(state_dict["tokens"])
 
 
 @final
 class Preparation(Callback):
     """Give a strategy its training statistics, and warning of the texts to come.
+
+    What keeps latents is charged what they took, be they read now or found on disk: a run costs the same whatever ran
+    before it.
 
     Args:
         data: The run's data; statistics come from its training texts also while a stage trains on others.
@@ -131,32 +146,38 @@ class Preparation(Callback):
     def __init__(self, data: DataModule, stopwatch: Stopwatch) -> None:
         self.data, self.stopwatch = data, stopwatch
 
-    def _make_ready(self, trainer: Trainer, strategy: LightningModule, texts: Callable[[], Sequence[str]]) -> None:
+    def _make_ready(self, trainer: Trainer, strategy: LightningModule, texts: Sequence[str], phase: str) -> None:
         assert isinstance(strategy, EmbeddingStrategy)
-        # While testing the stopwatch runs already: latents of the test texts are part of scoring them.
-        with nullcontext() if trainer.testing else self.stopwatch.time("features"), torch.no_grad():
+        begun = time.perf_counter()
+        with torch.no_grad():
             strategy.ensure_prepared(self.data.train_texts)
-            strategy.warm(texts()[trainer.global_rank :: trainer.world_size])  # shared out; what is kept, all can read
+            strategy.warm(texts[trainer.global_rank :: trainer.world_size])  # shared out; what is kept, all can read
             trainer.strategy.barrier()
+            strategy.warm(texts)
+        self.stopwatch.charge(phase, time.perf_counter() - begun, strategy.charge(texts))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before training, the training and validation texts."""
+        """Before training, the training and validation texts; while a stage trains, its texts too."""
+        fit = [*self.data.train_texts(), *([] if self.data.validation is None else self.data.eval_texts("validate"))]
+        self._make_ready(trainer, pl_module, fit, "features")
         own = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning; a stage has data of its own
-        validation = [] if own.validation is None else own.eval_texts("validate")
-        self._make_ready(trainer, pl_module, lambda: [*own.train_texts(), *validation])
+        if own is not self.data:
+            known = set(fit)
+            stage = [text for text in own.train_texts() if text not in known]
+            self._make_ready(trainer, pl_module, stage, f"features of {self.stopwatch.phase}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before a validation of its own, the validation texts."""
         if trainer.state.fn == "validate":
-            self._make_ready(trainer, pl_module, lambda: self.data.eval_texts("validate"))
+            self._make_ready(trainer, pl_module, self.data.eval_texts("validate"), "features")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before testing, the test texts."""
-        self._make_ready(trainer, pl_module, lambda: self.data.eval_texts("test"))
+        self._make_ready(trainer, pl_module, self.data.eval_texts("test"), "score")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before predicting, its texts."""
-        self._make_ready(trainer, pl_module, lambda: self.data.eval_texts("predict"))
+        self._make_ready(trainer, pl_module, self.data.eval_texts("predict"), "score")
 
 
 @final

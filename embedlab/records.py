@@ -20,7 +20,7 @@ import transformers
 
 import embedlab
 from embedlab import runs
-from embedlab.callbacks import Evaluation
+from embedlab.callbacks import Evaluation, Stopwatch
 from embedlab.data import DataModule
 from embedlab.errors import UserError
 from embedlab.identity import SHOWN
@@ -114,13 +114,13 @@ class Measured:
 
     Attributes:
         evaluation: Metrics, and which epoch was kept.
-        seconds: By phase.
+        stopwatch: Seconds by phase.
         tokens: Trained on, by all processes.
         processes: How many there were.
     """
 
     evaluation: Evaluation
-    seconds: Mapping[str, float]
+    stopwatch: Stopwatch
     tokens: int
     processes: int
 
@@ -140,12 +140,14 @@ def finish(
     backbone = strategy.backbone
     own = [p for n, p in strategy.named_parameters() if not n.startswith("backbone.")]
     trainable = sum(p.numel() for p in strategy.parameters() if p.requires_grad)
-    seconds = dict(measured.seconds)
+    seconds, charges = dict(measured.stopwatch.seconds), dict(measured.stopwatch.charges)
+    in_score, _ = charges.pop("score", (0.0, 0.0))
     known = {
-        "features": seconds.pop("features", 0.0),
+        "features": seconds.pop("features", 0.0) + sum(total for total, _ in charges.values()),
         "train": seconds.pop("train", 0.0),
-        "score": seconds.pop("score", 0.0),
+        "score": seconds.pop("score", 0.0) + in_score,
     }
+    found = sum(found for _, found in measured.stopwatch.charges.values())
     tested = 2 * sum(m["pairs"] for name, m in evaluation.metrics.items() if name.startswith("test/"))
     result = {
         "strategy": type(strategy).__qualname__,
@@ -172,7 +174,12 @@ def finish(
             "trainable": trainable,
             "total": sum(p.numel() for p in own) + (0 if backbone is None else backbone.num_parameters),
         },
-        "seconds": {**known, "stages": seconds, "total": sum(known.values()) + sum(seconds.values())},
+        "seconds": {
+            **known,
+            "stages": seconds,
+            "total": sum(known.values()) + sum(seconds.values()),
+            "features_found": found,
+        },
         "texts_per_second": tested / known["score"] if known["score"] else None,
         "train_tokens": measured.tokens,
         "schedule": _schedule(config) if isinstance(strategy, Trainable) else None,

@@ -173,7 +173,7 @@ class _CLI(LightningCLI):
         notes = list(model.notes)
         if datamodule.train is not None and datamodule.train.limit is not None:
             notes.append(f"training cut to {found['train']['rows']} rows")
-        measured = records.Measured(self.evaluation, self.stopwatch.seconds, tokens, self.trainer.world_size)
+        measured = records.Measured(self.evaluation, self.stopwatch, tokens, self.trainer.world_size)
         records.finish(self.run_dir, config, identity, settings, model, datamodule, measured, notes)
         for name, metric in self.evaluation.metrics.items():
             pearson, spearman = metric["pearson"], metric["spearman"]
@@ -190,7 +190,7 @@ class _CLI(LightningCLI):
             checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
             model.on_load_checkpoint(checkpoint)
             model.load_state_dict(checkpoint["state_dict"], strict=False)
-            self.stopwatch.add(stage.name, **json.loads(done.read_text()))
+            self.stopwatch.add(json.loads(done.read_text()))
             return
         log.info("stage %s", stage.name)
         data = DataModule(train=stage.source, seed=config.seed_everything, batch_size=stage.batch_size)
@@ -205,7 +205,7 @@ class _CLI(LightningCLI):
             limit_val_batches=0,
             logger=CSVLogger(str(folder), name="", version=""),
             callbacks=[
-                *(Preparation(self.datamodule, self.stopwatch), Progress(self.run_dir, stage.name), stopwatch),
+                *(Preparation(self.datamodule, stopwatch), Progress(self.run_dir, stage.name), stopwatch),
                 *(RandomState(), Resumable(last)),
             ],
             default_root_dir=str(folder),
@@ -216,10 +216,10 @@ class _CLI(LightningCLI):
         )
         trainer.fit(model, datamodule=data, ckpt_path=str(last) if last.exists() else None)
         trainer.save_checkpoint(weights, weights_only=True)
-        seconds, tokens = stopwatch.seconds[stage.name], stopwatch.tokens
-        self.stopwatch.add(stage.name, seconds, tokens)
+        counts = stopwatch.state_dict()
+        self.stopwatch.add(counts)
         if trainer.is_global_zero:
-            runs.write_json_atomic(done, {"seconds": seconds, "tokens": tokens})
+            runs.write_json_atomic(done, counts)
             last.unlink(missing_ok=True)
 
     def after_predict(self) -> None:

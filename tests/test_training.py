@@ -258,3 +258,18 @@ def test_bad_input_is_one_sentence_and_status_2(place: Path, more: list[str], me
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not (place / "r" / "result.json").exists()
+
+
+def test_extraction_is_charged_to_every_run_that_uses_it(place: Path) -> None:
+    more = ["--trainer.max_epochs", "1", "--model.pretraining.source.limit", "10", "--model.pretraining.epochs", "1"]
+    seconds = []
+    for seed in ("0", "1"):
+        run(place, command(place, "freeze", f"r{seed}", *more, "--seed_everything", seed))
+        seconds.append(json.loads((place / f"r{seed}" / "result.json").read_text())["seconds"])
+    first, second = seconds
+    assert first["features_found"] == 0
+    # Train, validation and test texts are the same here: the test set costs no more, but its share is its own.
+    assert second["features"] == pytest.approx(first["features"])
+    assert second["features"] > 0
+    assert second["features_found"] > 0
+    assert second["score"] > 0

@@ -26,6 +26,8 @@ from embedlab.backbone import Backbone
 from embedlab.data import Pairs, Source, Texts, Triplets
 from embedlab.distributed import gather, gather_lists
 from embedlab.errors import UserError
+from embedlab.features import Cost
+from embedlab.latents import Latents
 from embedlab.losses import PairLoss, multiple_negatives_ranking
 from embedlab.optimisers import SlicedAdamW, sliced
 from embedlab.published import Published, differences
@@ -104,6 +106,7 @@ class EmbeddingStrategy(LightningModule, ABC):
         paper: What the paper fixes, by argument; `training.warmup` is the field `warmup` of the argument `training`.
             Each `__init__` calls `compare_with_paper`, and whatever differs is told with the run's results.
         departures: What differs from the paper whatever the arguments.
+        latents: Kept states of a frozen decoder; set by a strategy that reads nothing else.
     """
 
     paper: ClassVar[Mapping[str, Published]] = {}
@@ -114,6 +117,7 @@ class EmbeddingStrategy(LightningModule, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.backbone = None
+        self.latents: Latents | None = None
         self._differences: list[str] = []
         self.strict_loading = False  # a checkpoint holds only what was learned; `on_load_checkpoint` is strict
         self.register_buffer("prepared", torch.tensor(False))
@@ -134,13 +138,25 @@ class EmbeddingStrategy(LightningModule, ABC):
     def prepare(self, texts: Sequence[str]) -> None:  # most strategies need nothing
         """Learn statistics of the distinct training texts; called once, before anything is scored or trained."""
 
+    @final
     def warm(self, texts: Sequence[str]) -> None:
-        """Make ready for texts that are about to be read; whoever keeps latents computes them here, in bulk."""
+        """Read the latents of texts that will soon be needed, in bulk, where latents are kept."""
+        if self.latents is not None:
+            self.latents.add(texts, self.report)
+
+    @final
+    def charge(self, texts: Sequence[str]) -> Cost | None:
+        """Return what the latents of texts took, whoever read them and when; None where none are kept.
+
+        Args:
+            texts: Texts that `warm` was given.
+        """
+        return None if self.latents is None else self.latents.charged(texts)
 
     @property
     def feature_bytes(self) -> int:
         """Bytes of latents kept on disk."""
-        return 0
+        return 0 if self.latents is None else self.latents.store.size
 
     @property
     def notes(self) -> list[str]:

@@ -100,7 +100,7 @@ class Freeze(Trainable):
         super().__init__()
         self.compare_with_paper(locals())
         self.backbone: Backbone = backbone
-        self.latents = Latents(backbone, pooling, final_punctuation, bos)
+        self.latents: Latents = Latents(backbone, pooling, final_punctuation, bos)
         self.center, self.standardize, self.options, self.pair_loss = center, standardize, network, loss
         self.pretraining, self.plan, self.built = pretraining, training, False
 
@@ -134,15 +134,6 @@ class Freeze(Trainable):
         if self.standardize:
             self.warm(texts)
             self.siamese.standardize(self._latents(texts))
-
-    def warm(self, texts: Sequence[str]) -> None:
-        """Read the latents of texts that are not on disk yet."""
-        self.latents.add(texts, self.report)
-
-    @property
-    def feature_bytes(self) -> int:
-        """Bytes of latents kept on disk."""
-        return self.latents.store.size
 
     def reconstruction(self, batch: Texts) -> Tensor:
         """Fit the autoencoders to sentences, ()."""
