@@ -145,7 +145,12 @@ class EmbeddingStrategy(LightningModule, ABC):
     def notes(self) -> list[str]:
         """What a reader of the results must know about this run."""
         own = [] if self.backbone is None else self.backbone.notes
-        return [*own, *(f"differs from the paper: {what}" for what in [*self._differences, *self.departures])]
+        told = [f"differs from the paper: {what}" for what in [*self._differences, *self.departures]]
+        return [*own, *told, *self.remarks()]
+
+    def remarks(self) -> Sequence[str]:  # most strategies have none
+        """What happened in this run that its reader must know."""
+        return ()
 
     @final
     def compare_with_paper(self, arguments: Mapping[str, Any], paper: Mapping[str, Published] | None = None) -> None:
