@@ -154,7 +154,7 @@ class Freeze(Trainable):
     def loss(self, batch: Pairs) -> Tensor:
         """Fit the scores of pairs, ()."""
         assert batch.score is not None
-        return self.pair_loss(self.score(batch.first, batch.second), batch.score)
+        return self.pair_loss(self.score(*batch.sides), batch.score)
 
     def _latents(self, texts: Sequence[str]) -> Tensor:
         return self.latents.get(texts).to(self.device)  # (B, L, D)
