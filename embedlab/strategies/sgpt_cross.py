@@ -66,7 +66,7 @@ class SGPTCrossEncoder(EmbeddingStrategy):
         cut: Which end of an over-long document is cut; the authors cut its beginning, where titles stand.
     """
 
-    paper = published("section 3", prompt="G", evidence=total, both=False, cut="beginning")
+    paper = published("section 3", prompt="G", evidence=total, both=False) | published("their code", cut="beginning")
     departures = ("prompt, document and query are tokenized apart, not as one text",)
 
     def __init__(

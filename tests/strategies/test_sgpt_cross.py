@@ -219,7 +219,7 @@ def test_one_direction_predicts_the_query_from_the_document(folder: Path) -> Non
 
 
 def test_the_class_is_the_published_method_and_notes_tell_what_is_not(folder: Path) -> None:
-    cut = "differs from the paper: cut end instead of beginning (section 3)"
+    cut = "differs from the paper: cut end instead of beginning (their code)"
     apart = "differs from the paper: prompt, document and query are tokenized apart, not as one text"
     assert SGPTCrossEncoder(Backbone(str(folder))).notes == [cut, apart]
     assert SGPTCrossEncoder(Backbone(str(folder)), evidence=total, cut="beginning").notes == [apart]
