@@ -3,9 +3,10 @@ r"""Prompts of the SGPT cross-encoder, quoted to the letter from the authors' no
 `{}` is where the document goes; the query follows the prompt directly. One-shot prompts begin with an example,
 a document and a query that belongs to it. Yes-or-no prompts have a second `{}` for the query and ask for an answer.
 
-Differs from the paper: prompts A and M end in a blank, which alone would be an odd token; it is moved to the front
-of what follows, where tokenizers expect it (which makes M the same as L). The authors took their one-shot example
-from the test judgements; here the user gives one.
+A blank before a document, query or answer (as in A, L, M and the Quora prompts) is put to its front, where tokenizers
+expect it; at the end of the prompt it would be a token of its own, which no text has. M becomes L by that.
+
+Differs from the paper: the authors took their one-shot example from the test judgements; here the user gives one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["PROMPTS", "Prompt"]
+__all__ = ["PROMPTS", "Prompt", "Segments"]
 
 _SAME: Final = "Documents are searched to find matches with the same content.\n"
 
@@ -21,6 +22,28 @@ _BOT: Final = (
     'An intelligent, helpful bot is given. The bot responds "Yes" if the document is a fit to the query and "No" '
     "otherwise.\n###\n"
 )
+
+
+@dataclass(frozen=True)
+class Segments:
+    """A prompt in the pieces that are tokenized apart, in their order.
+
+    Attributes:
+        before: Instruction, example and whatever else comes before the document.
+        document: Blanks put to the front of the document.
+        after: What stands between document and query.
+        query: Blanks put to the front of the query.
+        closing: What follows the query of a yes-or-no prompt.
+        answers: What is answered where document and query belong together, and where not; None where the query
+            itself is what is predicted.
+    """
+
+    before: str
+    document: str
+    after: str
+    query: str
+    closing: str
+    answers: tuple[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -38,13 +61,25 @@ class Prompt:
     shot: str | None = None
     answers: tuple[str, str] | None = None
 
-    def parts(self, example: tuple[str, str] | None = None) -> tuple[str, str, str]:
-        """Return what comes before the document, after it, and after the query, the example filled in."""
+    def segments(self, example: tuple[str, str] | None = None) -> Segments:
+        """Cut the prompt into segments, the example filled in.
+
+        >>> Prompt("Title: {} is ").segments()
+        Segments(before='Title:', document=' ', after=' is', query=' ', closing='', answers=None)
+        """
         before, after, *rest = self.template.split("{}")
         if self.shot is not None and example is not None:
-            opening, middle, closing = self.shot.split("{}")
-            before = f"{opening}{example[0]}{middle}{example[1]}{closing}{before}"
-        return before, after, "".join(rest)
+            opening, middle, end = self.shot.split("{}")
+            before = f"{opening}{example[0]}{middle}{example[1]}{end}{before}"
+        (before, document), (after, query), (closing, answer) = map(_blank, (before, after, "".join(rest)))
+        answers = None if self.answers is None else (answer + self.answers[0], answer + self.answers[1])
+        return Segments(before, document, after, query, closing, answers)
+
+
+def _blank(text: str) -> tuple[str, str]:
+    """Take the blanks off the end of a text."""
+    bare = text.rstrip(" ")
+    return bare, text[len(bare) :]
 
 
 PROMPTS: Final = {
@@ -65,7 +100,7 @@ PROMPTS: Final = {
         "\nDocument: {}\nQuery: {}\nBot:", shot=_BOT + "Document: {}\nQuery: {}\nBot: Yes", answers=(" Yes", " No")
     ),
     "M": Prompt(
-        "\nDocument: {}\nQuery: {}\nBot:", shot=_BOT + "Document: {}\nQuery: {}\nBot: Yes", answers=(" Yes", " No")
+        "\nDocument: {}\nQuery: {}\nBot: ", shot=_BOT + "Document: {}\nQuery: {}\nBot: Yes", answers=("Yes", "No")
     ),
     "quoraA": Prompt(
         'Questions are searched to find matches with the same content.\nThe question "{}" is a good search result for "'

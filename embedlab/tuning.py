@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast, final
 
 import torch
@@ -77,17 +77,20 @@ class BitFit(Tuning):
 
     Args:
         add: Whether missing biases are added; None adds them only where the decoder has none at all.
+
+    Attributes:
+        added: How many were, once it has been applied.
     """
 
     add: bool | None = None
+    added: int = field(default=0, init=False, compare=False)
 
     def apply(self, decoder: nn.Module) -> str | None:
         """Make biases trainable, adding zero ones where needed."""
         decoder.requires_grad_(False)
         has_bias = any(_is_bias(name) for name, _ in decoder.named_parameters())
-        added = 0
         if self.add or (self.add is None and not has_bias):
-            added = sum(_add_bias(module) for module in list(decoder.modules()))
+            self.added = sum(_add_bias(module) for module in list(decoder.modules()))
         for name, parameter in decoder.named_parameters():
             parameter.requires_grad_(_is_bias(name))
         _train_in_float32(decoder)
@@ -96,7 +99,11 @@ class BitFit(Tuning):
                 "`tuning` is BitFit with `add: false`, which needs a decoder with biases, but this one has none; "
                 "leave `add` out to add zero biases, or use LoRA."
             )
-        return f"the decoder has no biases; {added} zero-initialised ones were added for BitFit" if added else None
+        return (
+            f"the decoder has no biases; {self.added} zero-initialised ones were added for BitFit"
+            if self.added
+            else None
+        )
 
 
 @final

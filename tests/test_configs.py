@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 
 from embedlab.data import Source
 from embedlab.signatures import shipped
+from embedlab.strategies.base import EmbeddingStrategy
 from tests import processes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -54,6 +56,33 @@ def test_a_strategy_file_tells_its_story(path: Path) -> None:
         assert f"# {key}" in head
     (run,) = re.findall(r"Run: +(.*)", head)
     assert all((CONFIGS.parent / word).exists() for word in run.split() if word.endswith(".yaml"))
+    expected = " ".join(head.partition("# Expect: ")[2].replace("#", " ").split())
+    command = re.search(r"embedlab (fit|compare) .*", expected)
+    assert expected.startswith("not yet run") != bool(command), "a number comes from a run that can be repeated"
+    for word in command[0].split() if command else []:
+        assert not word.endswith(".yaml") or (CONFIGS.parent / word).exists()
+
+
+@pytest.mark.parametrize("path", STRATEGIES, ids=lambda p: p.stem)
+def test_a_strategy_file_declares_what_differs_from_the_paper(
+    path: Path, decoder_folder: Callable[[str], Path]
+) -> None:
+    """Its run notes every such argument; each of them is named in the first lines."""
+    text = path.read_text()
+    model = yaml.safe_load(text)["model"]
+    if path.stem != "tfidf":
+        backbone = {"name": str(decoder_folder("llama")), "dtype": "float32"}
+        model["init_args"] = {**model.get("init_args", {}), "backbone": backbone}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(EmbeddingStrategy, "model")
+    strategy = parser.instantiate_classes(parser.parse_object({"model": model})).model
+    strategy.configure_model()
+    head = text.split("model:")[0]
+    ours = " ".join(head.partition("# Ours:")[2].partition("# Run:")[0].replace("#", " ").split())
+    noted = re.findall(r"differs from the paper: ([\w.]+) \S+ instead of", "\n".join(strategy.notes))
+    assert noted or strategy.paper == {}
+    for argument in noted:
+        assert all(f"`{part}`" in ours for part in argument.split(".")[:2]) or f"`{argument}`" in ours, argument
 
 
 @pytest.mark.parametrize("path", BACKBONES, ids=lambda p: p.stem)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
-__all__ = ["Pairs", "Texts", "Triplets"]
+__all__ = ["Pairs", "Side", "Texts", "Triplets"]
+
+Side = Literal["first", "second"]
 
 
 @dataclass
@@ -19,6 +22,7 @@ class Pairs:
         score: How similar they are, 0 to 1, (B,) float32; None where nobody has said.
         ids: Row of each pair in its source, from 0.
         meta: Other columns by name, B strings each.
+        query: Which of the two texts searches; the other one is the document.
     """
 
     first: list[str]
@@ -26,10 +30,16 @@ class Pairs:
     score: Tensor | None = None
     ids: list[int] = field(default_factory=list)
     meta: dict[str, list[str]] = field(default_factory=dict)
+    query: Side = "first"
 
     def __len__(self) -> int:
         """Return B."""
         return len(self.first)
+
+    @property
+    def sides(self) -> tuple[list[str], list[str]]:
+        """The B queries and their B documents."""
+        return (self.first, self.second) if self.query == "first" else (self.second, self.first)
 
 
 @dataclass

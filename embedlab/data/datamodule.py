@@ -112,11 +112,17 @@ class DataModule(LightningDataModule):
         return list(dict.fromkeys(text for name in names for text in self._rows[name].all_texts()))
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """Return path, split, number of rows and hash of every source read so far."""
+        """Return path, split, query side, number of rows and hash of every source read so far."""
         sources = {"train": self.train, "validation": self.validation, "predict": self.predict}
         sources |= {f"test/{name}": source for name, source in self.test.items()}
         return {
-            name: {"path": own.path, "split": own.split, "rows": len(rows), "sha256": rows.sha256}
+            name: {
+                "path": own.path,
+                "split": own.split,
+                "query": own.query,
+                "rows": len(rows),
+                "sha256": rows.sha256,
+            }
             for name, rows in self._rows.items()
             if (own := sources[name]) is not None
         }
@@ -180,6 +186,6 @@ def _collate(rows: Rows) -> Callable[[list[int]], Pairs | Triplets | Texts]:
             return Triplets(one("anchor", chosen), one("positive", chosen), [hard[i] if hard else [] for i in chosen])
         score = None if rows.score is None else torch.tensor([rows.score[i] for i in chosen], dtype=torch.float32)
         meta = {name: [column[i] for i in chosen] for name, column in rows.meta.items()}
-        return Pairs(one("first", chosen), one("second", chosen), score, list(chosen), meta)
+        return Pairs(one("first", chosen), one("second", chosen), score, list(chosen), meta, rows.query)
 
     return collate

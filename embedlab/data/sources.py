@@ -8,6 +8,7 @@ import math
 import random
 from dataclasses import dataclass, field
 
+from embedlab.data.batches import Side
 from embedlab.data.readers import BUILT_IN, Table, nearest, read_table
 from embedlab.errors import UserError
 
@@ -35,13 +36,15 @@ class Rows:
         texts: For each role of the kind its texts; several columns for `negative` are several texts per row.
         score: Scores of pairs, 0 to 1, or None.
         meta: Other columns by name.
-        sha256: Hash of all of this.
+        query: Which text of a pair searches; no content, so `sha256` does not see it.
+        sha256: Hash of the content.
     """
 
     kind: str
     texts: dict[str, list[list[str]]]
     score: list[float] | None = None
     meta: dict[str, list[str]] = field(default_factory=dict)
+    query: Side = "first"
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -78,6 +81,7 @@ class Source:
         quoting: Whether double quotes quote fields; by default in CSV they do, in TSV they do not.
         limit: Keep this many rows, drawn once and for all, in their order.
         distinct: Whether a repeated plain text is kept once.
+        query: Which text of a pair searches, for strategies that read queries and documents differently.
     """
 
     path: str
@@ -90,6 +94,7 @@ class Source:
     quoting: bool | None = None
     limit: int | None = None
     distinct: bool = True
+    query: Side = "first"
 
     def read(self) -> Rows:
         """Read and check the rows.
@@ -101,6 +106,8 @@ class Source:
             raise UserError(f"`limit` must be at least 1 row, got {self.limit}.")
         table = read_table(self.path, self.split, self.subset, self.revision, self.quoting)
         kind, columns = self._roles(table)
+        if kind != "pairs" and self.query != "first":
+            raise UserError(f"`query` must be left out for {kind}, got {self.query!r}; it is a side of pairs.")
         chosen = self._chosen(table)
         place = {name: index for index, name in enumerate(table.columns)}
         texts = {
@@ -116,7 +123,7 @@ class Source:
             return Rows(kind, {"text": [[text] for text in (dict.fromkeys(flat) if self.distinct else flat)]})
         used = {name for names in columns.values() for name in names}
         meta = {name: [table.rows[row][i] or "" for row in chosen] for name, i in place.items() if name not in used}
-        return Rows(kind, texts, score, meta)
+        return Rows(kind, texts, score, meta, self.query)
 
     def _roles(self, table: Table) -> tuple[str, dict[str, list[str]]]:
         """Find the kind of rows and the columns of each role."""

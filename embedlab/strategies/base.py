@@ -128,8 +128,8 @@ class EmbeddingStrategy(LightningModule, ABC):
         """Score the similarity of text pairs, higher for more similar.
 
         Args:
-            first: B texts.
-            second: B texts.
+            first: B texts, the query side where that makes a difference.
+            second: B texts, the document side.
 
         Returns:
             One score per pair, (B,), float32.
@@ -162,7 +162,12 @@ class EmbeddingStrategy(LightningModule, ABC):
     def notes(self) -> list[str]:
         """What a reader of the results must know about this run."""
         own = [] if self.backbone is None else self.backbone.notes
-        return [*own, *(f"differs from the paper: {what}" for what in [*self._differences, *self.departures])]
+        told = [f"differs from the paper: {what}" for what in [*self._differences, *self.departures]]
+        return [*own, *told, *self.remarks()]
+
+    def remarks(self) -> Sequence[str]:  # most strategies have none
+        """What happened in this run that its reader must know."""
+        return ()
 
     @final
     def compare_with_paper(self, arguments: Mapping[str, Any], paper: Mapping[str, Published] | None = None) -> None:
@@ -185,17 +190,17 @@ class EmbeddingStrategy(LightningModule, ABC):
     @final
     def validation_step(self, batch: Pairs, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Score a batch, (B,)."""
-        return self.score(batch.first, batch.second)
+        return self.score(*batch.sides)
 
     @final
     def test_step(self, batch: Pairs, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Score a batch, (B,)."""
-        return self.score(batch.first, batch.second)
+        return self.score(*batch.sides)
 
     @final
     def predict_step(self, batch: Pairs, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Score a batch, (B,)."""
-        return self.score(batch.first, batch.second)
+        return self.score(*batch.sides)
 
     @final
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -235,7 +240,14 @@ class EmbeddingStrategy(LightningModule, ABC):
 
 
 class Embedder(EmbeddingStrategy, ABC):
-    """A strategy that gives each text one vector; pairs are scored by cosine."""
+    """A strategy that gives each text one vector; pairs are scored by cosine.
+
+    Attributes:
+        symmetric: Whether a text has the same vector in either role. Then texts that several pairs share are
+            embedded once.
+    """
+
+    symmetric: bool = False
 
     @abstractmethod
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
@@ -251,9 +263,12 @@ class Embedder(EmbeddingStrategy, ABC):
 
     @final
     def score(self, first: Sequence[str], second: Sequence[str]) -> Tensor:
-        """Score pairs by the cosine of their vectors, (B,); equal texts are embedded once."""
-        vectors = functional.normalize(self.embed([*first, *second]), dim=-1)
-        return (vectors[: len(first)] * vectors[len(first) :]).sum(-1)
+        """Score queries and documents by the cosine of their vectors, (B,)."""
+        if self.symmetric:
+            queries, documents = self.embed([*first, *second]).chunk(2)
+        else:
+            queries, documents = self.embed(first, "query"), self.embed(second, "document")
+        return (functional.normalize(queries, dim=-1) * functional.normalize(documents, dim=-1)).sum(-1)
 
 
 class Trainable(EmbeddingStrategy, ABC):
@@ -374,7 +389,7 @@ def contrastive_loss(strategy: Embedder, batch: Pairs | Triplets, pair_loss: Pai
         scale: Inverse temperature of the ranking.
     """
     if isinstance(batch, Pairs):
-        return pair_loss(gather(strategy.score(batch.first, batch.second)), gather(cast(Tensor, batch.score)))
+        return pair_loss(gather(strategy.score(*batch.sides)), gather(cast(Tensor, batch.score)))
     hard = [text for own in batch.negatives for text in own]
     anchor = functional.normalize(strategy.embed(batch.anchor, "query"), dim=-1)
     vectors = functional.normalize(strategy.embed([*batch.positive, *hard], "document"), dim=-1)

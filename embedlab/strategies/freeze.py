@@ -145,7 +145,7 @@ class Freeze(Trainable):
 
     def loss(self, batch: Pairs) -> Tensor:
         """Fit the scores of pairs, ()."""
-        return self.pair_loss(gather(self.score(batch.first, batch.second)), gather(cast(Tensor, batch.score)))
+        return self.pair_loss(gather(self.score(*batch.sides)), gather(cast(Tensor, batch.score)))
 
     def _latents(self, texts: Sequence[str]) -> Tensor:
         return self.latents.get(texts).to(self.device)  # (B, L, D)

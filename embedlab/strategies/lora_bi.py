@@ -46,6 +46,9 @@ class LoRABiEncoder(Trainable, Embedder):
         training: How it learns.
     """
 
+    departures = ("the paper embeds no texts; rank, rate, pooling and losses are the common recipe",)
+    symmetric = True
+
     def __init__(
         self,
         backbone: Backbone,

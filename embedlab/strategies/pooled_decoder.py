@@ -16,6 +16,7 @@ from torch import Tensor
 from embedlab import pooling
 from embedlab.backbone import FINAL, Backbone, Layer
 from embedlab.pooling import Pooling
+from embedlab.published import published
 from embedlab.strategies.base import Embedder, Role
 
 __all__ = ["PooledDecoder"]
@@ -33,25 +34,30 @@ class PooledDecoder(Embedder):
             deviation too, each coordinate by itself.
     """
 
+    paper = published("section 4.1", pooling=pooling.mean, layer=FINAL, standardize="none")
+    symmetric = True
     mean: Tensor
     scale: Tensor
 
     def __init__(
         self,
         backbone: Backbone,
-        pooling: Pooling = pooling.weighted_mean,
+        pooling: Pooling = pooling.mean,
         layer: Layer = FINAL,
         standardize: Literal["none", "center", "zscore"] = "none",
     ) -> None:
         super().__init__()
+        self.compare_with_paper(locals())
+        self.built = False
         self.backbone: Backbone = backbone
         self.pooling, self.layer, self.standardize = pooling, layer, standardize
 
     def configure_model(self) -> None:
         """Make room for the statistics, (D,) each."""
-        if not hasattr(self, "mean"):
+        if not self.built:
             self.register_buffer("mean", torch.zeros(self.backbone.width))
             self.register_buffer("scale", torch.ones(self.backbone.width))
+            self.built = True
 
     def prepare(self, texts: Sequence[str]) -> None:
         """Take mean and standard deviation of the training texts' vectors."""

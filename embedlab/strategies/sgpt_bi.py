@@ -11,6 +11,7 @@ For search the two sides are told apart by brackets, [query] and {document}, as 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import final
 
 from torch import Tensor
@@ -21,6 +22,7 @@ from embedlab.data import Pairs, Triplets
 from embedlab.errors import UserError
 from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
+from embedlab.published import published
 from embedlab.strategies.base import Embedder, Role, Trainable, Training, contrastive_loss
 from embedlab.tuning import BitFit, Tuning
 
@@ -29,9 +31,10 @@ __all__ = ["SGPTBiEncoder"]
 BRACKETS = {"query": ("[", "]"), "document": ("{", "}")}  # section 4.2
 SCALE = 20.0  # the authors' training script
 
-# BitFit wants ten times the learning rate of full tuning (the authors' scripts: 1e-4 to 4e-4 for decoders with
-# trained biases). Differs from the paper: zero biases added to a decoder want about ten times more again.
-TRAINING = Training(learning_rate=2e-3, weight_decay=0.0, warmup=0.1, decay=True)
+# The authors' script; the rate is None as it depends on what biases the decoder has.
+TRAINING = Training(learning_rate=None, weight_decay=0.01, warmup=0.1, decay=True, gradient_clip=1.0)
+RATE = 3.2e-4  # of the published NLI models (the authors' README); their runs on biases lie between 5e-5 and 8e-4
+ADDED_RATE = 2e-3  # Differs from the paper: biases that start at zero have further to go
 
 
 @final
@@ -41,12 +44,27 @@ class SGPTBiEncoder(Trainable, Embedder):
     Args:
         backbone: The decoder.
         pooling: From token states to one vector.
-        brackets: Whether queries and documents get their brackets; where both sides are alike there are none.
+        brackets: Whether queries and documents get their brackets, in training and in scoring.
         tuning: What trains in the decoder; None is BitFit.
         pair_loss: Loss on scored pairs, from cosines and gold scores.
         scale: Inverse temperature of the ranking loss on triplets.
-        training: How it learns.
+        training: How it learns. A learning rate of None is the published one where the decoder's own biases are
+            tuned, and a higher one where zero biases are added.
     """
+
+    paper = published("section 4.1", pooling=pooling.weighted_mean, tuning="BitFit") | published(
+        "the authors' script",
+        scale=SCALE,
+        training__weight_decay=0.01,
+        training__vectors_decay=False,
+        training__warmup=0.1,
+        training__decay=True,
+        training__gradient_clip=1.0,
+    )
+    departures = (
+        "scored pairs are not trained on in the paper, the loss on them is ours",
+        "of equal texts in a batch none is a negative of the other; the authors keep them out of a batch",
+    )
 
     def __init__(
         self,
@@ -61,13 +79,26 @@ class SGPTBiEncoder(Trainable, Embedder):
         super().__init__()
         if scale <= 0:
             raise UserError(f"`scale` must be positive, got {scale}.")
+        tuning = tuning or BitFit()
+        if training.learning_rate is None and not isinstance(tuning, BitFit):
+            raise UserError(
+                f"`training.learning_rate` must be given where `tuning` is {type(tuning).__name__}, got none; only that "
+                "of BitFit is published."
+            )
+        self.compare_with_paper(locals())
         self.backbone: Backbone = backbone
-        self.pooling, self.brackets, self.tuning = pooling, brackets, tuning or BitFit()
-        self.pair_loss, self.scale, self.plan = pair_loss, scale, training
+        self.pooling, self.brackets, self.tuning = pooling, brackets, tuning
+        self.symmetric = not brackets
+        self.pair_loss, self.scale, self.plan, self.decided = pair_loss, scale, training, False
 
     def configure_model(self) -> None:
-        """Load the decoder and choose what trains."""
+        """Load the decoder, choose what trains and how fast."""
         self.backbone.tune(self.tuning)
+        if not self.decided:
+            added = isinstance(self.tuning, BitFit) and self.tuning.added > 0
+            rate = self.plan.learning_rate or (ADDED_RATE if added else RATE)
+            self.plan, self.decided = replace(self.plan, learning_rate=rate), True
+            self.compare_with_paper({"training": self.plan}, published("the NLI models", training__learning_rate=RATE))
 
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
         """Pool the final states of texts, in the brackets of their role, (B, D)."""

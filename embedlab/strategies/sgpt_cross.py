@@ -5,14 +5,14 @@ Muennighoff, 2022. SGPT: GPT Sentence Embeddings for Semantic Search. arXiv:2202
     l(q | d) = sum_k log p(q_k | prompt(d), q_<k)
 
 The published score is l(q | d) itself (`total`). It ranks the documents of one query, whose length is fixed;
-over pairs of unequal length it ranks mostly by length, so for similarity the default is the `ratio` to l(q), the
-same with an empty document.
+over pairs of unequal length it ranks mostly by length. For similarity take the `ratio` to l(q), the same with an
+empty document, as configs/strategies/sgpt_cross.yaml does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from embedlab.backbone import Backbone
 from embedlab.errors import UserError
 from embedlab.prompts import PROMPTS, Prompt
+from embedlab.published import published
 from embedlab.strategies.base import EmbeddingStrategy
 from embedlab.tuning import Frozen
 
@@ -50,28 +51,32 @@ def ratio(conditional: Tensor, unconditional: Tensor, length: Tensor) -> Tensor:
 
 @final
 class SGPTCrossEncoder(EmbeddingStrategy):
-    """Log-probability of one text given the other.
+    """Log-probability of the query given the document.
 
-    Differs from the paper: an over-long document loses its end, not its beginning; prompt, document and query
-    are tokenized apart, so that the cut is exact.
+    Prompt, document and query are tokenized apart, so that what is cut where they exceed the decoder's window is
+    the document, and a query only where no room would be left for a document; the prompt is never cut.
 
     Args:
         backbone: The decoder; it needs its language-model head.
         prompt: Name of a prompt (`embedlab.prompts.PROMPTS`), or any text with one `{}` for the document.
         evidence: From l(q | d), l(q) and the length of q, (B,) each, to a score; `total`, `mean`, `gain` or
-            `ratio` of this module, or a function of your own.
-        both: Whether to average both directions, so that score(a, b) = score(b, a). Otherwise the first text is
-            the document and the second the query.
+            `ratio` of this module, or a function of your own. Yes-or-no prompts score by log p(yes).
+        both: Whether to average both directions, so that score(a, b) = score(b, a).
         example: Document and query of a one-shot prompt.
+        cut: Which end of an over-long document is cut; the authors cut its beginning, where titles stand.
     """
+
+    paper = published("section 3", prompt="G", evidence=total, both=False) | published("their code", cut="beginning")
+    departures = ("prompt, document and query are tokenized apart, not as one text",)
 
     def __init__(
         self,
         backbone: Backbone,
-        prompt: str = "sentence",
-        evidence: Evidence = ratio,
-        both: bool = True,
+        prompt: str = "G",
+        evidence: Evidence = total,
+        both: bool = False,
         example: tuple[str, str] | None = None,
+        cut: Literal["end", "beginning"] = "end",
     ) -> None:
         super().__init__()
         chosen = PROMPTS.get(prompt, Prompt(prompt))
@@ -80,69 +85,76 @@ class SGPTCrossEncoder(EmbeddingStrategy):
         if (chosen.shot is None) != (example is None):
             need = "needs an `example`, a document and its query" if example is None else "takes no `example`"
             raise UserError(f"`prompt` {prompt!r} {need}; the one-shot prompts are J, K, L, M and quoraE.")
+        self.compare_with_paper(locals())
         self.backbone: Backbone = backbone
-        self.evidence, self.both = evidence, both
-        self.before, after, self.closing = chosen.parts(example)
-        self.answers = chosen.answers
-        self.after, self.gap = (after[:-1], " ") if after.endswith(" ") else (after, "")
+        self.evidence, self.both, self.cut, self.segments = evidence, both, cut, chosen.segments(example)
         self._unconditional: dict[str, Tensor] = {}
+        self.documents_cut: set[str] = set()
+        self.queries_cut: set[str] = set()
 
     def configure_model(self) -> None:
         """Load the decoder with its head."""
         self.backbone.tune(Frozen(), head=True)
 
+    def remarks(self) -> list[str]:
+        """Tell how many texts were cut."""
+        counts = {f"documents at the {self.cut}": self.documents_cut, "queries at the end": self.queries_cut}
+        cut = [f"{len(texts)} {what}" for what, texts in counts.items() if texts]
+        return [f"cut to the window of {self.backbone.window} tokens: {', '.join(cut)}"] if cut else []
+
     def score(self, first: Sequence[str], second: Sequence[str]) -> Tensor:
-        """Score text pairs, (B,), float32."""
+        """Score queries by their documents, (B,), float32."""
         forward = self._direction(first, second)
         return (forward + self._direction(second, first)) / 2 if self.both else forward
 
-    def _direction(self, documents: Sequence[str], queries: Sequence[str]) -> Tensor:
-        """Score queries by their documents, (B,)."""
-        if self.answers is not None:
-            return self._answer(documents, queries)
-        targets = self.backbone.token_ids([self.gap + query for query in queries])
-        conditional = self._log_probability(documents, targets)
+    def _direction(self, queries: Sequence[str], documents: Sequence[str]) -> Tensor:
+        contexts, targets = self._contexts(queries, documents)
+        if self.segments.answers is not None:  # log p(yes) where yes and no are all that can be said
+            yes, no = ([answer] * len(contexts) for answer in self._ids(self.segments.answers))
+            return self._sums([*contexts, *contexts], [*yes, *no]).view(2, -1).log_softmax(0)[0]
+        conditional = self._sums(contexts, targets)
+        unconditional = torch.zeros_like(conditional)
         if self.evidence not in (total, mean):
-            new = [i for query, i in {q: i for i, q in enumerate(queries)}.items() if query not in self._unconditional]
-            values = self._log_probability([""] * len(new), [targets[i] for i in new])
-            self._unconditional.update(zip((queries[i] for i in new), values, strict=True))
+            new = list(dict.fromkeys(query for query in queries if query not in self._unconditional))
+            if new:
+                self._unconditional.update(zip(new, self._sums(*self._contexts(new, [""] * len(new))), strict=True))
             unconditional = torch.stack([self._unconditional[query] for query in queries])
-        else:
-            unconditional = torch.zeros_like(conditional)
         length = torch.tensor([len(target) for target in targets], device=conditional.device)
         return self.evidence(conditional, unconditional, length)
 
-    def _answer(self, documents: Sequence[str], queries: Sequence[str]) -> Tensor:
-        """Score by log p(yes) where yes and no are all that can be said (prompts L and M), (B,)."""
-        inside = [
-            document + self.after + query + self.closing for document, query in zip(documents, queries, strict=True)
-        ]
-        contexts = [[*self._ids(self.before), *body] for body in self.backbone.token_ids(inside)]
-        yes, no = ([self._ids(answer)] * len(contexts) for answer in cast(tuple[str, str], self.answers))
-        scores = self.backbone.log_probabilities([*contexts, *contexts], [*yes, *no])
-        both = torch.stack([own.sum() for own in scores]).view(2, -1)
-        return both.log_softmax(0)[0]
-
-    def _log_probability(self, documents: Sequence[str], targets: Sequence[Sequence[int]]) -> Tensor:
-        """Sum the log-probabilities of targets after their prompts, (B,)."""
-        if not targets:
-            return torch.empty(0)
-        before, after = (self._ids(part) for part in (self.before, self.after))
-        filled = self.backbone.token_ids([document for document in documents if document])
-        bodies = iter(filled)
-        contexts = []
-        for document, target in zip(documents, targets, strict=True):
-            room = self.backbone.window + 1 - len(before) - len(after) - len(target)
-            if room < 1:
-                raise UserError(
-                    f"`prompt` and query must leave room for a document in the window of {self.backbone.window} tokens, "
-                    f"but take {self.backbone.window + 1 - room}; shorten them or raise `backbone.max_length`."
-                )
-            body = next(bodies)[:room] if document else []
+    def _contexts(self, queries: Sequence[str], documents: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+        """Fill the prompt with documents; give the ids of each context and of its query, cut to the window."""
+        parts, window = self.segments, self.backbone.window
+        before, after, closing, *answers = self._ids([parts.before, parts.after, parts.closing, *(parts.answers or [])])
+        room = window + 1 - len(before) - len(after) - len(closing) - max(map(len, answers), default=0)
+        if room < 2:  # the last token is only predicted, hence the 1
+            raise UserError(
+                f"`prompt` must leave room for a document and a query in the window of {window} tokens, but takes "
+                f"{window + 1 - room}; shorten it or raise `backbone.max_length`."
+            )
+        contexts, targets = [], []
+        filled = self._ids([parts.document + document if document else "" for document in documents])
+        asked = self._ids([parts.query + query for query in queries])
+        for query, document, target, body in zip(queries, documents, asked, filled, strict=True):
+            if len(target) >= room:
+                self.queries_cut.add(query)
+                target = target[: room - 1]
+            if (surplus := len(body) - (room - len(target))) > 0:
+                self.documents_cut.add(document)
+                body = body[:-surplus] if self.cut == "end" else body[surplus:]
+            context = [*before, *body, *after]
+            if answers:
+                context += [*target, *closing]
             # A decoder predicts nothing from nothing: without any context the begin-of-text token stands in.
-            contexts.append([*before, *body, *after] or list(self.backbone.bos))
-        scores = self.backbone.log_probabilities(contexts, targets)
-        return torch.stack([own.sum() for own in scores])
+            contexts.append(context or list(self.backbone.bos))
+            targets.append(target)
+        return contexts, targets
 
-    def _ids(self, text: str) -> list[int]:
-        return self.backbone.token_ids([text])[0] if text else []
+    def _sums(self, contexts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> Tensor:
+        """Sum the log-probabilities of targets after their contexts, (B,)."""
+        return torch.stack([own.sum() for own in self.backbone.log_probabilities(contexts, targets)])
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenize texts, uncut; what looks like a control token is text like any other."""
+        encoded = self.backbone.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+        return [list(ids) for ids in encoded["input_ids"]]

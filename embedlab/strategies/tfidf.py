@@ -25,13 +25,17 @@ __all__ = ["Tfidf"]
 class Tfidf(Embedder):
     """Cosine of TF-IDF vectors fitted on the training texts, with scikit-learn's defaults."""
 
+    symmetric = True
+
     def __init__(self) -> None:
         super().__init__()
         self.vectorizer = TfidfVectorizer()
+        self.fitted = False
 
     def prepare(self, texts: Sequence[str]) -> None:
         """Learn the vocabulary and its document frequencies."""
         self.vectorizer.fit(texts)
+        self.fitted = True
 
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
         """Weigh the words of texts, (B, vocabulary); a text without a known word is all zeros."""
@@ -40,7 +44,7 @@ class Tfidf(Embedder):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the fitted vocabulary and weights as plain types."""
-        if not hasattr(self.vectorizer, "vocabulary_"):
+        if not self.fitted:
             return {}
         words = {word: int(index) for word, index in self.vectorizer.vocabulary_.items()}
         return {"vocabulary": words, "idf": torch.from_numpy(self.vectorizer.idf_)}
@@ -50,3 +54,4 @@ class Tfidf(Embedder):
         if state:
             self.vectorizer = TfidfVectorizer(vocabulary=state["vocabulary"])
             self.vectorizer.idf_ = state["idf"].numpy()
+            self.fitted = True

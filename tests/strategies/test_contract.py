@@ -58,6 +58,7 @@ def reads(kind: type[EmbeddingStrategy]) -> bool:
 EXCEPTIONS = {
     ("test_equal_texts_score_highest", "Freeze"): "its head maps equal texts to some constant (the paper's section 10)",
     ("test_equal_texts_score_highest", "SGPTCrossEncoder"): "log-probabilities of a random decoder order nothing",
+    ("test_scores_are_symmetric", "SGPTCrossEncoder"): "as published, only the query is predicted, from the document",
 }
 
 
