@@ -32,16 +32,7 @@ from embedlab.losses import PairLoss, multiple_negatives_ranking
 from embedlab.optimisers import SlicedAdamW, sliced
 from embedlab.published import Published, differences
 
-__all__ = [
-    "Batch",
-    "Embedder",
-    "EmbeddingStrategy",
-    "Role",
-    "Stage",
-    "Trainable",
-    "Training",
-    "contrastive_loss",
-]
+__all__ = ["Batch", "Embedder", "EmbeddingStrategy", "Role", "Stage", "Trainable", "Training", "contrastive_loss"]
 
 Role = Literal["query", "document"]
 Batch = Pairs | Triplets | Texts
