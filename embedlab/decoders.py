@@ -1,14 +1,19 @@
-"""Find the files of a decoder by name: built in, in a folder, in a GGUF file, or on the hub."""
+"""Find the files of a decoder by name: built in, in a folder, in a GGUF file, or on the hub; load its weights."""
 
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
 
 from embedlab import embedded
 from embedlab.errors import UserError
 
-__all__ = ["find_decoder"]
+__all__ = ["find_decoder", "load_weights"]
 
 # Weights only as safetensors: no pickle is ever loaded.
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
@@ -51,3 +56,33 @@ def _fetch(name: str, revision: str | None) -> Path:
             f"revision {revision or 'main'} could not be fetched{offline}; check the name and the network, or name a "
             f"folder ({type(error).__name__})."
         ) from error
+
+
+def load_weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, head: bool, name: str) -> Any:
+    """Load a decoder with transformers' own attention, frozen, in evaluation mode.
+
+    Args:
+        folder: Its files.
+        config: Its configuration.
+        dtype: What it computes in.
+        head: Whether with its language-model head.
+        name: What the user calls it.
+
+    Raises:
+        UserError: If the weights are not all there as safetensors, or transformers has no such class.
+    """
+    kind: Any = AutoModelForCausalLM if head else AutoModel
+    arguments: dict[str, Any] = {"config": deepcopy(config), "dtype": dtype, "use_safetensors": True}
+    try:
+        decoder, report = kind.from_pretrained(folder, output_loading_info=True, **arguments)
+    except OSError as error:
+        raise UserError(f"`backbone.name` must lead to safetensors weights, got {name!r}: {error}") from error
+    except ValueError as error:  # transformers has no model class for this configuration
+        raise UserError(f"`backbone.name` must lead to a decoder, but {name!r} does not: {error}") from error
+    if report["missing_keys"]:
+        first = min(report["missing_keys"])
+        raise UserError(
+            f"`backbone.name` must lead to complete weights, but {name!r} lacks {first!r}"
+            + ("; a cross-encoder needs a language-model head." if "lm_head" in first else ".")
+        )
+    return decoder.requires_grad_(False)

@@ -9,12 +9,12 @@ document with its queries) once as well. Texts are laid out as a tree of three l
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 __all__ = ["Pass", "log_probabilities_at", "shared_passes"]
 
@@ -118,7 +118,9 @@ def _laid_out(root: Ids, batch: Sequence[_Branch]) -> Pass:
     return plan
 
 
-def log_probabilities_at(states: Tensor, rows: Tensor, wanted: Tensor, head: nn.Module) -> Tensor:
+def log_probabilities_at(
+    states: Tensor, rows: Tensor, wanted: Tensor, head: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Give the log-probability of tokens after some states.
 
     Args:

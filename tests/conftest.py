@@ -125,3 +125,4 @@ def own_decoder(decoder_folder: Callable[[str], Path], tmp_path: Path) -> Path:
 def _cache_of_tests(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep latents of tiny decoders out of the user's cache; the converted default decoder stays there."""
     monkeypatch.setattr("embedlab.features.cache_root", lambda: tmp_path_factory.getbasetemp() / "cache")
+    monkeypatch.setattr("embedlab.proofs.cache_root", lambda: tmp_path_factory.getbasetemp() / "cache")

@@ -99,12 +99,12 @@ class Freeze(Trainable):
         self.pretraining, self.plan = pretraining, training
 
     def configure_model(self) -> None:
-        """Build one encoder per block and the head; decoders only for stage 1."""
+        """Load the decoder; build one encoder per block and the head; decoders only for stage 1."""
+        self.backbone.load()
         layers, width = self.backbone.num_layers, self.backbone.width
         if not hasattr(self, "coders"):
             widths = [max(8, self.widths[i * len(self.widths) // layers] * width // PAPER_WIDTH) for i in range(layers)]
-            self.coders = LayerwiseAutoencoder(width, widths, DROPOUT)
-            self.head = CosineHead(layers, DROPOUT)
+            self.coders, self.head = LayerwiseAutoencoder(width, widths, DROPOUT), CosineHead(layers, DROPOUT)
             self.register_buffer("mean", torch.zeros(layers, width))
             self.register_buffer("scale", torch.ones(layers, width))
         self.coders.keep_decoders(self.stage is not None)

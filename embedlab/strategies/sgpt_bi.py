@@ -67,7 +67,7 @@ class SGPTBiEncoder(Trainable, Embedder):
 
     def configure_model(self) -> None:
         """Load the decoder and choose what trains."""
-        self.backbone.tune(self.tuning)
+        self.backbone.load(self.tuning)
 
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
         """Pool the final states of texts, in the brackets of their role, (B, D)."""

@@ -89,7 +89,7 @@ class SGPTCrossEncoder(EmbeddingStrategy):
 
     def configure_model(self) -> None:
         """Load the decoder with its head."""
-        self.backbone.tune(Frozen(), head=True)
+        self.backbone.load(Frozen(), head=True)
 
     def score(self, first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Score text pairs, (B,), float32."""
