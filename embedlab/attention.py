@@ -50,9 +50,9 @@ def _mask(
     mask = _masks.get(key)
     if mask is None:
         mask = _hidden(before, before + length, 0, before + length, window, dtype, device).repeat(groups, 1)
-        while _masks and sum(own.nbytes for own in _masks.values()) + mask.nbytes > MASK_BYTES:
-            del _masks[next(iter(_masks))]
         if mask.nbytes <= MASK_BYTES:
+            while sum(own.nbytes for own in _masks.values()) + mask.nbytes > MASK_BYTES:
+                del _masks[next(iter(_masks))]
             _masks[key] = mask
     return mask
 
@@ -213,9 +213,7 @@ def _by_autograd(
     return _tokens(functional.dropout(weights, dropout).to(v.dtype) @ v, group)
 
 
-def _long(
-    q: Tensor, k: Tensor, v: Tensor, length: int, scale: float, window: int | None, dropout: float
-) -> Tensor:
+def _long(q: Tensor, k: Tensor, v: Tensor, length: int, scale: float, window: int | None, dropout: float) -> Tensor:
     """Attend by PyTorch's kernels, without scores or a mask of (length, length); shapes as rectangles have them.
 
     Rows that see all before them are left to the kernel's own causal mask. Those with a window, or with tokens
@@ -223,7 +221,7 @@ def _long(
     """
     total = k.shape[1]
     before = total - length
-    q = q.unflatten(1, (-1, length))  # (n * key heads, heads per key head, length, width)
+    q = q.view(q.shape[0], -1, length, q.shape[-1])  # (n * key heads, heads per key head, length, width)
     k, v = (x[:, None].expand(-1, q.shape[1], -1, -1) for x in (k, v))
     attend = functional.scaled_dot_product_attention
     if before == 0 and (window is None or window >= length):

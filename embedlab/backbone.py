@@ -15,10 +15,10 @@ from typing import Any, Literal, cast, final
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from embedlab import embedded
-from embedlab.decoders import find_decoder, load_weights
+from embedlab.decoders import empty_decoder, find_decoder, load_weights
 from embedlab.errors import UserError
 from embedlab.likelihood import log_probabilities_at, shared_passes
 from embedlab.pooling import Pooling
@@ -169,16 +169,16 @@ class Backbone(nn.Module):
                     f"{(tuning, head)}; call `backbone.load` with one wish, in `configure_model`."
                 )
             return
-        tuning.check(self._shell())
+        tuning.check(empty_decoder(self.config, self.name))
         context = torch.empty(0).device
         device = self.anchor.device if context.type == "cpu" else context
+        place = torch.device("cpu") if device.type == "meta" else device  # where something can be computed
         with torch.device("cpu"):  # transformers would take over a device context in a way of its own
-            decoder = load_weights(self.folder, self.config, self.dtype, head, self.name)
-        if device.type != "meta":  # where nothing can be computed
-            decoder.to(device)
-        self.reader, note = proven_reader(
-            decoder, self.config, self.name, self.sha256, head, self.wants_packing, self.padding_side
-        )
+            decoder = load_weights(self.folder, self.config, self.dtype, head, self.name).to(place)
+        with torch.device(place):
+            self.reader, note = proven_reader(
+                decoder, self.config, self.name, self.sha256, head, self.wants_packing, self.padding_side
+            )
         self.notes += [] if note is None else [note]
         decoder.to(device)
         if (note := tuning.apply(decoder)) is not None:
@@ -210,13 +210,7 @@ class Backbone(nn.Module):
         """Parameters of the decoder, with whatever tuning added; counted without loading it where it is not."""
         if self.decoder is not None:
             return sum(p.numel() for p in self.decoder.parameters())
-        return sum(p.numel() for p in self._shell().parameters())
-
-    def _shell(self) -> nn.Module:
-        """Build the decoder's modules without weights, in no time."""
-        build: Any = AutoModel
-        with torch.device("meta"):
-            return cast(nn.Module, build.from_config(self.config))
+        return sum(p.numel() for p in empty_decoder(self.config, self.name).parameters())
 
     def token_ids(
         self, texts: Sequence[str], prefix: Sequence[int] = (), suffix: Sequence[int] = ()
@@ -274,6 +268,10 @@ class Backbone(nn.Module):
         whole, bare = (self.tokenizer("a", add_special_tokens=own)["input_ids"] for own in (True, False))
         return next((tuple(whole[:n]) for n in range(len(whole)) if whole[n : n + len(bare)] == bare), ())
 
+    def _begun(self, ids: Sequence[int]) -> Sequence[int]:
+        """Put `begin` before ids that do not begin with it."""
+        return ids if tuple(ids[: len(self.begin)]) == self.begin else (*self.begin, *ids)
+
     @property
     def begin_of_text(self) -> str:
         """What stands before every text, in words: its tokens, or "none"."""
@@ -305,9 +303,7 @@ class Backbone(nn.Module):
             One vector per text and layer, (B, len(layers), D), float32, in the order of the texts.
         """
         self._loaded()
-        if tuple(prefix[: len(self.begin)]) != self.begin:
-            prefix = (*self.begin, *prefix)
-        ids = self.token_ids(texts, prefix, suffix)
+        ids = self.token_ids(texts, self._begun(prefix), suffix)
         unpooled = 0 if pool_begin else len(self.begin)
         distinct = list(dict.fromkeys(map(tuple, ids)))
         place = {key: index for index, key in enumerate(distinct)}
@@ -372,7 +368,7 @@ class Backbone(nn.Module):
         reader = self._loaded()
         if self._wish is None or not self._wish[1]:
             raise RuntimeError("the decoder was loaded without its head; call `backbone.load(tuning, head=True)`.")
-        contexts = [context if tuple(context) == self.begin else [*self.begin, *context] for context in contexts]
+        contexts = [self._begun(context) for context in contexts]
         results: list[Tensor] = [torch.empty(0)] * len(contexts)
         for plan in shared_passes(contexts, targets, self.tokens_per_pass, self.is_packed):
             tokens = lay_out(plan.texts, self._content.to(self.device), plan.parents)

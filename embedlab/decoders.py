@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
 from embedlab import embedded
 from embedlab.errors import UserError
 
-__all__ = ["find_decoder", "load_weights"]
+__all__ = ["empty_decoder", "find_decoder", "load_weights"]
 
 # Weights only as safetensors: no pickle is ever loaded.
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
@@ -58,6 +58,25 @@ def _fetch(name: str, revision: str | None) -> Path:
         ) from error
 
 
+def empty_decoder(config: PreTrainedConfig, name: str) -> Any:
+    """Build a decoder's modules without weights, in no time.
+
+    Args:
+        config: Its configuration.
+        name: What the user calls it.
+
+    Raises:
+        UserError: If transformers has no class for it.
+    """
+    kind: Any = AutoModel
+    try:
+        with torch.device("meta"):
+            return kind.from_config(config)
+    except ValueError as error:
+        reason = str(error).partition("\n")[0]  # the lines below list all classes there are
+        raise UserError(f"`backbone.name` must lead to a decoder, but {name!r} does not: {reason}") from error
+
+
 def load_weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, head: bool, name: str) -> Any:
     """Load a decoder with transformers' own attention, frozen, in evaluation mode.
 
@@ -77,10 +96,12 @@ def load_weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, hea
         decoder, report = kind.from_pretrained(folder, output_loading_info=True, **arguments)
     except OSError as error:
         raise UserError(f"`backbone.name` must lead to safetensors weights, got {name!r}: {error}") from error
-    except ValueError as error:  # transformers has no model class for this configuration
-        raise UserError(f"`backbone.name` must lead to a decoder, but {name!r} does not: {error}") from error
-    if report["missing_keys"]:
-        first = min(report["missing_keys"])
+    except ValueError as error:  # it has no class with a head, for one
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"`backbone.name` must lead to a decoder, but {name!r} does not: {reason}") from error
+    # A pooler stands after the final state, which is what is read.
+    if missing := [key for key in report["missing_keys"] if not key.startswith("pooler.")]:
+        first = min(missing)
         raise UserError(
             f"`backbone.name` must lead to complete weights, but {name!r} lacks {first!r}"
             + ("; a cross-encoder needs a language-model head." if "lm_head" in first else ".")

@@ -118,9 +118,7 @@ def _laid_out(root: Ids, batch: Sequence[_Branch]) -> Pass:
     return plan
 
 
-def log_probabilities_at(
-    states: Tensor, rows: Tensor, wanted: Tensor, head: Callable[[Tensor], Tensor]
-) -> Tensor:
+def log_probabilities_at(states: Tensor, rows: Tensor, wanted: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
     """Give the log-probability of tokens after some states.
 
     Args:

@@ -12,6 +12,7 @@ from float32 than the class's own reading is.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,8 +68,8 @@ def prove(reader: Reader, ways: Sequence[Way], vocabulary: int, special: set[int
     """
     last = reader.decoder.dtype
     plain = [i for i in range(vocabulary) if i not in special]
-    draw = torch.Generator().manual_seed(0)
-    texts = [[plain[i] for i in torch.randint(len(plain), (length,), generator=draw)] for length in LENGTHS]
+    draw = random.Random(0)
+    texts = [draw.choices(plain, k=length) for length in LENGTHS]
     texts[1] = texts[0][:BEGINNING]
     # The first and the third change, the second and the fourth have new neighbours on both sides.
     moved = [texts[2][::-1] + texts[3], texts[1], texts[0][3:10], texts[3]]
@@ -94,7 +95,9 @@ def prove(reader: Reader, ways: Sequence[Way], vocabulary: int, special: set[int
                 if why is None and rough is not None:
                     own, ours = (_mean_error(got, expected) for got in (rough, _by_us(reader, texts, head)))
                     if ours > TIMES_OWN * own + torch.finfo(last).eps * NOISE:
-                        why = f"in {str(last).removeprefix('torch.')} it is {ours / max(own, 1e-30):.1f} times as far off"
+                        why = (
+                            f"in {str(last).removeprefix('torch.')} it is {ours / max(own, 1e-30):.1f} times as far off"
+                        )
         except Exception as error:  # as above
             why = _told(error)
         if why is None:
@@ -108,10 +111,13 @@ def _by_its_class(reader: Reader, texts: Sequence[Sequence[int]], head: bool) ->
     states, scores = [], []
     device = next(reader.decoder.parameters()).device
     for ids in texts:
-        seen: dict[Layer, Tensor] = {}
-        inputs = {"input_ids": torch.tensor([ids], device=device)}
-        output = reader.forward(reader.decoder, inputs, _layers(reader), lambda layer, s, seen=seen: seen.update({layer: s[0]}))  # type: ignore[misc]
-        states.append(_stacked(seen, reader))
+        seen: list[tuple[Layer, Tensor]] = []
+
+        def see(layer: Layer, own: Tensor, seen: list[tuple[Layer, Tensor]] = seen) -> None:
+            seen.append((layer, own[0]))
+
+        output = reader.forward(reader.decoder, {"input_ids": torch.tensor([ids], device=device)}, _layers(reader), see)
+        states.append(_stacked(dict(seen), reader))
         scores.append(output.logits[0].float().log_softmax(-1) if head else states[-1].new_empty(len(ids), 0))
     return states, scores
 
@@ -123,7 +129,8 @@ def _by_us(reader: Reader, texts: Sequence[Sequence[int]], head: bool) -> Outcom
     seen: dict[Layer, Tensor] = {}
     reader.run(tokens, _layers(reader), lambda layer, states: seen.update({layer: states}))
     scores = reader.logits(seen[FINAL]).float().log_softmax(-1) if head else seen[FINAL].new_empty(len(tokens.ids), 0)
-    return list(_stacked(seen, reader).split(tokens.lengths, 1)), list(scores.split(tokens.lengths))
+    lengths = list(tokens.lengths)
+    return list(torch.split(_stacked(seen, reader), lengths, 1)), list(torch.split(scores, lengths))
 
 
 def _layers(reader: Reader) -> list[Layer]:

@@ -66,7 +66,7 @@ class Reader:
             self.forward(self.decoder.base_model, inputs, layers, lambda layer, s: see(layer, s[rows, columns]))
         else:
             found: dict[Layer, list[Tensor]] = {layer: [] for layer in layers}
-            for own in tokens.ids.split(tokens.lengths):
+            for own in torch.split(tokens.ids, list(tokens.lengths)):
                 inputs = {"input_ids": own[None]}
                 self.forward(self.decoder.base_model, inputs, layers, lambda layer, s: found[layer].append(s[0]))
             for layer, states in found.items():

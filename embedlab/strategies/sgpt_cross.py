@@ -117,7 +117,7 @@ class SGPTCrossEncoder(EmbeddingStrategy):
         inside = [
             document + self.after + query + self.closing for document, query in zip(documents, queries, strict=True)
         ]
-        contexts = [[*self._ids(self.before), *body] for body in self.backbone.token_ids(inside)]
+        contexts = self.backbone.token_ids(inside, [*self.backbone.begin, *self._ids(self.before)])
         yes, no = ([self._ids(answer)] * len(contexts) for answer in cast(tuple[str, str], self.answers))
         scores = self.backbone.log_probabilities([*contexts, *contexts], [*yes, *no])
         both = torch.stack([own.sum() for own in scores]).view(2, -1)
@@ -132,7 +132,7 @@ class SGPTCrossEncoder(EmbeddingStrategy):
         bodies = iter(filled)
         contexts = []
         for document, target in zip(documents, targets, strict=True):
-            room = self.backbone.window + 1 - len(before) - len(after) - len(target)
+            room = self.backbone.window + 1 - len(self.backbone.begin) - len(before) - len(after) - len(target)
             if room < 1:
                 raise UserError(
                     f"`prompt` and query must leave room for a document in the window of {self.backbone.window} tokens, "
@@ -141,6 +141,10 @@ class SGPTCrossEncoder(EmbeddingStrategy):
             body = next(bodies)[:room] if document else []
             # A decoder predicts nothing from nothing: without any context the begin-of-text token stands in.
             contexts.append([*before, *body, *after] or list(self.backbone.bos))
+            if not contexts[-1]:
+                raise UserError(
+                    f"`begin_of_text` must not be never where `prompt` is empty without a document, got {self.after!r}."
+                )
         scores = self.backbone.log_probabilities(contexts, targets)
         return torch.stack([own.sum() for own in scores])
 
