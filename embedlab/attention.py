@@ -8,8 +8,7 @@ any model's code: the model is called with `packed=tokens`, and this function cu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -25,19 +24,46 @@ PACKED = "embedlab_packed"
 # Up to here plain products with a mask are quicker than the fused kernel, above all in the backward pass.
 LONGEST_PRODUCT = 256
 
+# Beyond it, rows that meet a mask at a time where the kernel's own causal one does not do.
+BLOCK = 256
 
-@lru_cache(maxsize=256)
+MASK_BYTES = 2**26  # of all masks that are kept
+
+# What a layer may hand over beside what is used below and leaves the outcome as it is: the positions went into query
+# and key, and the rest asks for what is returned, or for a cache, of which there is none.
+HARMLESS: Final = frozenset(
+    ("cache_position", "output_attentions", "output_hidden_states", "position_ids", "return_dict", "use_cache")
+)
+
+_Key = tuple[int, int, int, int | None, torch.dtype, torch.device]
+_masks: dict[_Key, Tensor] = {}
+
+
 def _mask(
     length: int, before: int, groups: int, window: int | None, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Return what is added to the scores of a text, (groups * length, before + length): 0, or minus infinity."""
-    row = torch.arange(before, before + length, device=device)[:, None]
-    column = torch.arange(before + length, device=device)[None, :]
-    hidden = column > row
-    if window is not None:
-        hidden |= row - column >= window
-    mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill(hidden, -torch.inf)
-    return mask.repeat(groups, 1)
+    """Return what is added to the scores of a text, (groups * length, before + length): 0, or minus infinity.
+
+    Masks are kept for the next layer, up to MASK_BYTES, the oldest given up first.
+    """
+    key = (length, before, groups, window, dtype, device)
+    mask = _masks.get(key)
+    if mask is None:
+        mask = _hidden(before, before + length, 0, before + length, window, dtype, device).repeat(groups, 1)
+        if mask.nbytes <= MASK_BYTES:
+            while sum(own.nbytes for own in _masks.values()) + mask.nbytes > MASK_BYTES:
+                del _masks[next(iter(_masks))]
+            _masks[key] = mask
+    return mask
+
+
+def _hidden(
+    row: int, last_row: int, column: int, last_column: int, window: int | None, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return what is added to some rows and columns of the scores, (rows, columns): 0, or minus infinity."""
+    distance = torch.arange(row, last_row, device=device)[:, None] - torch.arange(column, last_column, device=device)
+    hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)
 
 
 def packed_attention(
@@ -45,31 +71,47 @@ def packed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: int | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     packed: Tokens | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    is_causal: bool | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Attend causally inside each text.
 
     Args:
-        module: The attention layer; unused, part of transformers' signature.
+        module: The attention layer.
         query: (1, heads, T, width of a head).
         key: (1, key heads, T, width of a head); with grouped queries, fewer heads than `query`.
         value: As `key`.
-        attention_mask: Must be None; the texts' bounds are the mask.
+        attention_mask: What `window_of` made of the mask: the layer's sliding window, or None. The texts' bounds and
+            causality are the rest of the mask.
         scaling: Factor of the scores; one over the root of the head's width by default.
         dropout: Share of attention weights dropped.
         packed: The stream's layout.
         sliding_window: How far back a token sees, itself included; None for the whole text.
+        is_causal: Must not be False.
+        others: Nothing that would change the outcome.
 
     Returns:
         (1, T, heads, width of a head), and None for the weights.
+
+    Raises:
+        NotImplementedError: If the layer wants something else than causal attention inside each text.
     """
-    assert attention_mask is None, "a packed stream takes no mask"
     assert packed is not None, "a packed decoder is called with `packed=tokens`, or texts would see each other"
+    if unknown := sorted(name for name, value in others.items() if value is not None and name not in HARMLESS):
+        raise NotImplementedError(f"its attention takes `{unknown[0]}`, which packed attention does not know")
+    if isinstance(attention_mask, Tensor):
+        raise NotImplementedError("its attention brings a mask of its own")
+    if (getattr(module, "is_causal", True) if is_causal is None else is_causal) is False:
+        raise NotImplementedError("its attention looks ahead")
+    if attention_mask is not None:
+        if sliding_window not in (None, attention_mask):
+            raise NotImplementedError(f"its attention has two windows, {attention_mask} and {sliding_window}")
+        sliding_window = attention_mask
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     sizes = [group.size for group in packed.groups]
     # Token first: so the projections left them in memory, and a text's tokens are neighbours.
@@ -164,16 +206,51 @@ def _by_autograd(
     q, k, v = _rectangle(q, group, k.shape[1]), _rectangle(k, group), _rectangle(v, group)
     if earlier:
         k, v = (torch.cat([e.transpose(1, 2).flatten(0, 1), own], 1) for e, own in zip(earlier, (k, v), strict=True))
-    make = _mask if k.shape[1] <= LONGEST_PRODUCT else _mask.__wrapped__  # large ones are not kept
-    mask = make(group.length, k.shape[1] - group.length, q.shape[1] // group.length, window, q.dtype, q.device)
-    if k.shape[1] > LONGEST_PRODUCT:  # PyTorch's own kernel keeps no (length, length) scores
-        out = functional.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scale)
-    else:
-        weights = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale).softmax(-1, dtype=torch.float32)
-        out = functional.dropout(weights, dropout).to(v.dtype) @ v
-    return _tokens(out, group)
+    if k.shape[1] > LONGEST_PRODUCT:
+        return _tokens(_long(q, k, v, group.length, scale, window, dropout), group)
+    mask = _mask(group.length, k.shape[1] - group.length, q.shape[1] // group.length, window, q.dtype, q.device)
+    weights = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale).softmax(-1, dtype=torch.float32)
+    return _tokens(functional.dropout(weights, dropout).to(v.dtype) @ v, group)
+
+
+def _long(q: Tensor, k: Tensor, v: Tensor, length: int, scale: float, window: int | None, dropout: float) -> Tensor:
+    """Attend by PyTorch's kernels, without scores or a mask of (length, length); shapes as rectangles have them.
+
+    Rows that see all before them are left to the kernel's own causal mask. Those with a window, or with tokens
+    before them, go in blocks, each with the columns that it sees and a small mask.
+    """
+    total = k.shape[1]
+    before = total - length
+    q = q.view(q.shape[0], -1, length, q.shape[-1])  # (n * key heads, heads per key head, length, width)
+    k, v = (x[:, None].expand(-1, q.shape[1], -1, -1) for x in (k, v))
+    attend = functional.scaled_dot_product_attention
+    if before == 0 and (window is None or window >= length):
+        return attend(q, k, v, dropout_p=dropout, is_causal=True, scale=scale).flatten(1, 2)
+    blocks = []
+    for row in range(before, total, BLOCK):
+        end = min(row + BLOCK, total)
+        first = 0 if window is None else max(0, row - window + 1)
+        mask = _hidden(row, end, first, end, window, q.dtype, q.device)
+        own = q[:, :, row - before : end - before]
+        blocks.append(attend(own, k[:, :, first:end], v[:, :, first:end], mask, dropout_p=dropout, scale=scale))
+    return torch.cat(blocks, 2).flatten(1, 2)
+
+
+def window_of(*_: Any, local_size: int | None = None, config: Any = None, **__: Any) -> int | None:
+    """Stand for the mask that transformers would build: the window of the layers it is for, or None for all before.
+
+    Args:
+        local_size: How far its tokens see.
+        config: The decoder's configuration.
+
+    Raises:
+        NotImplementedError: If tokens see the chunk they are in, which is no window.
+    """
+    if local_size is not None and local_size == getattr(config, "attention_chunk_size", None):
+        raise NotImplementedError("its attention is cut into chunks, which packed attention does not know")
+    return local_size
 
 
 AttentionInterface.register(PACKED, packed_attention)
 # Without this transformers sees positions that restart and builds a T x T mask of its own.
-AttentionMaskInterface.register(PACKED, lambda *_, **__: None)
+AttentionMaskInterface.register(PACKED, window_of)

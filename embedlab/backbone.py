@@ -6,27 +6,25 @@ before the final norm. The output of the final norm is a state of its own, `FINA
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, final
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
-from transformers.models.auto import MODEL_MAPPING
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from embedlab import embedded
-from embedlab.attention import PACKED
-from embedlab.decoders import find_decoder
+from embedlab.decoders import empty_decoder, find_decoder, load_weights
 from embedlab.errors import UserError
 from embedlab.likelihood import log_probabilities_at, shared_passes
 from embedlab.pooling import Pooling
-from embedlab.taps import FINAL, Layer, Stop, taps
+from embedlab.proofs import proven_reader
+from embedlab.reader import Reader
+from embedlab.taps import FINAL, Layer
 from embedlab.tokens import Tokens, lay_out, token_batches
 from embedlab.tuning import Frozen, Tuning
 
@@ -38,16 +36,19 @@ class Backbone(nn.Module):
     """A decoder-only language model that reads texts.
 
     Building one only notes what is wanted, so that arguments are checked before anything slow happens; the
-    weights are loaded on first use, or by `tune`.
+    weights are loaded by `load`.
 
     Args:
         name: `smollm2-135m` (the embedded default), a hub id, a folder, or a `.gguf` file.
         revision: Commit of a hub id; pin it, or a rerun may see other weights.
         dtype: What the decoder computes in; `auto` is bfloat16 where the processor has it, else float32.
         max_length: Longest text in tokens, brackets included; None is the decoder's own window.
-        packed: Whether texts are packed without padding. Decoders that cannot be packed are padded anyway.
+        packed: Whether texts are packed without padding, where that was proven to change nothing (`embedlab.probe`).
         padding_side: Side of the padding where there is any; the states do not depend on it.
         tokens_per_pass: Tokens of one forward pass when nothing trains.
+        begin_of_text: Whether a token stands before each text. `auto` does what the method asks for, else what the
+            decoder's own tokenizer does; `always` puts the begin-of-text token first, or the end-of-text token where
+            there is no other; `never` puts none.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Backbone(nn.Module):
         packed: bool = True,
         padding_side: Literal["right", "left"] = "right",
         tokens_per_pass: int = 1024,
+        begin_of_text: Literal["auto", "always", "never"] = "auto",
     ) -> None:
         super().__init__()
         if max_length is not None and max_length < 1:
@@ -67,8 +69,11 @@ class Backbone(nn.Module):
             raise UserError(f"`backbone.tokens_per_pass` must be at least 1, got {tokens_per_pass}.")
         self.name, self.revision, self.max_length = name, revision, max_length
         self.wants_packing, self.padding_side, self.tokens_per_pass = packed, padding_side, tokens_per_pass
+        self.wants_begin = begin_of_text
         self.dtype = _best_dtype() if dtype == "auto" else getattr(torch, dtype)
         self.decoder: nn.Module | None = None
+        self.reader: Reader | None = None
+        self._wish: tuple[Tuning, bool] | None = None
         self.anchor: Tensor
         self.register_buffer("anchor", torch.empty(0), persistent=False)  # moves with the module, before any weight
         self.notes: list[str] = []
@@ -123,12 +128,10 @@ class Backbone(nn.Module):
             )
         return self.max_length
 
-    @cached_property
+    @property
     def is_packed(self) -> bool:
-        """Whether texts are packed; false for decoders whose attention transformers lets nobody replace."""
-        kind: Any = MODEL_MAPPING[type(self.config)]
-        softcap = getattr(self.config, "attn_logit_softcapping", None)
-        return self.wants_packing and bool(kind._supports_attention_backend) and softcap is None
+        """Whether texts are packed; known once the decoder is loaded."""
+        return self._loaded().way == "packed"
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -144,39 +147,51 @@ class Backbone(nn.Module):
         marks = [i not in special and any(c.isalnum() for c in text) for i, text in enumerate(texts)]
         return torch.tensor(marks + [False] * (size - len(marks)))
 
-    def tune(self, tuning: Tuning, head: bool = False) -> None:
-        """Load the decoder and choose what trains in it; a second call does nothing.
+    def load(self, tuning: Tuning | None = None, head: bool = False) -> None:
+        """Load the decoder, find out how it may be read, and choose what trains in it.
+
+        A strategy calls this in `configure_model`. A second call with the same wish does nothing. The weights go to
+        the device of the context, which is where Lightning calls `configure_model`, or else to where this module is.
 
         Args:
-            tuning: What trains.
-            head: Whether the output head is needed, for log-probabilities.
+            tuning: What trains; None is nothing.
+            head: Whether the language-model head is needed, for log-probabilities.
+
+        Raises:
+            RuntimeError: If the decoder was loaded with another wish.
+            UserError: If the weights are not complete, or no way of reading them gives what transformers gives.
         """
-        if self.decoder is not None:
+        tuning = tuning or Frozen()
+        if self._wish is not None:
+            if self._wish != (tuning, head):
+                raise RuntimeError(
+                    f"the decoder was loaded with tuning and head {self._wish} and cannot be loaded again with "
+                    f"{(tuning, head)}; call `backbone.load` with one wish, in `configure_model`."
+                )
             return
-        tuning.check(self._shell())
-        decoder = self._load(head).to(self.anchor.device)
+        tuning.check(empty_decoder(self.config, self.name))
+        context = torch.empty(0).device
+        device = self.anchor.device if context.type == "cpu" else context
+        place = torch.device("cpu") if device.type == "meta" else device  # where something can be computed
+        with torch.device("cpu"):  # transformers would take over a device context in a way of its own
+            decoder = load_weights(self.folder, self.config, self.dtype, head, self.name).to(place)
+        with torch.device(place):
+            self.reader, note = proven_reader(
+                decoder, self.config, self.name, self.sha256, head, self.wants_packing, self.padding_side
+            )
+        self.notes += [] if note is None else [note]
+        decoder.to(device)
         if (note := tuning.apply(decoder)) is not None:
             self.notes.append(note)
         # Dropout of the decoder belongs to training it; a frozen one stays in evaluation mode.
         decoder.train(not isinstance(tuning, Frozen))
-        self.decoder = decoder
+        self.decoder, self._wish = decoder, (tuning, head)
+        self.anchor = self.anchor.to(device)
 
-    def _load(self, head: bool) -> nn.Module:
-        kind: Any = AutoModelForCausalLM if head else AutoModel
-        arguments: dict[str, Any] = {"config": deepcopy(self.config), "dtype": self.dtype, "use_safetensors": True}
-        if self.is_packed:
-            arguments["attn_implementation"] = PACKED
-        try:
-            decoder, report = kind.from_pretrained(self.folder, output_loading_info=True, **arguments)
-        except OSError as error:
-            raise UserError(f"`backbone.name` must lead to safetensors weights, got {self.name!r}: {error}") from error
-        if report["missing_keys"]:
-            first = min(report["missing_keys"])
-            raise UserError(
-                f"`backbone.name` must lead to complete weights, but {self.name!r} lacks {first!r}"
-                + ("; a cross-encoder needs a language-model head." if "lm_head" in first else ".")
-            )
-        return cast(nn.Module, decoder.requires_grad_(False))
+    def _loaded(self) -> Reader:
+        if self.reader is None:
+            raise RuntimeError("the decoder is not loaded; call `backbone.load(tuning)` in `configure_model`.")
+        return self.reader
 
     def train(self, mode: bool = True) -> Backbone:
         """Set training mode, but leave a frozen decoder in evaluation mode."""
@@ -195,13 +210,7 @@ class Backbone(nn.Module):
         """Parameters of the decoder, with whatever tuning added; counted without loading it where it is not."""
         if self.decoder is not None:
             return sum(p.numel() for p in self.decoder.parameters())
-        return sum(p.numel() for p in self._shell().parameters())
-
-    def _shell(self) -> nn.Module:
-        """Build the decoder's modules without weights, in no time."""
-        build: Any = AutoModel
-        with torch.device("meta"):
-            return cast(nn.Module, build.from_config(self.config))
+        return sum(p.numel() for p in empty_decoder(self.config, self.name).parameters())
 
     def token_ids(
         self, texts: Sequence[str], prefix: Sequence[int] = (), suffix: Sequence[int] = ()
@@ -243,10 +252,30 @@ class Backbone(nn.Module):
 
     @cached_property
     def bos(self) -> tuple[int, ...]:
-        """The id that begins a text, where the decoder has one; otherwise its end-of-text id."""
+        """The id that a method may ask for before a text: begin-of-text, or else end-of-text; () where none may be."""
         own = self.tokenizer.bos_token_id
         own = self.tokenizer.eos_token_id if own is None else own
-        return () if own is None else (int(own),)
+        return () if own is None or self.wants_begin == "never" else (int(own),)
+
+    @cached_property
+    def begin(self) -> tuple[int, ...]:
+        """Ids that stand before every text: what was asked for, or what the tokenizer itself puts there.
+
+        Some tokenizers also append an end-of-text token; that is left out, as it would be what is read last.
+        """
+        if self.wants_begin != "auto":
+            return self.bos
+        whole, bare = (self.tokenizer("a", add_special_tokens=own)["input_ids"] for own in (True, False))
+        return next((tuple(whole[:n]) for n in range(len(whole)) if whole[n : n + len(bare)] == bare), ())
+
+    def _begun(self, ids: Sequence[int]) -> Sequence[int]:
+        """Put `begin` before ids that do not begin with it."""
+        return ids if tuple(ids[: len(self.begin)]) == self.begin else (*self.begin, *ids)
+
+    @property
+    def begin_of_text(self) -> str:
+        """What stands before every text, in words: its tokens, or "none"."""
+        return "".join(self.tokenizer.convert_ids_to_tokens(list(self.begin))) or "none"
 
     def read(
         self,
@@ -255,23 +284,27 @@ class Backbone(nn.Module):
         layers: Sequence[Layer] = (FINAL,),
         prefix: Sequence[int] = (),
         suffix: Sequence[int] = (),
+        pool_begin: bool = True,
     ) -> Tensor:
         """Pool the states of texts at some layers.
 
-        Equal texts are read once. The order, number and company of the texts do not change the result.
+        Equal texts are read once. The order, number and company of the texts do not change the result. Before each
+        text stands the token of `begin_of_text`, if any; it counts in pooling like any other.
 
         Args:
             texts: B texts.
             pooling: From token states (T, D) to one vector per text.
             layers: States to read: 0 is the embedding output, l the output of block l, FINAL the final norm's.
-            prefix: Token ids put before each text.
+            prefix: Token ids put before each text; one that is the token of `begin_of_text` stands for it.
             suffix: Token ids put after each text.
+            pool_begin: Whether the token of `begin_of_text` is pooled too; it is seen by the text either way.
 
         Returns:
             One vector per text and layer, (B, len(layers), D), float32, in the order of the texts.
         """
-        self.tune(Frozen())
-        ids = self.token_ids(texts, prefix, suffix)
+        self._loaded()
+        ids = self.token_ids(texts, self._begun(prefix), suffix)
+        unpooled = 0 if pool_begin else len(self.begin)
         distinct = list(dict.fromkeys(map(tuple, ids)))
         place = {key: index for index, key in enumerate(distinct)}
         learning = self.trains and torch.is_grad_enabled()
@@ -281,27 +314,28 @@ class Backbone(nn.Module):
             tokens = lay_out([distinct[i] for i in batch], self._content.to(self.device))
             if learning:
                 self.trained_tokens += len(tokens.ids)
-            pooled.append(self._pooled(tokens, pooling, layers))
+            pooled.append(self._pooled(tokens, pooling, layers, unpooled))
             order += batch
         where = torch.empty(len(distinct), dtype=torch.long)
         where[order] = torch.arange(len(distinct))
         back = where[[place[tuple(own)] for own in ids]]
         return torch.cat(pooled)[back.to(self.device)]
 
-    def _pooled(self, tokens: Tokens, pooling: Pooling, layers: Sequence[Layer]) -> Tensor:
-        """Pool a batch's states as they come, (B, len(layers), D); no layer's states are kept."""
+    def _pooled(self, tokens: Tokens, pooling: Pooling, layers: Sequence[Layer], unpooled: int = 0) -> Tensor:
+        """Pool a batch's states as they come, (B, len(layers), D), without each text's first `unpooled` tokens."""
         found: dict[Layer, Tensor] = {}
+        kept, seen = (tokens, slice(None)) if not unpooled else tokens.without_first(unpooled)
 
         def pool(layer: Layer, states: Tensor) -> None:
-            found[layer] = pooling(states, tokens)
+            found[layer] = pooling(states[seen], kept)
 
         self.run(tokens, layers, pool)
         return torch.stack([found[layer] for layer in layers], dim=1)
 
     @property
     def device(self) -> torch.device:
-        """Where the decoder computes."""
-        return self.anchor.device
+        """Where the decoder computes: where its weights are."""
+        return self.anchor.device if self.decoder is None else next(self.decoder.parameters()).device
 
     def run(self, tokens: Tokens, layers: Sequence[Layer], see: Callable[[Layer, Tensor], None]) -> None:
         """Run the decoder and hand out states as they come; blocks above the last one wanted are not run.
@@ -311,48 +345,13 @@ class Backbone(nn.Module):
             layers: States to hand out.
             see: Called with a layer and its states, (T, D).
         """
-        assert self.decoder is not None, "`tune` loads the decoder"
-        base = cast(nn.Module, self.decoder.base_model)
-        rows = columns = None
-        if self.is_packed:
-            inputs = {"input_ids": tokens.ids[None], "position_ids": tokens.positions[None], "packed": tokens}
-        else:
-            inputs, rows, columns = self._pad(tokens, base)
+        with self._precision():
+            self._loaded().run(tokens, layers, see)
 
-        def stream(states: Any) -> Tensor:
-            tensor = states[0] if isinstance(states, tuple) else states
-            assert isinstance(tensor, Tensor)
-            return tensor[0] if rows is None else tensor[rows, columns]
-
-        with self._precision(), taps(self.blocks, layers, lambda layer, s: see(layer, stream(s))):
-            try:
-                output = base(**inputs, use_cache=False)
-            except Stop:
-                return
-        if FINAL in layers:
-            see(FINAL, stream(output.last_hidden_state))
-
-    def _pad(self, tokens: Tokens, base: nn.Module) -> tuple[dict[str, Any], Tensor, Tensor]:
-        """Lay texts out as padded rows: the model's inputs, and row and column of each token, (T,)."""
-        longest = max(tokens.lengths)
-        rows, columns = tokens.text_of, tokens.positions
-        if self.padding_side == "left":
-            columns = columns + (longest - torch.tensor(tokens.lengths, device=rows.device))[rows]
-        ids = tokens.ids.new_zeros(len(tokens), longest)
-        mask, positions = torch.zeros_like(ids), torch.zeros_like(ids)
-        ids[rows, columns], mask[rows, columns], positions[rows, columns] = tokens.ids, 1, tokens.positions
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-        if "position_ids" in inspect.signature(base.forward).parameters:
-            inputs["position_ids"] = positions
-        return inputs, rows, columns
-
-    @cached_property
+    @property
     def blocks(self) -> nn.ModuleList:
         """The decoder's blocks, first to last."""
-        assert self.decoder is not None
-        lists = [m for m in self.decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == self.num_layers]
-        assert lists, f"no list of {self.num_layers} blocks in {type(self.decoder).__name__}"
-        return lists[0]
+        return self._loaded().blocks
 
     def log_probabilities(self, contexts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[Tensor]:
         """Give the log-probability of each target token after its context.
@@ -360,21 +359,23 @@ class Backbone(nn.Module):
         What contexts share is read once, and the output head is computed only at the positions that are read.
 
         Args:
-            contexts: Ids that come first, B non-empty lists.
+            contexts: Ids that come first, B non-empty lists; the token of `begin_of_text` is put before them.
             targets: Ids whose probability is asked, B non-empty lists.
 
         Returns:
             B float32 tensors, one natural log-probability per target token.
         """
-        self.tune(Frozen(), head=True)
-        head = cast(Any, self.decoder).get_output_embeddings()
+        reader = self._loaded()
+        if self._wish is None or not self._wish[1]:
+            raise RuntimeError("the decoder was loaded without its head; call `backbone.load(tuning, head=True)`.")
+        contexts = [self._begun(context) for context in contexts]
         results: list[Tensor] = [torch.empty(0)] * len(contexts)
         for plan in shared_passes(contexts, targets, self.tokens_per_pass, self.is_packed):
             tokens = lay_out(plan.texts, self._content.to(self.device), plan.parents)
             states = self._pooled(tokens, lambda all_states, _: all_states, (FINAL,))[:, 0]
             rows = torch.tensor([row for own in plan.rows.values() for row in own], device=self.device)
             wanted = torch.tensor([token for i in plan.rows for token in targets[i]], device=self.device)
-            scores = log_probabilities_at(states, rows, wanted, head)
+            scores = log_probabilities_at(states, rows, wanted, reader.logits)
             for i, own in zip(plan.rows, torch.split(scores, [len(targets[i]) for i in plan.rows]), strict=True):
                 results[i] = own
         return results

@@ -1,14 +1,19 @@
-"""Find the files of a decoder by name: built in, in a folder, in a GGUF file, or on the hub."""
+"""Find the files of a decoder by name: built in, in a folder, in a GGUF file, or on the hub; load its weights."""
 
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
 
 from embedlab import embedded
 from embedlab.errors import UserError
 
-__all__ = ["find_decoder"]
+__all__ = ["empty_decoder", "find_decoder", "load_weights"]
 
 # Weights only as safetensors: no pickle is ever loaded.
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
@@ -51,3 +56,54 @@ def _fetch(name: str, revision: str | None) -> Path:
             f"revision {revision or 'main'} could not be fetched{offline}; check the name and the network, or name a "
             f"folder ({type(error).__name__})."
         ) from error
+
+
+def empty_decoder(config: PreTrainedConfig, name: str) -> Any:
+    """Build a decoder's modules without weights, in no time.
+
+    Args:
+        config: Its configuration.
+        name: What the user calls it.
+
+    Raises:
+        UserError: If transformers has no class for it.
+    """
+    kind: Any = AutoModel
+    try:
+        with torch.device("meta"):
+            return kind.from_config(config)
+    except ValueError as error:
+        reason = str(error).partition("\n")[0]  # the lines below list all classes there are
+        raise UserError(f"`backbone.name` must lead to a decoder, but {name!r} does not: {reason}") from error
+
+
+def load_weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, head: bool, name: str) -> Any:
+    """Load a decoder with transformers' own attention, frozen, in evaluation mode.
+
+    Args:
+        folder: Its files.
+        config: Its configuration.
+        dtype: What it computes in.
+        head: Whether with its language-model head.
+        name: What the user calls it.
+
+    Raises:
+        UserError: If the weights are not all there as safetensors, or transformers has no such class.
+    """
+    kind: Any = AutoModelForCausalLM if head else AutoModel
+    arguments: dict[str, Any] = {"config": deepcopy(config), "dtype": dtype, "use_safetensors": True}
+    try:
+        decoder, report = kind.from_pretrained(folder, output_loading_info=True, **arguments)
+    except OSError as error:
+        raise UserError(f"`backbone.name` must lead to safetensors weights, got {name!r}: {error}") from error
+    except ValueError as error:  # it has no class with a head, for one
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"`backbone.name` must lead to a decoder, but {name!r} does not: {reason}") from error
+    # A pooler stands after the final state, which is what is read.
+    if missing := [key for key in report["missing_keys"] if not key.startswith("pooler.")]:
+        first = min(missing)
+        raise UserError(
+            f"`backbone.name` must lead to complete weights, but {name!r} lacks {first!r}"
+            + ("; a cross-encoder needs a language-model head." if "lm_head" in first else ".")
+        )
+    return decoder.requires_grad_(False)

@@ -19,7 +19,6 @@ from embedlab.features import Cost, FeatureCache
 from embedlab.function_code import code_of
 from embedlab.pooling import Pooling
 from embedlab.tokens import Tokens
-from embedlab.tuning import Frozen
 
 __all__ = ["FinalPunctuation", "Latents", "punctuated"]
 
@@ -46,13 +45,13 @@ class Latents:
     """Latents by text.
 
     Args:
-        backbone: The decoder; loaded only when a text is not on disk yet.
+        backbone: The decoder, loaded before a text is asked for.
         pooling: Which token's state is read, or which mean of them. Latents are shared between runs only where it is
             a function of a module, known by its code; others are read anew by every run.
         final_punctuation: Whether a final . ! or ? stays, is taken off, or is added where missing.
-        bos: Whether a begin-of-text token is put first. It is seen by the text, but never pooled: its state is huge
-            in the middle blocks (Xiao et al., 2023, arXiv:2309.17453), so that a mean with it tells mostly how long a
-            text is.
+        bos: Whether a begin-of-text token is put first although the tokenizer would put none. It is seen by the text,
+            but never pooled: its state is huge in the middle blocks (Xiao et al., 2023, arXiv:2309.17453), so that a
+            mean with it tells mostly how long a text is.
     """
 
     def __init__(self, backbone: Backbone, pooling: Pooling, final_punctuation: FinalPunctuation, bos: bool) -> None:
@@ -77,7 +76,7 @@ class Latents:
                 "window": self.backbone.window,
                 "states": f"output of blocks 1 to {self.backbone.num_layers}",
                 "pooling": self._code or f"{self.pooling!r}, process {own}",
-                "bos": "seen, not pooled" if self.bos else "none",
+                "begin, not pooled": list(self._begin),
             }
             shape = (self.backbone.num_layers, self.backbone.width)
             self._store = FeatureCache(identity, shape, self.backbone.dtype)
@@ -93,8 +92,6 @@ class Latents:
     def add(self, texts: Sequence[str], report: Callable[[int, int], None]) -> None:
         """Read the texts that are not on disk yet, telling `report` how many of how many are done."""
         texts = self._noted(texts)
-        if self.store.missing(texts):
-            self.backbone.tune(Frozen())  # loading the decoder is no part of what reading these texts takes
         self.store.add(texts, self._read, progress=report)
 
     def get(self, texts: Sequence[str]) -> Tensor:
@@ -126,9 +123,14 @@ class Latents:
         self._used.update(dict.fromkeys(read))
         return read
 
+    @property
+    def _begin(self) -> tuple[int, ...]:
+        """Ids that stand before each text."""
+        return self.backbone.bos if self.bos else self.backbone.begin
+
     def _read(self, texts: Sequence[str]) -> Tensor:
         blocks = range(1, self.backbone.num_layers + 1)
-        prefix = self.backbone.bos if self.bos else ()
+        prefix = self._begin
 
         def pool(states: Tensor, tokens: Tokens) -> Tensor:
             own = tokens.positions >= len(prefix)

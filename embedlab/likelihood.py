@@ -9,12 +9,14 @@ document with its queries) once as well. Texts are laid out as a tree of three l
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from embedlab.errors import UserError
 
 __all__ = ["Pass", "log_probabilities_at", "shared_passes"]
 
@@ -61,8 +63,16 @@ def shared_passes(
 
     Yields:
         Passes that together hold every sequence once.
+
+    Raises:
+        UserError: If a context is empty: a decoder predicts nothing from nothing.
     """
     whole = [tuple(context) for context in contexts]
+    if not all(whole):
+        raise UserError(
+            "`backbone.begin_of_text` must not be never where nothing else stands before a query, got an empty prompt "
+            "without a document; leave it auto."
+        )
     root: Ids = ()
     if share and len(whole) > 1:
         root = tuple(ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, zip(*whole, strict=False)))
@@ -118,7 +128,7 @@ def _laid_out(root: Ids, batch: Sequence[_Branch]) -> Pass:
     return plan
 
 
-def log_probabilities_at(states: Tensor, rows: Tensor, wanted: Tensor, head: nn.Module) -> Tensor:
+def log_probabilities_at(states: Tensor, rows: Tensor, wanted: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
     """Give the log-probability of tokens after some states.
 
     Args:

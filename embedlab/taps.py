@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from embedlab.errors import UserError
 
@@ -25,28 +25,40 @@ class Stop(Exception):  # noqa: N818  # no error: the blocks above are not neede
 
 
 @contextmanager
-def taps(blocks: nn.ModuleList, layers: Sequence[Layer], see: Callable[[Layer, Any], None]) -> Iterator[None]:
-    """Watch the states of some layers while the decoder runs, and stop it after the last of them."""
+def taps(blocks: nn.ModuleList, layers: Sequence[Layer], see: Callable[[Layer, Tensor], None]) -> Iterator[None]:
+    """Watch the states of some layers while the decoder runs, and stop it after the last of them.
+
+    Args:
+        blocks: The decoder's blocks, first to last.
+        layers: States to watch; FINAL comes out of no block and is left to the caller.
+        see: Called with a layer and its states, in the shape the block gives them.
+
+    Raises:
+        UserError: If the decoder has no such layer.
+    """
     numbers = sorted(layer for layer in layers if layer != FINAL)
     stop = numbers[-1] if numbers and FINAL not in layers else None
     handles = []
 
-    def tap(layer: int) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Any = None) -> None:
-            see(layer, inputs if layer == 0 else output)
-            if layer == stop:
-                raise Stop
+    def seen(layer: int, states: Any) -> None:
+        see(layer, states[0] if isinstance(states, tuple) else states)
+        if layer == stop:
+            raise Stop
 
-        return hook
+    def before(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen(0, arguments[0] if arguments else named["hidden_states"])
+
+    def after(layer: int) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda module, arguments, output: seen(layer, output)
 
     try:
         for number in numbers:
             if not 0 <= number <= len(blocks):
                 raise UserError(f"`layer` must be 0 to {len(blocks)} or {FINAL!r} for this decoder, got {number}.")
             if number == 0:
-                handles.append(blocks[0].register_forward_pre_hook(tap(0)))
+                handles.append(blocks[0].register_forward_pre_hook(before, with_kwargs=True))
             else:
-                handles.append(blocks[number - 1].register_forward_hook(tap(number)))
+                handles.append(blocks[number - 1].register_forward_hook(after(number)))
         yield
     finally:
         for handle in handles:

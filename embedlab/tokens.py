@@ -101,6 +101,11 @@ class Tokens:
             starts = starts - torch.tensor([self._length(*own) for own in self.before], device=self.ids.device)
         return torch.arange(len(self.ids), device=self.ids.device) - starts[self.text_of]
 
+    def without_first(self, number: int) -> tuple[Tokens, Tensor]:
+        """Return the texts without the first `number` tokens of each, and which tokens are left, (T,)."""
+        left = self.positions >= number
+        return Tokens(self.ids[left], tuple(own - number for own in self.lengths), self.content[left]), left
+
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Neighbouring texts of like length, each group one rectangle for attention."""

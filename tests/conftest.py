@@ -14,11 +14,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
+    Cohere2Config,
+    Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTJConfig,
     GPTNeoConfig,
     GPTNeoXConfig,
+    GptOssConfig,
+    GraniteConfig,
+    GraniteMoeHybridConfig,
+    Lfm2Config,
+    Llama4TextConfig,
     LlamaConfig,
     MistralConfig,
     OPTConfig,
@@ -39,6 +46,8 @@ _ROTARY = {
     "max_position_embeddings": 512,
 }
 _GROUPED = {**_ROTARY, "num_key_value_heads": 2, "head_dim": 8}
+
+_ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
 
 # One configuration per architecture the design holds: absolute and rotary positions, ALiBi, grouped queries,
 # sliding windows shorter than the texts.
@@ -70,6 +79,35 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
     "qwen3": lambda: Qwen3Config(**_GROUPED),
     "mistral": lambda: MistralConfig(**_GROUPED, sliding_window=6),
     "gemma3": lambda: Gemma3TextConfig(**_GROUPED, sliding_window=6),
+}
+
+# Decoders with something of their own: attention sinks, convolutions, states that run on, scaled or capped logits,
+# chunks instead of windows. Each was once, or would be, read wrongly without an error.
+ODD: dict[str, Callable[[], PreTrainedConfig]] = {
+    "gpt_oss": lambda: GptOssConfig(
+        **_GROUPED, sliding_window=6, num_local_experts=4, num_experts_per_tok=2, layer_types=_ALTERNATING
+    ),
+    "lfm2": lambda: Lfm2Config(**_GROUPED, layer_types=["conv", "full_attention", "conv"]),
+    "granitemoehybrid": lambda: GraniteMoeHybridConfig(
+        **_GROUPED,
+        layer_types=["mamba", "attention", "mamba"],
+        position_embedding_type="rope",
+        mamba_n_heads=4,
+        mamba_d_head=16,
+        mamba_d_state=8,
+        mamba_n_groups=1,
+        mamba_chunk_size=8,
+        shared_intermediate_size=48,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        logits_scaling=0.3,
+    ),
+    "cohere2": lambda: Cohere2Config(**_GROUPED, sliding_window=6, logit_scale=3.0, layer_types=_ALTERNATING),
+    "gemma2": lambda: Gemma2Config(**_GROUPED, sliding_window=6, final_logit_softcapping=3.0),
+    "granite": lambda: GraniteConfig(**_GROUPED, logits_scaling=0.3),
+    "llama4": lambda: Llama4TextConfig(
+        **_GROUPED, attention_chunk_size=6, num_local_experts=2, intermediate_size_mlp=48, no_rope_layer_interval=2
+    ),
 }
 
 TEXTS = [
@@ -110,7 +148,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @functools.cache
 def _build(folder: Path, architecture: str) -> Path:
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture]())
+    model = AutoModelForCausalLM.from_config({**ARCHITECTURES, **ODD}[architecture]())
     with torch.no_grad():  # as drawn, states hardly differ; larger weights make a fault show
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
@@ -137,3 +175,9 @@ def own_decoder(decoder_folder: Callable[[str], Path], tmp_path: Path) -> Path:
 def _cache_of_tests(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep latents of tiny decoders out of the user's cache; the converted default decoder stays there."""
     monkeypatch.setattr("embedlab.features.cache_root", lambda: tmp_path_factory.getbasetemp() / "cache")
+    monkeypatch.setattr("embedlab.proofs.cache_root", lambda: tmp_path_factory.getbasetemp() / "cache")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of the walk through transformers' registry."""
+    parser.addoption("--table", default=None, help="file for the table of tests/test_registry.py")

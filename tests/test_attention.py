@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from embedlab.attention import LONGEST_PRODUCT, packed_attention
+from embedlab import attention
+from embedlab.attention import BLOCK, LONGEST_PRODUCT, packed_attention, window_of
 from embedlab.tokens import Tokens, lay_out
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 8
@@ -48,8 +53,10 @@ def by_text(tokens: Tokens, leaves: list[Tensor], window: int | None) -> Tensor:
         ((7, 7), ()),
         ((18, 18, 18), ()),
         ((2, LONGEST_PRODUCT + 4), ()),
+        ((2 * BLOCK + 9, 2 * BLOCK + 30), ()),
         ((5, 3, 2, 20, 2, 4, 6), (-1, 0, 1, 1, 1, 0, -1)),
         ((LONGEST_PRODUCT, 3, 9), (-1, 0, 0)),
+        ((5, 2 * BLOCK + 9), (-1, 0)),
     ],
 )
 @pytest.mark.parametrize("window", [None, 3])
@@ -63,6 +70,66 @@ def test_outcome_and_gradients_are_those_of_the_equation(
         torch.autograd.grad(outcome, leaves, gradient), torch.autograd.grad(expected, leaves, gradient), strict=True
     ):
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ({"s_aux": torch.zeros(HEADS)}, "`s_aux`"),
+        ({"softcap": 50.0}, "`softcap`"),
+        ({"position_bias": torch.zeros(1)}, "`position_bias`"),
+        ({"is_causal": False}, "looks ahead"),
+    ],
+)
+def test_what_attention_does_not_know_is_refused(extra: dict[str, Any], reason: str) -> None:
+    tokens, leaves, _ = stream((3, 2))
+    with pytest.raises(NotImplementedError, match=reason):
+        packed_attention(nn.Module(), *leaves, None, packed=tokens, **extra)
+    packed_attention(nn.Module(), *leaves, None, packed=tokens, position_ids=tokens.positions, **dict.fromkeys(extra))
+
+
+def test_a_mask_tells_its_window_and_nothing_else() -> None:
+    tokens, leaves, _ = stream((9, 20))
+    by_mask = packed_attention(nn.Module(), *leaves, window_of(local_size=3), packed=tokens)[0]
+    torch.testing.assert_close(by_mask, by_text(tokens, leaves, 3), atol=1e-5, rtol=1e-5)
+    with pytest.raises(NotImplementedError, match="mask of its own"):
+        packed_attention(nn.Module(), *leaves, torch.zeros(1), packed=tokens)  # type: ignore[arg-type]
+    with pytest.raises(NotImplementedError, match="two windows, 3 and 4"):
+        packed_attention(nn.Module(), *leaves, 3, packed=tokens, sliding_window=4)
+    with pytest.raises(NotImplementedError, match="chunks"):
+        window_of(local_size=8, config=SimpleNamespace(attention_chunk_size=8))
+
+
+class Largest(TorchDispatchMode):
+    """Watches for the tensor with the most elements that any operation gives out."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for own in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(own, Tensor):
+                self.elements = max(self.elements, own.numel())
+        return out
+
+
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("parents", [(), (-1, 0)])
+def test_no_mask_or_scores_of_a_long_text(window: int | None, parents: tuple[int, ...]) -> None:
+    tokens, leaves, _ = stream((LONGEST_PRODUCT * 8, 3) if parents else (3, LONGEST_PRODUCT * 8), parents)
+    with torch.no_grad(), Largest() as largest:
+        attend(tokens, leaves, window)
+    assert 0 < largest.elements <= BLOCK * sum(tokens.lengths)
+
+
+def test_masks_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "MASK_BYTES", 50_000)
+    monkeypatch.setattr(attention, "_masks", {})
+    for length in range(40, 75):
+        tokens, leaves, _ = stream((length,))
+        torch.testing.assert_close(attend(tokens, leaves), by_text(tokens, leaves, None), atol=1e-5, rtol=1e-5)
+        assert sum(mask.nbytes for mask in attention._masks.values()) <= 50_000
+    assert attention._masks, "some are kept"
 
 
 def test_gradients_under_dropout_are_those_of_the_weights_that_were_kept() -> None:

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 from embedlab import pooling
 from embedlab.backbone import FINAL, Backbone
 from embedlab.errors import UserError
+from embedlab.probe import prove
+from embedlab.reader import Reader
 from embedlab.tokens import Tokens, lay_out
-from embedlab.tuning import BitFit, Frozen, Full, LoRA
-from tests.conftest import ARCHITECTURES, TEXTS
+from embedlab.tuning import BitFit, Frozen, Full, LoRA, Tuning
+from tests.conftest import ARCHITECTURES, ODD, TEXTS, byte_tokenizer
 
 Folder = Callable[[str], Path]
+ALL = ("packed", "padded", "one text at a time")
 UNPACKED = {"gpt_neo", "gptj", "bloom"}  # transformers lets nobody replace their attention
+
+
+def loaded(folder: Path | str, tuning: Tuning | None = None, head: bool = False, **options: Any) -> Backbone:
+    """Return a backbone in float32, loaded."""
+    backbone = Backbone(str(folder), **{"dtype": "float32", **options})
+    backbone.load(tuning or Frozen(), head)
+    return backbone
 
 
 def states_of(backbone: Backbone, texts: list[str], layers: list[int | str]) -> list[Tensor]:
     """Return the states of each text at some layers, (T, len(layers), D) each, read in one batch."""
-    backbone.tune(Frozen())
+    if backbone.reader is None:
+        backbone.load()
     ids = backbone.token_ids(texts)
     tokens = lay_out(ids, backbone._content)
     found: dict[int | str, Tensor] = {}
@@ -40,7 +56,7 @@ def architecture(request: pytest.FixtureRequest) -> str:
 def alone(folder: Path, texts: list[str]) -> list[Tensor]:
     """Run transformers' own implementation on one text at a time: all block outputs and the final norm's."""
     backbone = Backbone(str(folder), dtype="float32")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).base_model.eval()
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     blocks = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == backbone.num_layers)
     results = []
     for text in texts:
@@ -69,6 +85,7 @@ def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
 def test_states_are_those_of_the_text_alone(architecture: str, decoder_folder: Folder, packed: bool, side: str) -> None:
     folder = decoder_folder(architecture)
     backbone = Backbone(str(folder), dtype="float32", packed=packed, padding_side=side)
+    backbone.load(Frozen())
     assert backbone.is_packed == (packed and architecture not in UNPACKED)
     layers = [*range(backbone.num_layers + 1), FINAL]
     assert_same(states_of(backbone, TEXTS, layers), alone(folder, TEXTS))
@@ -97,7 +114,7 @@ def test_the_last_block_is_read_before_the_final_norm(decoder_folder: Folder) ->
 
 
 def test_read_keeps_order_and_reads_equal_texts_once(decoder_folder: Folder) -> None:
-    backbone = Backbone(str(decoder_folder("qwen2")), dtype="float32", tokens_per_pass=40)
+    backbone = loaded(decoder_folder("qwen2"), tokens_per_pass=40)
     seen: list[Tokens] = []
 
     def watched(states: Tensor, tokens: Tokens) -> Tensor:
@@ -114,7 +131,7 @@ def test_read_keeps_order_and_reads_equal_texts_once(decoder_folder: Folder) -> 
 
 def test_blocks_above_the_last_one_wanted_are_not_run(decoder_folder: Folder) -> None:
     backbone = Backbone(str(decoder_folder("llama")), dtype="float32")
-    backbone.tune(Frozen())
+    backbone.load(Frozen())
     ran: list[int] = []
     for number, block in enumerate(backbone.blocks, 1):
         block.register_forward_hook(lambda *_, n=number: ran.append(n))
@@ -129,7 +146,7 @@ def test_packed_gradients_are_those_of_padding(decoder_folder: Folder) -> None:
     gradients = []
     for packed in (True, False):
         backbone = Backbone(str(decoder_folder("mistral")), dtype="float32", packed=packed)
-        backbone.tune(Full())
+        backbone.load(Full())
         backbone.read(TEXTS, pooling.weighted_mean).square().sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in backbone.parameters()]))
     assert (gradients[0] - gradients[1]).norm() <= 1e-4 * gradients[1].norm()
@@ -156,7 +173,7 @@ def test_special_strings_in_a_text_are_plain_text(decoder_folder: Folder) -> Non
 def test_log_probabilities_are_those_of_the_language_model(architecture: str, decoder_folder: Folder) -> None:
     folder = decoder_folder(architecture)
     backbone = Backbone(str(folder), dtype="float32", tokens_per_pass=60)
-    backbone.tune(Frozen(), head=True)
+    backbone.load(Frozen(), head=True)
     # Alone, then as a few documents with many queries after one instruction, one of them of a single token.
     contexts, targets = backbone.token_ids(TEXTS), backbone.token_ids(TEXTS[::-1])
     with torch.no_grad():
@@ -174,6 +191,233 @@ def test_log_probabilities_are_those_of_the_language_model(architecture: str, de
         assert own.tolist() == pytest.approx(expected, abs=1e-3, rel=1e-4)
 
 
+# The probe --------------------------------------------------------------------------------------------------
+
+WAYS = {"lfm2": "padded", "gpt_oss": "padded", "granitemoehybrid": "padded", "gemma2": "padded", "llama4": "padded"}
+WAYS |= {"cohere2": "packed", "granite": "packed"}
+
+
+@pytest.mark.parametrize("odd", sorted(ODD))
+def test_decoders_with_parts_of_their_own_are_read_as_their_class_reads(odd: str, decoder_folder: Folder) -> None:
+    folder = decoder_folder(odd)
+    backbone = loaded(folder, head=True, tokens_per_pass=60)
+    assert backbone.reader.way == WAYS[odd]
+    layers = [*range(backbone.num_layers + 1), FINAL]
+    assert_same(states_of(backbone, TEXTS, layers), alone(folder, TEXTS))
+    assert_same(states_of(backbone, TEXTS[::-1], layers)[::-1], alone(folder, TEXTS))
+    test_log_probabilities_are_those_of_the_language_model(odd, decoder_folder)
+
+
+def test_notes_say_how_texts_are_read_and_why(decoder_folder: Folder) -> None:
+    assert loaded(decoder_folder("llama")).notes == []
+    assert loaded(decoder_folder("llama"), packed=False).notes == []
+    (note,) = loaded(decoder_folder("gpt_oss")).notes
+    assert (
+        note
+        == "texts are read padded: not packed, as its attention takes `s_aux`, which packed attention does not know"
+    )
+    (note,) = loaded(decoder_folder("gptj")).notes
+    assert note == "texts are read padded: not packed, as its class does not let its attention be replaced"
+
+
+def leak(reader: Reader, ways: tuple[str, ...], above: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let some ways of reading move the states of a block by what the token before has, whichever text it is of."""
+    run = reader.run
+
+    def moved(tokens: Tokens, layers: Any, see: Callable[[Any, Tensor], None]) -> None:
+        def leaky(layer: Any, states: Tensor) -> None:
+            wrong = reader.way in ways and layer == above
+            see(layer, states + 1e-3 * states.roll(1, 0) if wrong else states)
+
+        run(tokens, layers, leaky)
+
+    monkeypatch.setattr(reader, "run", moved)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "way"),
+    [((), "packed"), (("packed",), "padded"), (("packed", "padded"), "one text at a time"), (ALL, None)],
+)
+def test_the_first_way_that_is_right_is_chosen(
+    wrong: tuple[str, ...], way: str | None, decoder_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = loaded(decoder_folder("qwen3")).reader
+    reader.use("one text at a time")
+    leak(reader, wrong, 2, monkeypatch)
+    proof = prove(reader, ALL, 260, {0, 1, 2}, False)
+    assert proof.way == way
+    assert list(proof.reasons) == list(wrong)
+    assert all(re.fullmatch(r"states are off by .* of their size", why) for why in proof.reasons.values())
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_one_text_at_a_time_gives_the_same(architecture: str, decoder_folder: Folder) -> None:
+    folder = decoder_folder(architecture)
+    backbone = loaded(folder, head=True)
+    ids = backbone.token_ids(TEXTS)
+    packed = backbone.log_probabilities(ids, ids[::-1])
+    backbone.reader.use("one text at a time")
+    assert_same(
+        states_of(backbone, TEXTS, [0, 1, backbone.num_layers, FINAL]),
+        [a[:, [0, 1, -2, -1]] for a in alone(folder, TEXTS)],
+    )
+    for own, other in zip(backbone.log_probabilities(ids, ids[::-1]), packed, strict=True):
+        torch.testing.assert_close(own, other, atol=1e-4, rtol=1e-4)
+
+
+def test_a_decoder_that_looks_ahead_is_refused(own_decoder: Path) -> None:
+    config = json.loads((own_decoder / "config.json").read_text())
+    (own_decoder / "config.json").write_text(json.dumps({**config, "is_causal": False}))
+    for _ in range(2):  # found out, then remembered
+        with pytest.raises(UserError, match=r"`backbone.name` .* cannot be read: .* depend on later tokens"):
+            loaded(own_decoder)
+
+
+def test_a_proof_is_remembered_for_the_same_weights_only(own_decoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proven = []
+    monkeypatch.setattr("embedlab.proofs.prove", lambda *args: proven.append(args) or prove(*args))
+    weights = load_file(own_decoder / "model.safetensors")
+    save_file({k: v * 1.1 for k, v in weights.items()}, own_decoder / "model.safetensors", metadata={"format": "pt"})
+    loaded(own_decoder)
+    loaded(own_decoder, BitFit())
+    assert len(proven) == 1
+    loaded(own_decoder, dtype="bfloat16")
+    loaded(own_decoder, head=True)
+    assert len(proven) == 3
+    save_file({k: v * 1.5 for k, v in weights.items()}, own_decoder / "model.safetensors", metadata={"format": "pt"})
+    loaded(own_decoder)
+    assert len(proven) == 4
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3", "granite", "mistral"])
+def test_the_probe_leaves_weights_and_their_kind_alone(name: str, decoder_folder: Folder) -> None:
+    folder = decoder_folder(name)
+    backbone = loaded(folder, dtype="bfloat16")
+    assert backbone.is_packed
+    fresh = AutoModel.from_pretrained(folder, dtype=torch.bfloat16)
+    for (own, kept), (other, plain) in zip(
+        backbone.decoder.state_dict().items(), fresh.state_dict().items(), strict=True
+    ):
+        assert (own, kept.dtype) == (other, plain.dtype)
+        assert torch.equal(kept, plain)
+
+
+# Loading ----------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_loaded_once_and_for_one_wish(decoder_folder: Folder) -> None:
+    backbone = loaded(decoder_folder("llama"), LoRA(rank=2))
+    decoder = backbone.decoder
+    backbone.load(LoRA(rank=2))
+    assert backbone.decoder is decoder
+    for tuning, head in ((LoRA(rank=3), False), (BitFit(), False), (None, False), (LoRA(rank=2), True)):
+        with pytest.raises(RuntimeError, match=r"LoRA\(rank=2.* cannot be loaded again with "):
+            backbone.load(tuning, head)
+
+
+def test_reading_before_loading_names_the_place_to_load(decoder_folder: Folder) -> None:
+    backbone = Backbone(str(decoder_folder("llama")))
+    for read in (lambda: backbone.read(["a"], pooling.mean), lambda: backbone.log_probabilities([[5]], [[6]])):
+        with pytest.raises(RuntimeError, match="configure_model"):
+            read()
+    with pytest.raises(RuntimeError, match="without its head"):
+        loaded(decoder_folder("llama")).log_probabilities([[5]], [[6]])
+
+
+@pytest.mark.parametrize("tuning", [Frozen(), BitFit(), LoRA(rank=2), Full()])
+def test_weights_end_on_the_device_of_the_context_or_of_the_module(tuning: Tuning, decoder_folder: Folder) -> None:
+    inside, moved = Backbone(str(decoder_folder("llama"))), Backbone(str(decoder_folder("llama"))).to("meta")
+    with torch.device("meta"):  # stands for a GPU; Lightning calls `configure_model` in such a context
+        inside.load(tuning)
+    moved.load(tuning)
+    for backbone in (inside, moved):
+        tensors = [*backbone.parameters(), *backbone.buffers()]
+        assert {tensor.device.type for tensor in tensors} == {"meta"}
+        assert backbone.device.type == "meta"
+
+
+def test_the_device_follows_the_weights(decoder_folder: Folder) -> None:
+    backbone = loaded(decoder_folder("llama"))
+    assert backbone.device.type == "cpu"
+    assert backbone.to("meta").device.type == "meta"
+
+
+# Begin of text ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opening(own_decoder: Path) -> Path:
+    """Return a tiny Llama whose tokenizer puts <s> before a text and </s> after it."""
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    tokenizer.save_pretrained(own_decoder)
+    return own_decoder
+
+
+def ids_read(backbone: Backbone, texts: list[str], **options: Any) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the ids of each text that the decoder sees, and those that are pooled."""
+    seen: list[list[int]] = []
+    pooled: list[list[int]] = []
+
+    def watched(states: Tensor, tokens: Tokens) -> Tensor:
+        pooled.extend(own.tolist() for own in tokens.ids.split(tokens.lengths))
+        return pooling.mean(states, tokens)
+
+    run = backbone.reader.run
+
+    def watching(tokens: Tokens, *rest: Any) -> None:
+        seen.extend(own.tolist() for own in tokens.ids.split(tokens.lengths))
+        run(tokens, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbone.reader, "run", watching)
+        backbone.read(texts, watched, **options)
+    return seen, pooled
+
+
+def test_a_text_begins_as_the_tokenizer_begins_it(opening: Path, decoder_folder: Folder) -> None:
+    a = byte_tokenizer()("a")["input_ids"]
+    for folder, rule, first, told in (
+        (opening, "auto", [1], "<s>"),
+        (opening, "never", [], "none"),
+        (decoder_folder("llama"), "auto", [], "none"),
+        (decoder_folder("llama"), "always", [1], "<s>"),
+    ):
+        backbone = loaded(folder, begin_of_text=rule)
+        assert backbone.begin_of_text == told
+        assert ids_read(backbone, ["a"]) == ([[*first, *a]], [[*first, *a]])
+        assert ids_read(backbone, ["a"], pool_begin=False) == ([[*first, *a]], [a])
+        assert ids_read(backbone, ["a"], prefix=[7], suffix=[8])[0] == [[*first, 7, *a, 8]]
+
+
+def test_a_method_that_asks_for_a_begin_gets_it_once(opening: Path, decoder_folder: Folder) -> None:
+    a = byte_tokenizer()("a")["input_ids"]
+    for folder in (opening, decoder_folder("llama")):
+        backbone = loaded(folder)
+        assert ids_read(backbone, ["a"], prefix=backbone.bos)[0] == [[1, *a]]
+    assert loaded(opening, begin_of_text="never").bos == ()
+
+
+def test_the_begin_counts_in_the_window_and_is_never_cut(opening: Path) -> None:
+    backbone = loaded(opening, max_length=6)
+    with pytest.warns(UserWarning, match="longer than 6 tokens"):
+        ((ids,), _) = ids_read(backbone, ["abcdefghij"], prefix=[7], suffix=[8])
+    assert len(ids) == 6
+    assert (ids[:2], ids[-1]) == ([1, 7], 8)
+
+
+def test_a_context_begins_as_a_text_does(opening: Path) -> None:
+    backbone = loaded(opening, head=True)
+    model = AutoModelForCausalLM.from_pretrained(opening, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = model(torch.tensor([[1, 50, 60, 70]])).logits[0].log_softmax(-1)
+        first, second = backbone.log_probabilities([[50], [1, 50]], [[60, 70], [60, 70]])
+    torch.testing.assert_close(first, expected[[1, 2], [60, 70]], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(second, first)
+
+
 # Tuning -----------------------------------------------------------------------------------------------------
 
 
@@ -188,16 +432,16 @@ def step(backbone: Backbone) -> set[str]:
 
 def test_bitfit_moves_biases_only(architecture: str, decoder_folder: Folder) -> None:
     folder = str(decoder_folder(architecture))
-    frozen = Backbone(folder, dtype="float32").read(TEXTS, pooling.mean)
+    frozen = loaded(folder).read(TEXTS, pooling.mean)
     backbone = Backbone(folder, dtype="float32")
-    backbone.tune(BitFit())
+    backbone.load(BitFit())
     backbone.eval()
     assert torch.allclose(backbone.read(TEXTS, pooling.mean), frozen, atol=1e-5), "it must start as the same function"
     changed = step(backbone)
     assert changed
     assert all(name.endswith(".bias") for name in changed)
     has_own = architecture not in {"llama", "mistral", "qwen3", "gemma3"}
-    assert bool(backbone.notes) != has_own
+    assert any("biases" in note for note in backbone.notes) != has_own
 
 
 def test_bitfit_counts_of_published_decoders() -> None:
@@ -222,14 +466,14 @@ def test_bitfit_counts_of_published_decoders() -> None:
 
 def test_bitfit_without_biases_says_so(decoder_folder: Folder) -> None:
     with pytest.raises(UserError, match="needs a decoder with biases"):
-        Backbone(str(decoder_folder("llama"))).tune(BitFit(add=False))
+        Backbone(str(decoder_folder("llama"))).load(BitFit(add=False))
 
 
 def test_lora_starts_as_the_same_function_and_moves_adapters_only(architecture: str, decoder_folder: Folder) -> None:
     folder = str(decoder_folder(architecture))
-    frozen = Backbone(folder, dtype="float32").read(TEXTS, pooling.mean)
+    frozen = loaded(folder).read(TEXTS, pooling.mean)
     backbone = Backbone(folder, dtype="float32")
-    backbone.tune(LoRA(rank=2))
+    backbone.load(LoRA(rank=2))
     backbone.eval()
     assert torch.allclose(backbone.read(TEXTS, pooling.mean), frozen, atol=1e-5)
     backbone.train()
@@ -240,13 +484,13 @@ def test_lora_starts_as_the_same_function_and_moves_adapters_only(architecture: 
 
 def test_lora_names_a_missing_target_and_the_nearest(decoder_folder: Folder) -> None:
     with pytest.raises(UserError, match=r"`targets` .* got 'q_prj'; did you mean 'q_proj'\?"):
-        Backbone(str(decoder_folder("llama"))).tune(LoRA(targets=["v_proj", "q_prj"]))
+        Backbone(str(decoder_folder("llama"))).load(LoRA(targets=["v_proj", "q_prj"]))
 
 
 def test_what_trains_is_kept_in_float32(decoder_folder: Folder) -> None:
     for tuning in (BitFit(), LoRA(rank=2), Full()):
         backbone = Backbone(str(decoder_folder("qwen2")), dtype="bfloat16")
-        backbone.tune(tuning)
+        backbone.load(tuning)
         assert {p.dtype for p in backbone.parameters() if p.requires_grad} == {torch.float32}
         vectors = backbone.read(TEXTS, pooling.mean)
         assert vectors.dtype == torch.float32
@@ -255,7 +499,7 @@ def test_what_trains_is_kept_in_float32(decoder_folder: Folder) -> None:
 
 def test_a_frozen_decoder_stays_in_evaluation_mode(decoder_folder: Folder) -> None:
     backbone = Backbone(str(decoder_folder("gpt2")))
-    backbone.tune(Frozen())
+    backbone.load(Frozen())
     backbone.train()
     assert not any(module.training for module in backbone.decoder.modules())
 
@@ -290,7 +534,7 @@ def test_an_empty_text(decoder_folder: Folder) -> None:
 
 def test_a_layer_the_decoder_lacks(decoder_folder: Folder) -> None:
     with pytest.raises(UserError, match="`layer` must be 0 to 3"):
-        Backbone(str(decoder_folder("llama"))).read(["a"], pooling.mean, [4])
+        loaded(decoder_folder("llama")).read(["a"], pooling.mean, [4])
 
 
 def test_weights_without_a_head(decoder_folder: Folder, tmp_path: Path) -> None:
@@ -298,4 +542,4 @@ def test_weights_without_a_head(decoder_folder: Folder, tmp_path: Path) -> None:
     AutoModelForCausalLM.from_pretrained(folder).base_model.save_pretrained(tmp_path)
     Backbone(str(folder)).tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="needs a language-model head"):
-        Backbone(str(tmp_path)).tune(Frozen(), head=True)
+        Backbone(str(tmp_path)).load(Frozen(), head=True)

@@ -7,9 +7,10 @@ import functools
 import gc
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -67,10 +68,16 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, st
 # What they are known by -------------------------------------------------------------------------------------
 
 
+def loaded(folder: str, **options: Any) -> Backbone:
+    backbone = Backbone(folder, **options)
+    backbone.load()
+    return backbone
+
+
 def test_an_edited_pooling_reads_anew(
     module: Callable[[str, str], ModuleType], decoder_folder: Callable[[str], Path]
 ) -> None:
-    backbone = Backbone(str(decoder_folder("llama")), dtype="float32")
+    backbone = loaded(str(decoder_folder("llama")), dtype="float32")
     module("helpers", HELPERS)
     latents = {}
     for scale in (1, 2):
@@ -145,7 +152,7 @@ def test_what_has_no_code_of_its_own_is_not_shared(module: Callable[[str, str], 
 def test_latents_that_cannot_be_shared_say_so_and_leave_nothing(
     decoder_folder: Callable[[str], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    backbone = Backbone(str(decoder_folder("llama")), dtype="float32")
+    backbone = loaded(str(decoder_folder("llama")), dtype="float32")
     first, second = (Latents(backbone, lambda s, t: pooling.mean(s, t), "keep", bos=True) for _ in range(2))
     first.add(TEXTS, silent)
     assert caplog.text.count("are not shared with other runs") == 1
@@ -160,7 +167,7 @@ def test_latents_that_cannot_be_shared_say_so_and_leave_nothing(
 def test_all_that_decides_the_numbers_is_in_the_key(decoder_folder: Callable[[str], Path]) -> None:
     def folder(name: str = "llama", bos: bool = True, pool: object = pooling.last, **options: object) -> Path:
         options = {"dtype": "float32", **options}
-        return Latents(Backbone(str(decoder_folder(name)), **options), pool, "keep", bos).store.folder  # type: ignore[arg-type]
+        return Latents(loaded(str(decoder_folder(name)), **options), pool, "keep", bos).store.folder  # type: ignore[arg-type]
 
     others = [
         folder("qwen2"),
@@ -180,7 +187,7 @@ def test_a_run_that_finds_its_latents_is_charged_what_they_cost(
     decoder_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def open_latents() -> Latents:
-        return Latents(Backbone(str(decoder_folder("gpt2")), dtype="float32"), pooling.last, "strip", bos=False)
+        return Latents(loaded(str(decoder_folder("gpt2")), dtype="float32"), pooling.last, "strip", bos=False)
 
     killed, resumed, other = open_latents(), open_latents(), open_latents()
     assert killed.charged().texts == 0
@@ -191,7 +198,6 @@ def test_a_run_that_finds_its_latents_is_charged_what_they_cost(
         raise AssertionError("the latents are on disk already")
 
     monkeypatch.setattr(Backbone, "read", forbidden)
-    monkeypatch.setattr(Backbone, "tune", forbidden)
     for texts in (TEXTS[:4], TEXTS[4:]):
         other.get(texts)
     assert other.charged().seconds == resumed.charged().seconds > 0
@@ -201,23 +207,7 @@ def test_a_run_that_finds_its_latents_is_charged_what_they_cost(
     assert other.charged(TEXTS[:3]).seconds == killed.charged().seconds
 
 
-def test_loading_the_decoder_is_not_charged(
-    decoder_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded = []
-    read = Backbone.read
-
-    def watched(backbone: Backbone, texts: Sequence[str], *rest: object, **named: object) -> Tensor:
-        loaded.append(backbone.decoder is not None)
-        return read(backbone, texts, *rest, **named)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Backbone, "read", watched)
-    latents = Latents(Backbone(str(decoder_folder("opt")), dtype="float32"), pooling.last, "keep", bos=True)
-    latents.add(TEXTS, silent)
-    assert loaded == [True]
-
-
 def test_a_copy_opens_a_cache_of_its_own(decoder_folder: Callable[[str], Path]) -> None:
-    latents = Latents(Backbone(str(decoder_folder("llama")), dtype="float32"), pooling.last, "keep", bos=True)
+    latents = Latents(loaded(str(decoder_folder("llama")), dtype="float32"), pooling.last, "keep", bos=True)
     expected = latents.get(TEXTS)
     assert torch.equal(copy.deepcopy(latents).get(TEXTS), expected)

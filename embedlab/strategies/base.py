@@ -126,6 +126,11 @@ class EmbeddingStrategy(LightningModule, ABC):
             One score per pair, (B,), float32.
         """
 
+    def configure_model(self) -> None:
+        """Load the decoder, frozen; a strategy that trains something, or builds something, overrides this."""
+        if self.backbone is not None:
+            self.backbone.load()
+
     def prepare(self, texts: Sequence[str]) -> None:  # most strategies need nothing
         """Learn statistics of the distinct training texts; called once, before anything is scored or trained."""
 

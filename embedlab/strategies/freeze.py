@@ -105,7 +105,8 @@ class Freeze(Trainable):
         self.pretraining, self.plan, self.built = pretraining, training, False
 
     def configure_model(self) -> None:
-        """Build one encoder per block and the head; decoder halves only for stage 1, which leaves the head alone."""
+        """Load the decoder; build an encoder per block and the head, and decoder halves for stage 1."""
+        self.backbone.load()
         if not self.built:
             self.siamese = SiameseNetwork(self.backbone.num_layers, self.backbone.width, self.options, self.center)
             kind = self.backbone.config.model_type

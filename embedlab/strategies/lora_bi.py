@@ -72,7 +72,7 @@ class LoRABiEncoder(Trainable, Embedder):
 
     def configure_model(self) -> None:
         """Load the decoder and put the adapters on."""
-        self.backbone.tune(self.tuning)
+        self.backbone.load(self.tuning)
 
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
         """Pool the final states of texts, (B, D); the role makes no difference."""

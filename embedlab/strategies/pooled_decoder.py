@@ -53,7 +53,8 @@ class PooledDecoder(Embedder):
         self.pooling, self.layer, self.standardize = pooling, layer, standardize
 
     def configure_model(self) -> None:
-        """Make room for the statistics, (D,) each."""
+        """Load the decoder; make room for the statistics, (D,) each."""
+        self.backbone.load()
         if not self.built:
             self.register_buffer("mean", torch.zeros(self.backbone.width))
             self.register_buffer("scale", torch.ones(self.backbone.width))

@@ -93,7 +93,7 @@ class SGPTBiEncoder(Trainable, Embedder):
 
     def configure_model(self) -> None:
         """Load the decoder, choose what trains and how fast."""
-        self.backbone.tune(self.tuning)
+        self.backbone.load(self.tuning)
         if not self.decided:
             added = isinstance(self.tuning, BitFit) and self.tuning.added > 0
             rate = self.plan.learning_rate or (ADDED_RATE if added else RATE)

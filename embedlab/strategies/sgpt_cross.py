@@ -94,7 +94,7 @@ class SGPTCrossEncoder(EmbeddingStrategy):
 
     def configure_model(self) -> None:
         """Load the decoder with its head."""
-        self.backbone.tune(Frozen(), head=True)
+        self.backbone.load(Frozen(), head=True)
 
     def remarks(self) -> list[str]:
         """Tell how many texts were cut."""
@@ -126,7 +126,8 @@ class SGPTCrossEncoder(EmbeddingStrategy):
         """Fill the prompt with documents; give the ids of each context and of its query, cut to the window."""
         parts, window = self.segments, self.backbone.window
         before, after, closing, *answers = self._ids([parts.before, parts.after, parts.closing, *(parts.answers or [])])
-        room = window + 1 - len(before) - len(after) - len(closing) - max(map(len, answers), default=0)
+        fixed = len(self.backbone.begin) + len(before) + len(after) + len(closing) + max(map(len, answers), default=0)
+        room = window + 1 - fixed
         if room < 2:  # the last token is only predicted, hence the 1
             raise UserError(
                 f"`prompt` must leave room for a document and a query in the window of {window} tokens, but takes "
@@ -145,8 +146,7 @@ class SGPTCrossEncoder(EmbeddingStrategy):
             context = [*before, *body, *after]
             if answers:
                 context += [*target, *closing]
-            # A decoder predicts nothing from nothing: without any context the begin-of-text token stands in.
-            contexts.append(context or list(self.backbone.bos))
+            contexts.append(context or list(self.backbone.bos))  # a decoder predicts nothing from nothing
             targets.append(target)
         return contexts, targets
 

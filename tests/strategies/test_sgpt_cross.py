@@ -104,7 +104,9 @@ def build(folder: Path, prompt: str, **options: Any) -> SGPTCrossEncoder:
     example = EXAMPLE if prompt in PROMPTS and PROMPTS[prompt].shot is not None else None
     max_length = options.pop("max_length", None)
     backbone = Backbone(str(folder), dtype="float32", max_length=max_length)
-    return SGPTCrossEncoder(backbone, prompt, example=example, **options)
+    strategy = SGPTCrossEncoder(backbone, prompt, example=example, **options)
+    strategy.configure_model()
+    return strategy
 
 
 @pytest.fixture
