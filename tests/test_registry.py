@@ -148,6 +148,8 @@ def small(kind: type[PreTrainedConfig]) -> PreTrainedConfig:
             size = next((size for part, size in SIZES if part in name), None)
             if size is not None:
                 own[name] = size if value is None else min(size, value)
+    if "kv_lora_rank" in default.to_dict():  # latent attention has a key for each query head
+        own["num_key_value_heads"] = 4
     if "is_decoder" in default.to_dict():
         own["is_decoder"] = True
     own |= PARTICULAR.get(kind.model_type.removesuffix("_text"), {})
