@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from embedlab import embedded
-from embedlab.decoders import empty_decoder, find_decoder, load_weights
+from embedlab.decoders import best_dtype, empty_decoder, find_decoder, load_weights
 from embedlab.errors import UserError
 from embedlab.likelihood import log_probabilities_at, shared_passes
 from embedlab.pooling import Pooling
 from embedlab.proofs import proven_reader
-from embedlab.reader import Reader
+from embedlab.reader import Reader, Way
 from embedlab.taps import FINAL, Layer
 from embedlab.tokens import Tokens, lay_out, token_batches
 from embedlab.tuning import Frozen, Tuning
@@ -70,7 +70,7 @@ class Backbone(nn.Module):
         self.name, self.revision, self.max_length = name, revision, max_length
         self.wants_packing, self.padding_side, self.tokens_per_pass = packed, padding_side, tokens_per_pass
         self.wants_begin = begin_of_text
-        self.dtype = _best_dtype() if dtype == "auto" else getattr(torch, dtype)
+        self.dtype = best_dtype() if dtype == "auto" else getattr(torch, dtype)
         self.decoder: nn.Module | None = None
         self.reader: Reader | None = None
         self._wish: tuple[Tuning, bool] | None = None
@@ -118,8 +118,12 @@ class Backbone(nn.Module):
 
     @cached_property
     def window(self) -> int:
-        """Longest text in tokens."""
-        own = getattr(self.config, "max_position_embeddings", None)
+        """Longest text in tokens: the decoder's positions, and no more than sparse attention keeps of a text.
+
+        Beyond `index_topk` tokens, transformers' sparse attention lets a token's state depend on later ones.
+        """
+        limits = (getattr(self.config, name, None) for name in ("max_position_embeddings", "index_topk"))
+        own = min((int(limit) for limit in limits if limit), default=None)
         if self.max_length is None:
             return int(own or 2048)
         if own is not None and self.max_length > own:
@@ -129,9 +133,14 @@ class Backbone(nn.Module):
         return self.max_length
 
     @property
+    def way(self) -> Way:
+        """How texts are read; known once the decoder is loaded."""
+        return self._loaded().way
+
+    @property
     def is_packed(self) -> bool:
         """Whether texts are packed; known once the decoder is loaded."""
-        return self._loaded().way == "packed"
+        return self.way == "packed"
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -275,7 +284,11 @@ class Backbone(nn.Module):
     @property
     def begin_of_text(self) -> str:
         """What stands before every text, in words: its tokens, or "none"."""
-        return "".join(self.tokenizer.convert_ids_to_tokens(list(self.begin))) or "none"
+        return self.words(self.begin)
+
+    def words(self, ids: Sequence[int]) -> str:
+        """Name ids by their tokens; no id is "none"."""
+        return "".join(self.tokenizer.convert_ids_to_tokens(list(ids))) or "none"
 
     def read(
         self,
@@ -385,11 +398,3 @@ class Backbone(nn.Module):
         if self.dtype == torch.float32 or not self.trains:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
-
-
-def _best_dtype() -> torch.dtype:
-    """Return bfloat16 where the machine multiplies it in hardware, float32 elsewhere."""
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
 from embedlab import embedded
 from embedlab.errors import UserError
 
-__all__ = ["empty_decoder", "find_decoder", "load_weights"]
+__all__ = ["best_dtype", "empty_decoder", "find_decoder", "load_weights"]
 
 # Weights only as safetensors: no pickle is ever loaded.
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
@@ -107,3 +107,11 @@ def load_weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, hea
             + ("; a cross-encoder needs a language-model head." if "lm_head" in first else ".")
         )
     return decoder.requires_grad_(False)
+
+
+def best_dtype() -> torch.dtype:
+    """Return bfloat16 where the machine multiplies it in hardware, float32 elsewhere."""
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32

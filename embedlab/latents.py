@@ -128,6 +128,11 @@ class Latents:
         """Ids that stand before each text."""
         return self.backbone.bos if self.bos else self.backbone.begin
 
+    @property
+    def begin_of_text(self) -> str:
+        """What stands before each text, in words: its tokens, or "none"."""
+        return self.backbone.words(self._begin)
+
     def _read(self, texts: Sequence[str]) -> Tensor:
         blocks = range(1, self.backbone.num_layers + 1)
         prefix = self._begin

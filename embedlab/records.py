@@ -166,6 +166,8 @@ def finish(
             "dtype": str(backbone.dtype).removeprefix("torch."),
             "layers": backbone.num_layers,
             "width": backbone.width,
+            "read": backbone.way,
+            "begin_of_text": (strategy.latents or backbone).begin_of_text,
         },
         "data": data.fingerprint(),
         "metrics": evaluation.metrics,

@@ -85,8 +85,10 @@ class _CLI(LightningCLI):
     def _loggers(self, config: Any, name: str) -> None:
         """Tell loggers the run's folder and names; leave out Weights & Biases where it is not installed."""
         loggers = config.trainer.logger
-        if not isinstance(loggers, list):
+        if not loggers or isinstance(loggers, bool):
             return
+        if not isinstance(loggers, list):
+            loggers = config.trainer.logger = [loggers]
         if importlib.util.find_spec("wandb") is None:
             loggers[:] = [own for own in loggers if not own.class_path.endswith("WandbLogger")]
         for own in loggers:
@@ -202,6 +204,7 @@ class _CLI(LightningCLI):
             strategy=_named(config.trainer.strategy),
             precision=config.trainer.precision,
             max_epochs=stage.epochs,
+            log_every_n_steps=config.trainer.log_every_n_steps,
             limit_val_batches=0,
             logger=CSVLogger(str(folder), name="", version=""),
             callbacks=[

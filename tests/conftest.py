@@ -179,5 +179,6 @@ def _cache_of_tests(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of the walk through transformers' registry."""
+    """Add the options of the walk through transformers' registry and of the pinned losses."""
     parser.addoption("--table", default=None, help="file for the table of tests/test_registry.py")
+    parser.addoption("--pin", action="store_true", help="write the losses that are pinned anew")

@@ -527,6 +527,13 @@ def test_a_maximum_beyond_the_window(decoder_folder: Folder) -> None:
         Backbone(str(decoder_folder("llama")), max_length=600).token_ids(["a"])
 
 
+def test_texts_are_no_longer_than_sparse_attention_is_whole(decoder_folder: Folder) -> None:
+    backbone = Backbone(str(decoder_folder("llama")))
+    backbone.config.index_topk = 8
+    with pytest.warns(UserWarning, match="longer than 8 tokens"):
+        assert len(backbone.token_ids(["a longer text"])[0]) == 8
+
+
 def test_an_empty_text(decoder_folder: Folder) -> None:
     with pytest.raises(ValueError, match="text 1 has no token"):
         Backbone(str(decoder_folder("llama"))).token_ids(["a", ""])

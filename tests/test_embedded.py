@@ -137,6 +137,7 @@ def test_the_real_decoder_reads_and_its_tokenizer_splits_digits() -> None:
     from embedlab.backbone import Backbone
 
     backbone = Backbone("smollm2-135m", dtype="float32")
+    backbone.load()
     assert (backbone.num_layers, backbone.width) == (30, 576)
     ids = backbone.token_ids(["a  12", "x\n\n1. item"])
     assert [backbone.tokenizer.decode([i]) for i in ids[0]][-2:] == ["1", "2"]

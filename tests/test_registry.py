@@ -111,7 +111,7 @@ SIZES: tuple[tuple[str, int], ...] = (
     ("conv_dim", 32),
     ("dim_model", 32),
     ("chunk_size", 8),
-    ("index_topk", 64),
+    ("index_topk", 512),  # no text is longer, as `Backbone.window` has it
     ("index_n_heads", 2),
 )
 OWN = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

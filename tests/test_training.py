@@ -88,6 +88,8 @@ def test_a_whole_run_and_its_folder(place: Path) -> None:
     assert result["train_tokens"] > 0
     assert result["seconds"]["train"] > 0
     assert result["selected"]["monitor"] == "val/spearman"
+    assert result["backbone"]["read"] == "packed"
+    assert result["backbone"]["begin_of_text"] == "none"
     rows = predictions(place, "r")
     assert [row["id"] for row in rows] == list(range(48))
     assert rows[0]["first"] == ROWS[0][0] + " 0"
