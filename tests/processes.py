@@ -88,8 +88,22 @@ def run(
     return done
 
 
-def run_two(place: Path, words: Sequence[str], sabotage: Callable[..., None] | None = None, *arguments: Any) -> Done:
-    """Do a run in two processes that talk over gloo, and assert that both end well; return how the first ended."""
+def run_two(
+    place: Path,
+    words: Sequence[str],
+    sabotage: Callable[..., None] | None = None,
+    *arguments: Any,
+    killed: bool = False,
+) -> Done:
+    """Do a run in two processes that talk over gloo, and assert how they end; return how the first ended.
+
+    Args:
+        place: As for `start`.
+        words: As for `start`.
+        sabotage: Done in both.
+        arguments: Of that.
+        killed: Whether sabotage kills them; otherwise both must end well.
+    """
     port = free_port()
     words = [*words, "--trainer.strategy", "ddp", "--trainer.devices", "2"]
     both = [
@@ -109,6 +123,9 @@ def run_two(place: Path, words: Sequence[str], sabotage: Callable[..., None] | N
         for rank in range(2)
     ]
     ended = _both(both)
+    if killed:
+        assert -signal.SIGKILL in [done.status for done in ended], [done.stderr for done in ended]
+        return ended[0]
     for rank, done in enumerate(ended):
         assert done.status == 0, f"rank {rank}: status {done.status}\n{done.stdout}\n{done.stderr}"
     return ended[0]

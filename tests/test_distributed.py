@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from embedlab import losses
+from embedlab.checkpoints import RandomState
 from embedlab.data import Pairs, Triplets
 from embedlab.distributed import gather, gather_lists, share_sum
 from embedlab.strategies.base import Embedder, contrastive_loss
@@ -85,3 +87,25 @@ def test_one_process_has_it_all() -> None:
     assert gather(values) is values
     assert gather_lists(("a", "b")) == ["a", "b"]
     assert share_sum(4) == 4
+
+
+def draw(rank: int) -> list[float]:
+    torch.manual_seed(5)
+    state = RandomState()
+    state.on_train_start(SimpleNamespace(global_rank=rank), None)  # type: ignore[arg-type]
+    first = torch.rand(4).tolist()
+    kept = state.state_dict()
+    expected = torch.rand(4).tolist()
+    other = RandomState()
+    other.load_state_dict(kept)
+    trainer: Any = SimpleNamespace(global_rank=rank, world_size=2)
+    other.on_train_batch_start(trainer, None, None, 0)  # type: ignore[arg-type]
+    assert torch.rand(4).tolist() == expected, "a resumed process draws what it would have drawn"
+    return first
+
+
+def test_processes_draw_random_numbers_of_their_own_and_find_them_again() -> None:
+    first, second = processes.in_two(draw)
+    torch.manual_seed(5)
+    assert first == torch.rand(4).tolist(), "the first one draws what a single process would"
+    assert first != second

@@ -182,3 +182,29 @@ def test_two_processes_do_what_one_does(place: Path, strategy: str) -> None:
         # Of FREEZE's scores the loss leaves a common shift open: rounding decides it, and Adam magnifies that.
         near = 1e-3 if strategy.startswith("freeze") else 1e-4
         assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in expected], abs=near)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "point"),
+    [
+        (own, point)
+        for own in ("freeze", "sgpt_bi")
+        for point in ("stage", "training", "validation", "epoch end, kept", "testing")
+        if point in points(own)
+    ],
+)
+def test_two_killed_processes_go_on_as_the_uninterrupted_two(place: Path, strategy: str, point: str) -> None:
+    """With dropout, so that each process must find its own random numbers again."""
+    run, whole = f"two-{strategy}-{point}".replace(" ", "-"), f"two-whole-{strategy}"
+    if not (place / whole).exists():
+        processes.run_two(place, words(strategy, whole), often)
+    target, number, after = POINTS[point]
+    number = 1 if point in ("validation", "testing") else number  # each process has half the batches
+    processes.run_two(place, words(strategy, run), deadly, target, number, after, killed=True)
+    assert not (place / run / "result.json").exists()
+    processes.run_two(place, words(strategy, run), often)
+    assert result(place, run) == result(place, whole)
+    for name, rows in predictions(place, run).items():
+        scores = [row["score"] for row in predictions(place, whole)[name]]
+        assert [row["score"] for row in rows] == pytest.approx(scores, abs=1e-6)
