@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from embedlab import embedded
-from embedlab.decoders import best_dtype, empty_decoder, find_decoder, load_weights
+from embedlab.decoders import best_dtype, empty_decoder, find_decoder, load_weights, longest_text
 from embedlab.errors import UserError
 from embedlab.likelihood import log_probabilities_at, shared_passes
 from embedlab.pooling import Pooling
@@ -78,7 +78,7 @@ class Backbone(nn.Module):
         self.register_buffer("anchor", torch.empty(0), persistent=False)  # moves with the module, before any weight
         self.notes: list[str] = []
         self.trained_tokens = 0
-        self.texts_cut = 0
+        self._cut: set[int] = set()
 
     @cached_property
     def folder(self) -> Path:
@@ -118,12 +118,8 @@ class Backbone(nn.Module):
 
     @cached_property
     def window(self) -> int:
-        """Longest text in tokens: the decoder's positions, and no more than sparse attention keeps of a text.
-
-        Beyond `index_topk` tokens, transformers' sparse attention lets a token's state depend on later ones.
-        """
-        limits = (getattr(self.config, name, None) for name in ("max_position_embeddings", "index_topk"))
-        own = min((int(limit) for limit in limits if limit), default=None)
+        """Longest text in tokens, whatever stands around it included."""
+        own = longest_text(self.config)
         if self.max_length is None:
             return int(own or 2048)
         if own is not None and self.max_length > own:
@@ -133,14 +129,14 @@ class Backbone(nn.Module):
         return self.max_length
 
     @property
+    def texts_cut(self) -> int:
+        """Distinct texts that were longer than the window."""
+        return len(self._cut)
+
+    @property
     def way(self) -> Way:
         """How texts are read; known once the decoder is loaded."""
         return self._loaded().way
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether texts are packed; known once the decoder is loaded."""
-        return self.way == "packed"
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -240,13 +236,17 @@ class Backbone(nn.Module):
         if not texts:
             return []
         room = self.window - len(prefix) - len(suffix)
+        if room < 1:
+            raise UserError(
+                f"`backbone.max_length` must hold more than what stands around a text, got {self.window}; raise it."
+            )
         # Special strings inside a text are a text like any other, never control tokens.
         encoded = self.tokenizer(
             list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False
         )["input_ids"]
         cut = sum(len(ids) > room for ids in encoded)
         if cut:
-            self.texts_cut += cut
+            self._cut.update(hash(text) for text, ids in zip(texts, encoded, strict=True) if len(ids) > room)
             warnings.warn(
                 f"{cut} of {len(texts)} texts are longer than {self.window} tokens and were cut at the end "
                 f"({self.texts_cut} so far); raise `backbone.max_length` if the decoder allows.",
@@ -383,7 +383,7 @@ class Backbone(nn.Module):
             raise RuntimeError("the decoder was loaded without its head; call `backbone.load(tuning, head=True)`.")
         contexts = [self._begun(context) for context in contexts]
         results: list[Tensor] = [torch.empty(0)] * len(contexts)
-        for plan in shared_passes(contexts, targets, self.tokens_per_pass, self.is_packed):
+        for plan in shared_passes(contexts, targets, self.tokens_per_pass, self.way == "packed"):
             tokens = lay_out(plan.texts, self._content.to(self.device), plan.parents)
             states = self._pooled(tokens, lambda all_states, _: all_states, (FINAL,))[:, 0]
             rows = torch.tensor([row for own in plan.rows.values() for row in own], device=self.device)

@@ -224,6 +224,13 @@ class Evaluation(Callback):
         pq.write_table(pa.table(columns), path.with_suffix(".unfinished"))
         os.replace(path.with_suffix(".unfinished"), path)
 
+    def _is_better(self, value: float | None) -> bool:
+        """Tell whether an epoch is kept, as the checkpoint of the best weights decides it: in float32, NaN last."""
+        if "validation" not in self.metrics or value is None:
+            return "validation" not in self.metrics
+        best = float("-inf") if self.selected is None else self.selected["value"]
+        return bool(torch.tensor(value, dtype=torch.float32) > torch.tensor(best, dtype=torch.float32))
+
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -243,9 +250,8 @@ class Evaluation(Callback):
         for metric in ("pearson", "spearman"):
             value = result[metric]
             pl_module.log(f"val/{metric}", float("nan") if value is None else value, prog_bar=metric == "spearman")
-        best = self.selected["value"] if self.selected else None
         value = result["spearman"]
-        if best is not None and (value is None or value <= best):
+        if not self._is_better(value):
             return
         self.metrics["validation"] = result
         self._write(trainer, "validation", columns)

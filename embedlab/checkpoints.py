@@ -20,10 +20,9 @@ SAVE_EVERY = 50  # steps between resumable checkpoints
 
 
 def best(folder: Path) -> ModelCheckpoint:
-    """Keep the weights that do best on validation."""
-    return ModelCheckpoint(
-        folder, "best", monitor=MONITOR, mode="max", save_weights_only=True, enable_version_counter=False
-    )
+    """Keep the weights that do best on validation, as soon as it is done: before the epoch's end is kept as validated."""
+    how: dict[str, Any] = {"save_weights_only": True, "enable_version_counter": False, "save_on_train_epoch_end": False}
+    return ModelCheckpoint(folder, "best", monitor=MONITOR, mode="max", **how)
 
 
 @final
@@ -43,6 +42,9 @@ class Resumable(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count from where the run goes on."""
         self.kept = trainer.global_step
+        # Lightning leaves this out where `max_steps` is set, and a run resumed from the end of an epoch stops early.
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        epochs.completed = epochs.processed
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

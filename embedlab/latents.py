@@ -126,7 +126,7 @@ class Latents:
     @property
     def _begin(self) -> tuple[int, ...]:
         """Ids that stand before each text."""
-        return self.backbone.bos if self.bos else self.backbone.begin
+        return self.backbone.begin or (self.backbone.bos if self.bos else ())
 
     @property
     def begin_of_text(self) -> str:

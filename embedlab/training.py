@@ -123,6 +123,7 @@ class _CLI(LightningCLI):
         if stage == "fit":
             self.datamodule.setup("test")
         if stage == "fit" and isinstance(self.model, Trainable):
+            self._check_steps(len(self.datamodule.train_dataloader()))
             batch = next(iter(self.datamodule.train_dataloader()))
             if not isinstance(batch, self.model.learns_from):
                 kinds = " or ".join(kind.__name__.lower() for kind in self.model.learns_from)
@@ -130,6 +131,20 @@ class _CLI(LightningCLI):
                     f"`data.train` must give {kinds} to {type(self.model).__name__}, got {type(batch).__name__.lower()}; "
                     "name other columns or another source."
                 )
+
+    def _check_steps(self, batches: int) -> None:
+        """Refuse a training that ends before anything is validated."""
+        trainer = self.trainer
+        if trainer.max_steps == -1 or trainer.val_check_interval != 1.0 or trainer.check_val_every_n_epoch is None:
+            return
+        first = -(-batches // trainer.accumulate_grad_batches) * trainer.check_val_every_n_epoch
+        if isinstance(trainer.limit_train_batches, float | int) and trainer.limit_train_batches != 1.0:
+            return  # an epoch is shorter than it looks
+        if trainer.max_steps < first:
+            raise UserError(
+                f"`trainer.max_steps` must reach the first validation, at step {first}, got {trainer.max_steps}; raise it, or "
+                "validate within an epoch with `trainer.val_check_interval`."
+            )
 
     def fit(self, model: EmbeddingStrategy, datamodule: DataModule, **arguments: Any) -> None:
         """Run the stages, train, test the best checkpoint, write the result; files are written by the first process."""
@@ -173,6 +188,8 @@ class _CLI(LightningCLI):
         if not first:
             return
         notes = list(model.notes)
+        if model.backbone is not None and model.backbone.texts_cut:
+            notes.append(f"{model.backbone.texts_cut} texts were cut to {model.backbone.window} tokens")
         if datamodule.train is not None and datamodule.train.limit is not None:
             notes.append(f"training cut to {found['train']['rows']} rows")
         measured = records.Measured(self.evaluation, self.stopwatch, tokens, self.trainer.world_size)
@@ -203,6 +220,8 @@ class _CLI(LightningCLI):
             num_nodes=config.trainer.num_nodes,
             strategy=_named(config.trainer.strategy),
             precision=config.trainer.precision,
+            gradient_clip_val=config.trainer.gradient_clip_val,
+            gradient_clip_algorithm=config.trainer.gradient_clip_algorithm,
             max_epochs=stage.epochs,
             log_every_n_steps=config.trainer.log_every_n_steps,
             limit_val_batches=0,

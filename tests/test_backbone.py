@@ -17,6 +17,8 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from embedlab import pooling
 from embedlab.backbone import FINAL, Backbone
+from embedlab.decoders import longest_text
+from embedlab.embedded import decoder_sha256
 from embedlab.errors import UserError
 from embedlab.probe import prove
 from embedlab.reader import Reader
@@ -86,7 +88,7 @@ def test_states_are_those_of_the_text_alone(architecture: str, decoder_folder: F
     folder = decoder_folder(architecture)
     backbone = Backbone(str(folder), dtype="float32", packed=packed, padding_side=side)
     backbone.load(Frozen())
-    assert backbone.is_packed == (packed and architecture not in UNPACKED)
+    assert (backbone.way == "packed") == (packed and architecture not in UNPACKED)
     layers = [*range(backbone.num_layers + 1), FINAL]
     assert_same(states_of(backbone, TEXTS, layers), alone(folder, TEXTS))
     backwards = states_of(backbone, TEXTS[::-1], layers)[::-1]
@@ -293,7 +295,7 @@ def test_a_proof_is_remembered_for_the_same_weights_only(own_decoder: Path, monk
 def test_the_probe_leaves_weights_and_their_kind_alone(name: str, decoder_folder: Folder) -> None:
     folder = decoder_folder(name)
     backbone = loaded(folder, dtype="bfloat16")
-    assert backbone.is_packed
+    assert backbone.way == "packed"
     fresh = AutoModel.from_pretrained(folder, dtype=torch.bfloat16)
     for (own, kept), (other, plain) in zip(
         backbone.decoder.state_dict().items(), fresh.state_dict().items(), strict=True
@@ -550,3 +552,26 @@ def test_weights_without_a_head(decoder_folder: Folder, tmp_path: Path) -> None:
     Backbone(str(folder)).tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="needs a language-model head"):
         Backbone(str(tmp_path)).load(Frozen(), head=True)
+
+
+def test_what_stands_around_a_text_leaves_room_for_it(decoder_folder: Folder) -> None:
+    backbone = Backbone(str(decoder_folder("llama")), max_length=2)
+    with pytest.raises(UserError, match="must hold more than what stands around a text, got 2"):
+        backbone.token_ids(["a"], [5], [6])
+
+
+def test_texts_are_no_longer_than_what_one_text_changes_for_all(decoder_folder: Folder) -> None:
+    config = Backbone(str(decoder_folder("llama"))).config
+    assert longest_text(config) == 512
+    config.rope_parameters = {**config.rope_parameters, "rope_type": "longrope", "original_max_position_embeddings": 64}
+    assert longest_text(config) == 64
+
+
+def test_every_file_of_a_tokenizer_decides_what_a_decoder_is(own_decoder: Path) -> None:
+    hashes = {decoder_sha256(own_decoder)}
+    for name in ("merges.txt", "vocab.json", "tokenizer.model", "special_tokens_map.json", "tokenizer_config.json"):
+        (own_decoder / name).write_text("changed")
+        hashes.add(decoder_sha256(own_decoder))
+    (own_decoder / "README.md").write_text("no part of it")
+    hashes.add(decoder_sha256(own_decoder))
+    assert len(hashes) == 6

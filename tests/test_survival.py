@@ -96,6 +96,28 @@ def often(steps: int = 5) -> None:
     checkpoints.SAVE_EVERY = steps
 
 
+def best_in_the_middle(*death: Any) -> None:
+    """Keep states at the end of epochs too; let the second epoch be the best; die, if told where."""
+    from embedlab.callbacks import Evaluation
+
+    often(6)
+    end, correlate = Evaluation.on_validation_epoch_end, Evaluation._correlate
+    epoch: list[int] = []
+
+    def watched(self: Evaluation, trainer: Any, module: Any) -> None:
+        epoch.append(trainer.current_epoch)
+        end(self, trainer, module)
+        epoch.clear()
+
+    def judged(self: Evaluation, columns: dict[str, Any]) -> dict[str, Any]:
+        found = correlate(self, columns)
+        return {**found, "spearman": 0.9 if epoch == [1] else 0.1} if epoch else found
+
+    Evaluation.on_validation_epoch_end, Evaluation._correlate = watched, judged  # type: ignore[method-assign]
+    if death:
+        processes.kill_at(*death)
+
+
 def deadly(target: str, number: int, after: bool) -> None:
     """Keep states often, and die."""
     often()
@@ -182,6 +204,32 @@ def test_two_processes_do_what_one_does(place: Path, strategy: str) -> None:
         # Of FREEZE's scores the loss leaves a common shift open: rounding decides it, and Adam magnifies that.
         near = 1e-3 if strategy.startswith("freeze") else 1e-4
         assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in expected], abs=near)
+
+
+@pytest.mark.parametrize(
+    ("more", "target", "after"),
+    [
+        # The end of an epoch is kept (12 steps, kept every 6); the best weights must be by then.
+        (["--trainer.max_epochs", "3"], "embedlab.checkpoints:Resumable.on_train_epoch_end", True),
+        # A training that ends in mid-epoch by its steps.
+        (["--trainer.max_steps", "30"], "embedlab.strategies.base:EmbeddingStrategy.validation_step", False),
+        (
+            ["--trainer.max_epochs", "-1", "--trainer.max_steps", "30"],
+            "embedlab.strategies.sgpt_bi:SGPTBiEncoder.loss",
+            False,
+        ),
+    ],
+    ids=["kept end of an epoch", "steps", "steps alone"],
+)
+def test_a_killed_run_ends_where_it_would_have(place: Path, more: list[str], target: str, after: bool) -> None:
+    names = [own + "-".join(more[:2]) for own in ("whole", "killed")]
+    processes.run(place, words("sgpt_bi", names[0], *more), 0, best_in_the_middle)
+    number = {"on_train_epoch_end": 2, "validation_step": 5, "loss": 20}[target.rpartition(".")[2]]
+    processes.run(place, words("sgpt_bi", names[1], *more), -signal.SIGKILL, best_in_the_middle, target, number, after)
+    processes.run(place, words("sgpt_bi", names[1], *more), 0, best_in_the_middle)
+    assert result(place, names[0])["selected"]["epoch"] == 1
+    assert result(place, names[1]) == result(place, names[0])
+    assert predictions(place, names[1]) == predictions(place, names[0])
 
 
 @pytest.mark.slow

@@ -174,6 +174,7 @@ def test_pairs_without_scores_are_predicted(place: Path) -> None:
         (["--ckpt_path", "missing.ckpt"], "missing.ckpt is no such file"),
         (["--ckpt_path", "pairs.tsv"], "pairs.tsv is a file that is no checkpoint"),
         (["--trainer.accelerator", "tpu"], "`trainer` cannot be had as asked for"),
+        (["--trainer.max_steps", "7"], "`trainer.max_steps` must reach the first validation, at step 12, got 7"),
         (["--trainer.accelerator", "gpu"], "`trainer` cannot be had as asked for"),
         (["--trainer.strategy", "ddpp"], "`trainer` cannot be had as asked for"),
         (["--trainer.devices", "0"], "`trainer` cannot be had as asked for"),
@@ -275,3 +276,17 @@ def test_extraction_is_charged_to_every_run_that_uses_it(place: Path) -> None:
     assert second["features"] > 0
     assert second["features_found"] > 0
     assert second["score"] > 0
+
+
+def test_the_epoch_that_is_reported_is_the_one_whose_weights_are_kept(tmp_path: Path) -> None:
+    """The checkpoint compares in float32: what differs by less is no better, and an undefined epoch never is."""
+    from embedlab.callbacks import Evaluation
+
+    evaluation = Evaluation(tmp_path)
+    assert evaluation._is_better(None), "the first epoch is kept, whatever it is"
+    evaluation.metrics["validation"] = {}
+    assert not evaluation._is_better(None)
+    assert evaluation._is_better(-0.5)
+    evaluation.selected = {"value": 0.8}
+    assert not evaluation._is_better(0.8 + 1e-9)
+    assert evaluation._is_better(0.8 + 1e-6)

@@ -143,6 +143,11 @@ class DataModule(LightningDataModule):
                 f"`data.batch_size` must give each of the {world} processes a row, got {self.batch_size} of {len(rows)}; raise "
                 "it, or lower `trainer.devices`."
             )
+        if not self.drop_last and 0 < len(rows) % self.batch_size < world:
+            raise UserError(
+                f"`data.drop_last` must be true where the last batch has fewer rows than there are processes, got "
+                f"{len(rows) % self.batch_size} for {world}; set it, or another `data.batch_size`."
+            )
         return TrainLoader(len(rows), _collate(rows), self.batch_size, self.seed, self.drop_last, rank, world)
 
     def _scored(self, name: str) -> DataLoader[Any]:
@@ -154,7 +159,7 @@ class DataModule(LightningDataModule):
             )
         own = shard(list(range(len(rows))), rank, world)
         # As many batches in every process, as data-parallel modules wait for each other in each of them.
-        number = -(-len(rows) // (world * self.eval_batch_size))
+        number = min(-(-len(rows) // (world * self.eval_batch_size)), len(rows) // world)
         bounds = [len(own) * i // number for i in range(number + 1)]
         batches = [own[a:b] for a, b in pairwise(bounds)]  # as a data set, as Lightning remakes samplers to predict
         return DataLoader(batches, batch_size=None, collate_fn=_collate(rows), generator=torch.Generator())  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from lightning.pytorch import LightningModule
@@ -24,15 +24,13 @@ from torch.nn import functional
 
 from embedlab.backbone import Backbone
 from embedlab.data import Pairs, Source, Texts, Triplets
-from embedlab.distributed import gather, gather_lists
 from embedlab.errors import UserError
 from embedlab.features import Cost
 from embedlab.latents import Latents
-from embedlab.losses import PairLoss, multiple_negatives_ranking
 from embedlab.optimisers import SlicedAdamW, sliced
 from embedlab.published import Published, differences
 
-__all__ = ["Batch", "Embedder", "EmbeddingStrategy", "Role", "Stage", "Trainable", "Training", "contrastive_loss"]
+__all__ = ["Batch", "Embedder", "EmbeddingStrategy", "Role", "Stage", "Trainable", "Training"]
 
 Role = Literal["query", "document"]
 Batch = Pairs | Triplets | Texts
@@ -347,10 +345,10 @@ class Trainable(EmbeddingStrategy, ABC):
         options = [{"params": own, "weight_decay": decay, "lr": lr} for (decay, lr), own in groups.items()]
         optimizer = SlicedAdamW(options, slices, rate)
         steps = self._num_steps()
-        warm = max(1, round(training.warmup * steps))
+        warm = max(1, round(training.warmup * steps)) if training.warmup > 0 else 0
 
         def share(step: int) -> float:
-            if step < warm and training.warmup > 0:
+            if step < warm:
                 return (step + 1) / (warm + 1)
             return max(0.0, (steps - step) / max(1, steps - warm)) if training.decay else 1.0
 
@@ -366,32 +364,11 @@ class Trainable(EmbeddingStrategy, ABC):
         trainer = self.trainer
         batches, limit = len(trainer.datamodule.train_dataloader()), trainer.limit_train_batches  # type: ignore[attr-defined]
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        steps = -(-batches // trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
+        if trainer.max_epochs is None or trainer.max_epochs < 0:
+            if trainer.max_steps < 0:
+                raise UserError(
+                    "`trainer.max_epochs` or `trainer.max_steps` must say where training ends, got neither."
+                )
+            return trainer.max_steps
+        steps = -(-batches // trainer.accumulate_grad_batches) * trainer.max_epochs
         return max(1, steps if trainer.max_steps == -1 else min(steps, trainer.max_steps))
-
-
-def contrastive_loss(strategy: Embedder, batch: Pairs | Triplets, pair_loss: PairLoss, scale: float) -> Tensor:
-    """Give the loss of a bi-encoder, a scalar (): `pair_loss` on scored pairs, ranking on triplets.
-
-    In ranking, the candidates of every anchor are all positives and all hard negatives of the batch. One that
-    equals the anchor's positive, or the anchor, is not used against it. Where several processes share a batch, each
-    has the loss of all of it.
-    Differs from the paper: SGPT's loader keeps equal texts out of a batch instead.
-
-    Args:
-        strategy: What embeds the texts; of triplets, anchors as queries and candidates as documents.
-        batch: B scored pairs, or B triplets with any number of hard negatives each.
-        pair_loss: From cosines (B,) and gold scores (B,) to a scalar.
-        scale: Inverse temperature of the ranking.
-    """
-    if isinstance(batch, Pairs):
-        return pair_loss(gather(strategy.score(*batch.sides)), gather(cast(Tensor, batch.score)))
-    hard = [text for own in batch.negatives for text in own]
-    anchor = functional.normalize(strategy.embed(batch.anchor, "query"), dim=-1)
-    vectors = functional.normalize(strategy.embed([*batch.positive, *hard], "document"), dim=-1)
-    anchor, positive, negative = (gather(own) for own in (anchor, vectors[: len(batch)], vectors[len(batch) :]))
-    pairs = gather_lists(list(zip(batch.anchor, batch.positive, strict=True)))
-    candidates = [*(text for _, text in pairs), *gather_lists(hard)]
-    same = torch.tensor([[text in pair for text in candidates] for pair in pairs], device=anchor.device)
-    label = torch.arange(len(pairs), device=anchor.device)
-    return multiple_negatives_ranking(anchor, torch.cat([positive, negative]), label, same, scale)

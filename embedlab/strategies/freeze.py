@@ -110,8 +110,13 @@ class Freeze(Trainable):
         if not self.built:
             self.siamese = SiameseNetwork(self.backbone.num_layers, self.backbone.width, self.options, self.center)
             kind = self.backbone.config.model_type
-            own = {"center": kind == "gpt2", "network__activation": nn.SiLU if kind == "qwen2" else nn.GELU}
-            chosen = {"center": self.center, "network": self.options}
+            own = {
+                "center": kind == "gpt2",
+                "dtype": "float32",
+                "network__activation": nn.SiLU if kind == "qwen2" else nn.GELU,
+            }
+            dtype = str(self.backbone.dtype).removeprefix("torch.")
+            chosen = {"center": self.center, "dtype": dtype, "network": self.options}
             self.compare_with_paper(chosen, published(f"{CODE} on {kind}", **own))
             self.built = True
         self.siamese.train_part(autoencoders=self.stage is not None)

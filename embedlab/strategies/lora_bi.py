@@ -16,11 +16,12 @@ from torch import Tensor
 
 from embedlab import losses, pooling
 from embedlab.backbone import Backbone
+from embedlab.contrastive import contrastive_loss
 from embedlab.data import Pairs, Triplets
 from embedlab.errors import UserError
 from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
-from embedlab.strategies.base import Embedder, Role, Trainable, Training, contrastive_loss
+from embedlab.strategies.base import Embedder, Role, Trainable, Training
 from embedlab.tuning import LoRA
 
 __all__ = ["LoRABiEncoder"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -128,3 +129,27 @@ def test_pairs_to_predict_need_no_score(table: str) -> None:
     data = DataModule(predict=Source(table, columns={"first": "a", "second": "b"}))
     data.setup("predict")
     assert next(iter(data.predict_dataloader())).score is None
+
+
+@pytest.mark.parametrize(("rows", "size"), [(51, 1), (7, 3), (3, 8), (10, 4)])
+def test_every_process_scores_as_many_batches_and_none_is_empty(tmp_path: Path, rows: int, size: int) -> None:
+    lines = [f"one {i}\ttwo {i}\t0.5" for i in range(rows)]
+    (tmp_path / "rows.tsv").write_text("sentence1\tsentence2\tscore\n" + "\n".join(lines) + "\n")
+    seen: list[list[int]] = []
+    for rank in range(2):
+        data = DataModule(validation=Source(str(tmp_path / "rows.tsv")), eval_batch_size=size)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        data.setup("validate")
+        batches = [batch.ids for batch in data.val_dataloader()]
+        assert all(batches)
+        seen.append([len(batches), *(row for batch in batches for row in batch)])
+    assert seen[0][0] == seen[1][0]
+    assert sorted(seen[0][1:] + seen[1][1:]) == list(range(rows))
+
+
+def test_a_last_batch_too_small_for_the_processes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.tsv").write_text("sentence1\tsentence2\tscore\n" + "a\tb\t0.5\n" * 5)
+    data = DataModule(train=Source(str(tmp_path / "rows.tsv")), batch_size=4, seed=0, drop_last=False)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=2)  # type: ignore[assignment]
+    with pytest.raises(UserError, match="`data.drop_last` must be true .* got 1 for 2"):
+        data.train_dataloader()

@@ -1,0 +1,43 @@
+"""The loss that bi-encoders share: one on scored pairs, ranking on triplets, over the batches of all processes."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from embedlab.data import Pairs, Triplets
+from embedlab.distributed import gather, gather_lists
+from embedlab.losses import PairLoss, multiple_negatives_ranking
+from embedlab.strategies.base import Embedder
+
+__all__ = ["contrastive_loss"]
+
+
+def contrastive_loss(strategy: Embedder, batch: Pairs | Triplets, pair_loss: PairLoss, scale: float) -> Tensor:
+    """Give the loss of a bi-encoder, a scalar (): `pair_loss` on scored pairs, ranking on triplets.
+
+    In ranking, the candidates of every anchor are all positives and all hard negatives of the batch. One that
+    equals the anchor's positive, or the anchor, is not used against it. Where several processes share a batch, each
+    has the loss of all of it.
+    Differs from the paper: SGPT's loader keeps equal texts out of a batch instead.
+
+    Args:
+        strategy: What embeds the texts; of triplets, anchors as queries and candidates as documents.
+        batch: B scored pairs, or B triplets with any number of hard negatives each.
+        pair_loss: From cosines (B,) and gold scores (B,) to a scalar.
+        scale: Inverse temperature of the ranking.
+    """
+    if isinstance(batch, Pairs):
+        return pair_loss(gather(strategy.score(*batch.sides)), gather(cast(Tensor, batch.score)))
+    hard = [text for own in batch.negatives for text in own]
+    anchor = functional.normalize(strategy.embed(batch.anchor, "query"), dim=-1)
+    vectors = functional.normalize(strategy.embed([*batch.positive, *hard], "document"), dim=-1)
+    anchor, positive, negative = (gather(own) for own in (anchor, vectors[: len(batch)], vectors[len(batch) :]))
+    pairs = gather_lists(list(zip(batch.anchor, batch.positive, strict=True)))
+    candidates = [*(text for _, text in pairs), *gather_lists(hard)]
+    same = torch.tensor([[text in pair for text in candidates] for pair in pairs], device=anchor.device)
+    label = torch.arange(len(pairs), device=anchor.device)
+    return multiple_negatives_ranking(anchor, torch.cat([positive, negative]), label, same, scale)
