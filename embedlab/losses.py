@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from embedlab.errors import UserError
+
 __all__ = [
     "PairLoss",
     "cosent",
@@ -49,7 +51,10 @@ def variance(predicted: Tensor, gold: Tensor) -> Tensor:
         ValueError: If the batch holds fewer than two pairs, for which it is undefined.
     """
     if len(predicted) < 2:
-        raise ValueError(f"a variance needs a batch of at least 2 pairs, got {len(predicted)}; raise `batch_size`.")
+        raise UserError(
+            f"`data.batch_size` must be at least 2 pairs for a loss by variance, got a batch of {len(predicted)}; raise it, or "
+            "give more rows."
+        )
     return (predicted - gold).var(correction=1)
 
 

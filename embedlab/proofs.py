@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any, Literal
 from transformers import PreTrainedConfig
 
 import embedlab
-from embedlab.embedded import cache_root
+from embedlab.embedded import cache_root, keep_note
 from embedlab.errors import UserError
 from embedlab.probe import Proof, prove
 from embedlab.reader import Reader, Way
@@ -109,8 +107,4 @@ def _kept(key: dict[str, Any]) -> Proof | None:
 
 
 def _keep(key: dict[str, Any], proof: Proof) -> None:
-    note = _note(key)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = note.with_suffix(f".{uuid.uuid4().hex[:8]}")
-    unfinished.write_text(json.dumps(asdict(proof)))
-    os.replace(unfinished, note)
+    keep_note(_note(key), asdict(proof))

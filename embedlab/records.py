@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import lightning
 import torch
 import transformers
+from filelock import FileLock, Timeout
 
 import embedlab
 from embedlab import runs
@@ -48,14 +49,26 @@ def identity(config: Mapping[str, Any], data: Mapping[str, Any], strategy: Embed
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def claim(folder: Path, identity: str, request: str | None) -> None:
+def claim(folder: Path, identity: str, request: str | None) -> FileLock:
     """Take a run folder for this process.
 
     A folder with an unfinished run of the same identity is resumed.
 
+    Returns:
+        The lock on the folder; it is free again when this is let go of, or the process ends, however it ends.
+
     Raises:
-        UserError: If it holds another run, or a finished one.
+        UserError: If it holds another run, or a finished one, or another process is at it.
     """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        status = runs.read_status(folder)
+        holder = "another process" if status is None else f"process {status.pid} on {status.host}"
+        raise UserError(
+            f"`run_dir` must be free, but {holder} is at work in {folder}; wait for it, or name another one."
+        ) from error
     marker = folder / runs.IDENTITY
     if runs.read_result(folder) is not None:
         status = runs.read_status(folder)
@@ -75,6 +88,7 @@ def claim(folder: Path, identity: str, request: str | None) -> None:
         number = sum(1 for _ in folder.glob("metrics-before-*.csv")) + 1
         curves.rename(folder / f"metrics-before-{number}.csv")
     runs.mark(folder, "running", request=request)
+    return lock
 
 
 class _Both(io.TextIOBase):

@@ -40,6 +40,9 @@ __all__ = ["main"]
 
 log = logging.getLogger("embedlab")
 
+# Options of the trainer by which a run sees less than its data; noted where they are set.
+PARTS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches")
+
 
 class _CLI(LightningCLI):
     """The command line of one run."""
@@ -81,6 +84,12 @@ class _CLI(LightningCLI):
         if path is not None and not zipfile.is_zipfile(path):
             what = "a file that is no checkpoint" if Path(path).is_file() else "no such file"
             raise UserError(f"`ckpt_path` must name a checkpoint, such as RUN/{runs.BEST}, but {path} is {what}.")
+        for name, bad in {"fast_dev_run": True, "barebones": True, "enable_checkpointing": False}.items():
+            if self.subcommand == "fit" and config.trainer[name] is not None and bool(config.trainer[name]) == bad:
+                raise UserError(
+                    f"`trainer.{name}` must be left out, as a run keeps its best epoch, got {config.trainer[name]}; for a "
+                    "quick try set `trainer.max_epochs` 1 and `data.train.limit`."
+                )
 
     def _loggers(self, config: Any, name: str) -> None:
         """Tell loggers the run's folder and names; leave out Weights & Biases where it is not installed."""
@@ -122,7 +131,13 @@ class _CLI(LightningCLI):
         self.datamodule.setup(stage)
         if stage == "fit":
             self.datamodule.setup("test")
+        if stage != "fit" and isinstance(self.model, Trainable):
+            self._find_checkpoint()
         if stage == "fit" and isinstance(self.model, Trainable):
+            if self.datamodule.validation is None or self.trainer.max_epochs == 0:
+                what = "`data.validation` must name scored pairs"
+                what = what if self.datamodule.validation is None else "`trainer.max_epochs` must be at least 1"
+                raise UserError(f"{what}, as the best epoch on them is what is kept, got none; set it.")
             self._check_steps(len(self.datamodule.train_dataloader()))
             batch = next(iter(self.datamodule.train_dataloader()))
             if not isinstance(batch, self.model.learns_from):
@@ -131,6 +146,18 @@ class _CLI(LightningCLI):
                     f"`data.train` must give {kinds} to {type(self.model).__name__}, got {type(batch).__name__.lower()}; "
                     "name other columns or another source."
                 )
+
+    def _find_checkpoint(self) -> None:
+        """Take what a run has learned where its own configuration is given; never score with untrained weights."""
+        config = self.config_init[self.subcommand]
+        best = Path(self.config[self.subcommand].run_dir) / runs.BEST
+        if config.get("ckpt_path") is None and best.exists():
+            config.ckpt_path = str(best)
+        if config.get("ckpt_path") is None:
+            raise UserError(
+                f"`ckpt_path` must name what {type(self.model).__name__} has learned, got none, and {best} is not there; give "
+                f"--ckpt_path RUN/{runs.BEST}."
+            )
 
     def _check_steps(self, batches: int) -> None:
         """Refuse a training that ends before anything is validated."""
@@ -154,7 +181,7 @@ class _CLI(LightningCLI):
         identity, settings = (records.identity(resolved, found, model, seed=own) for own in (True, False))
         best, last = self.run_dir / runs.BEST, self.run_dir / runs.LAST
         if first:
-            records.claim(self.run_dir, identity, config.request)
+            self.lock = records.claim(self.run_dir, identity, config.request)
             if config.request is None:  # `compare` keeps the log of what it starts
                 records.keep_log(self.run_dir)
             (self.run_dir / runs.CONFIG).write_text(text)
@@ -190,8 +217,12 @@ class _CLI(LightningCLI):
         notes = list(model.notes)
         if model.backbone is not None and model.backbone.texts_cut:
             notes.append(f"{model.backbone.texts_cut} texts were cut to {model.backbone.window} tokens")
-        if datamodule.train is not None and datamodule.train.limit is not None:
-            notes.append(f"training cut to {found['train']['rows']} rows")
+        if datamodule.train is not None and datamodule.train.limit == found["train"]["rows"]:
+            notes.append(f"training cut to {datamodule.train.limit} rows")
+        notes += [f"trainer.{name} {config.trainer[name]}" for name in PARTS if config.trainer[name] not in (None, 0)]
+        if isinstance(model, Trainable) and self.evaluation.selected is None:
+            undefined = self.evaluation.metrics["validation"]["undefined"]
+            notes.append(f"no epoch could be selected, as {undefined}: the weights of the first validation are kept")
         measured = records.Measured(self.evaluation, self.stopwatch, tokens, self.trainer.world_size)
         records.finish(self.run_dir, config, identity, settings, model, datamodule, measured, notes)
         for name, metric in self.evaluation.metrics.items():

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 from tests import processes
 
@@ -109,9 +110,12 @@ def test_a_whole_run_and_its_folder(place: Path) -> None:
     again = ["fit", "-c", "r/config.yaml", "--run_dir", "again"]
     run(place, again)
     assert predictions(place, "again") == rows
-    tested = ["test", "-c", "r/config.yaml", "--ckpt_path", "r/checkpoints/best.ckpt"]
-    run(place, tested)
+    tested = ["test", "-c", "r/config.yaml"]
+    run(place, [*tested, "--ckpt_path", "again/checkpoints/best.ckpt"])
     assert predictions(place, "r/test") == rows
+    run(place, [*tested, "--data.eval_batch_size", "7"])  # the run's own checkpoint is found
+    assert [row["score"] for row in predictions(place, "r/test")] == pytest.approx([r["score"] for r in rows], abs=1e-6)
+    assert "`ckpt_path` must name what LoRABiEncoder has learned" in run(place, [*tested, "--run_dir", "s"], 2).stderr
     assert (place / "r" / "result.json").read_text() == json.dumps(result, indent=2, ensure_ascii=False) + "\n"
 
     # A finished run is never overwritten, and a checkpoint never meets another decoder.
@@ -164,7 +168,7 @@ def test_every_subcommand_runs(place: Path, subcommand: str) -> None:
 def test_pairs_without_scores_are_predicted(place: Path) -> None:
     (place / "new.csv").write_text("a,b\nA hen lays eggs,A hen lays an egg\nBirds sing,It rains\n")
     more = ["--data.predict", "{path: new.csv, columns: {first: a, second: b}}", "--data.eval_batch_size", "1"]
-    run(place, command(place, "sgpt_bi", "r", *more, subcommand="predict"))
+    run(place, command(place, "pooled_decoder", "r", *more, subcommand="predict"))
     assert [row["second"] for row in predictions(place, "r/predict", "predict")] == ["A hen lays an egg", "It rains"]
 
 
@@ -174,6 +178,9 @@ def test_pairs_without_scores_are_predicted(place: Path) -> None:
         (["--ckpt_path", "missing.ckpt"], "missing.ckpt is no such file"),
         (["--ckpt_path", "pairs.tsv"], "pairs.tsv is a file that is no checkpoint"),
         (["--trainer.accelerator", "tpu"], "`trainer` cannot be had as asked for"),
+        (["--trainer.fast_dev_run", "true"], "`trainer.fast_dev_run` must be left out"),
+        (["--data.validation", "null"], "`data.validation` must name scored pairs"),
+        (["--trainer.max_epochs", "0"], "`trainer.max_epochs` must be at least 1"),
         (["--trainer.max_steps", "7"], "`trainer.max_steps` must reach the first validation, at step 12, got 7"),
         (["--trainer.accelerator", "gpu"], "`trainer` cannot be had as asked for"),
         (["--trainer.strategy", "ddpp"], "`trainer` cannot be had as asked for"),
@@ -290,3 +297,43 @@ def test_the_epoch_that_is_reported_is_the_one_whose_weights_are_kept(tmp_path: 
     evaluation.selected = {"value": 0.8}
     assert not evaluation._is_better(0.8 + 1e-9)
     assert evaluation._is_better(0.8 + 1e-6)
+
+
+def test_a_run_folder_has_one_process_at_a_time(place: Path) -> None:
+    (place / "r").mkdir()
+    with FileLock(place / "r" / ".lock"):
+        done = run(place, command(place, "tfidf", "r"), status=2)
+    assert "`run_dir` must be free, but another process is at work in r" in done.stderr
+    run(place, command(place, "tfidf", "r"))
+
+
+def test_what_a_run_saw_in_part_is_noted(place: Path) -> None:
+    more = ["--trainer.limit_val_batches", "1", "--trainer.max_epochs", "1", "--data.train.limit", "1000"]
+    run(place, command(place, "sgpt_bi", "r", *more))
+    notes = json.loads((place / "r" / "result.json").read_text())["notes"]
+    assert "trainer.limit_val_batches 1" in notes
+    assert not [note for note in notes if "cut to" in note], "there are fewer rows than the limit"
+
+
+def test_a_run_without_a_best_epoch_says_so(place: Path) -> None:
+    (place / "flat.tsv").write_text("sentence1\tsentence2\tscore\n" + "A hen.\tA cock.\t3\n" * 4)
+    source = f"{{path: {place / 'flat.tsv'}, score_range: [0, 5]}}"
+    run(place, command(place, "sgpt_bi", "r", "--data.validation", source))
+    result = json.loads((place / "r" / "result.json").read_text())
+    assert result["selected"] is None
+    assert any("no epoch could be selected, as the predictions are constant" in note for note in result["notes"])
+
+
+def test_a_cache_that_cannot_be_made_costs_no_run(place: Path) -> None:
+    (place / "file").touch()
+    done = processes.start(
+        place, command(place, "pooled_decoder", "r"), environment={"EMBEDLAB_CACHE": str(place / "file")}
+    ).wait()
+    assert done.status == 0, done.stderr
+
+
+def test_a_decoder_without_a_tokenizer_is_one_sentence(place: Path, own_decoder: Path) -> None:
+    for path in own_decoder.glob("*token*"):
+        path.unlink()
+    done = run(place, command(place, "pooled_decoder", "r", "--model.backbone.name", str(own_decoder)), status=2)
+    assert "`backbone.name` must lead to a decoder with its tokenizer" in done.stderr

@@ -197,6 +197,10 @@ class Source:
 def _text(table: Table, row: int, index: int, column: str) -> str:
     """Return a text as it is; an empty one is refused, as no decoder can read it."""
     value = table.rows[row][index] if index < len(table.rows[row]) else None
+    if value is not None and any("\ud800" <= sign <= "\udfff" for sign in value):
+        raise UserError(
+            f"{table.name}, line {table.lines[row]}: column {column!r} must hold Unicode text, got half of a surrogate pair."
+        )
     if value is None or not value.strip():
         raise UserError(f"{table.name}, line {table.lines[row]}: column {column!r} must hold a text, got an empty one.")
     return value
