@@ -120,9 +120,9 @@ def best_dtype() -> torch.dtype:
 def longest_text(config: PreTrainedConfig) -> int | None:
     """Return the most tokens of a text that a decoder reads right, whatever is read with it; None if it is not told.
 
-    That is the number of its positions; of sparse attention, no more tokens than it keeps, as beyond them a token's
-    state depends on later ones in transformers; and of LongRoPE, the positions of the original model, as one longer
-    text changes how all texts of a pass are turned.
+    That is the number of its positions; of sparse attention, no more tokens than it keeps, as beyond them states were
+    found to differ with what is read beside or after them; and of LongRoPE, the positions of the original model, as
+    one longer text changes how all texts of a pass are turned.
     """
     own = [getattr(config, name, None) for name in ("max_position_embeddings", "index_topk", "keep_window_size")]
     turned = getattr(config, "rope_parameters", None) or {}
