@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from embedlab.documents import hint
 from embedlab.errors import UserError
+from embedlab.yaml_files import hint
 
 __all__ = ["Parser"]
 

@@ -7,8 +7,8 @@ import sys
 from typing import Final
 
 import embedlab
-from embedlab.documents import hint
 from embedlab.errors import UserError
+from embedlab.yaml_files import hint
 
 __all__ = ["main"]
 
@@ -80,16 +80,17 @@ def _dispatch(arguments: list[str]) -> int:
         near = hint(command, COMMANDS, listing=False)
         raise UserError(f"`COMMAND` must be one of {', '.join(COMMANDS)}, got {command!r}{near}.")
     if command == "compare":
-        from embedlab import compare
+        from embedlab.study import compare
 
         return compare.main(rest)
     if command == "report":
-        from embedlab import report
+        from embedlab.report.command import main as report
 
-        return report.main(rest)
+        return report(rest)
     from embedlab import preflight
 
     preflight.check(rest)
-    from embedlab import training
 
-    return training.main(arguments)
+    from embedlab.training import cli
+
+    return cli.main(arguments)

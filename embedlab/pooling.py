@@ -1,6 +1,6 @@
 """From the states of a text's tokens to one vector per text.
 
-Every pooling takes packed states (T, D) and their `Tokens` and returns (B, D) in float32, whatever the decoder
+Every pooling takes packed states (T, D) and their `PackedBatch` and returns (B, D) in float32, whatever the decoder
 computed in. A configuration names a pooling by its import path, `embedlab.pooling.weighted_mean`; a function of
 the same signature in a user's own module works just as well.
 """
@@ -12,77 +12,77 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from embedlab.tokens import Tokens
+from embedlab.packing import PackedBatch
 
 __all__ = ["Pooling", "last", "last_content", "mean", "weighted_mean"]
 
-Pooling = Callable[[Tensor, Tokens], Tensor]
+Pooling = Callable[[Tensor, PackedBatch], Tensor]
 
 
-def mean(states: Tensor, tokens: Tokens) -> Tensor:
+def mean(states: Tensor, batch: PackedBatch) -> Tensor:
     """Average the states of a text.
 
     Args:
         states: One state per token, (T, D).
-        tokens: The texts they came from.
+        batch: The texts they came from.
 
     Returns:
         One vector per text, (B, D), float32.
     """
-    return _weighted(states, torch.ones_like(tokens.positions), tokens)
+    return _weighted(states, torch.ones_like(batch.positions), batch)
 
 
-def weighted_mean(states: Tensor, tokens: Tokens) -> Tensor:
+def weighted_mean(states: Tensor, batch: PackedBatch) -> Tensor:
     """Average the states of a text, the i-th weighted by i (SGPT, Muennighoff 2022, section 4.1, equation 2).
 
     A causal decoder's later states have seen more of the text. Every token counts, brackets included.
 
     Args:
         states: One state per token, (T, D).
-        tokens: The texts they came from.
+        batch: The texts they came from.
 
     Returns:
         One vector per text, (B, D), float32.
     """
-    return _weighted(states, tokens.positions + 1, tokens)
+    return _weighted(states, batch.positions + 1, batch)
 
 
-def last(states: Tensor, tokens: Tokens) -> Tensor:
+def last(states: Tensor, batch: PackedBatch) -> Tensor:
     """Take the state of a text's last token.
 
     Args:
         states: One state per token, (T, D).
-        tokens: The texts they came from.
+        batch: The texts they came from.
 
     Returns:
         One vector per text, (B, D), float32.
     """
-    return states[tokens.offsets[1:] - 1].float()
+    return states[batch.offsets[1:] - 1].float()
 
 
-def last_content(states: Tensor, tokens: Tokens) -> Tensor:
+def last_content(states: Tensor, batch: PackedBatch) -> Tensor:
     """Take the state of the last token that holds a letter or a digit, or the last token where none does.
 
     Unlike `last`, a final full stop does not decide what is read.
 
     Args:
         states: One state per token, (T, D).
-        tokens: The texts they came from.
+        batch: The texts they came from.
 
     Returns:
         One vector per text, (B, D), float32.
     """
-    rank = torch.where(tokens.content, tokens.positions, -1)
-    best = torch.full((len(tokens),), -1, device=rank.device, dtype=rank.dtype)
-    best = best.scatter_reduce(0, tokens.text_of, rank, reduce="amax")
-    index = torch.where(best >= 0, tokens.offsets[:-1] + best, tokens.offsets[1:] - 1)
+    rank = torch.where(batch.content, batch.positions, -1)
+    best = torch.full((len(batch),), -1, device=rank.device, dtype=rank.dtype)
+    best = best.scatter_reduce(0, batch.text_of, rank, reduce="amax")
+    index = torch.where(best >= 0, batch.offsets[:-1] + best, batch.offsets[1:] - 1)
     return states[index].float()
 
 
-def _weighted(states: Tensor, weights: Tensor, tokens: Tokens) -> Tensor:
+def _weighted(states: Tensor, weights: Tensor, batch: PackedBatch) -> Tensor:
     """Average states (T, D) by integer weights (T,) within each text; sums are kept in float32."""
     weights = weights.float()
-    total = states.new_zeros(len(tokens), dtype=torch.float32).index_add(0, tokens.text_of, weights)
-    share = weights / total[tokens.text_of]
-    pooled = states.new_zeros(len(tokens), states.shape[-1], dtype=torch.float32)
-    return pooled.index_add(0, tokens.text_of, states.float() * share[:, None])
+    total = states.new_zeros(len(batch), dtype=torch.float32).index_add(0, batch.text_of, weights)
+    share = weights / total[batch.text_of]
+    pooled = states.new_zeros(len(batch), states.shape[-1], dtype=torch.float32)
+    return pooled.index_add(0, batch.text_of, states.float() * share[:, None])

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from embedlab import signatures
-from embedlab.documents import hint, read_value, read_yaml
 from embedlab.errors import UserError
 from embedlab.signatures import ClassInfo
+from embedlab.yaml_files import hint, read_value, read_yaml
 
 __all__ = ["Layer", "check", "layers_of", "strategy_of"]
 

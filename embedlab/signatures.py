@@ -15,8 +15,8 @@ from functools import lru_cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-from embedlab.documents import hint
 from embedlab.errors import UserError
+from embedlab.yaml_files import hint
 
 __all__ = ["ClassInfo", "Nested", "Parameter", "find", "nested", "shipped"]
 

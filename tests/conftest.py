@@ -174,8 +174,8 @@ def own_decoder(decoder_folder: Callable[[str], Path], tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _cache_of_tests(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep latents of tiny decoders out of the user's cache; the converted default decoder stays there."""
-    monkeypatch.setattr("embedlab.features.cache_root", lambda: tmp_path_factory.getbasetemp() / "cache")
-    monkeypatch.setattr("embedlab.proofs.cache_root", lambda: tmp_path_factory.getbasetemp() / "cache")
+    monkeypatch.setattr("embedlab.backbone.feature_cache.cache_root", lambda: tmp_path_factory.getbasetemp() / "cache")
+    monkeypatch.setattr("embedlab.backbone.proofs.cache_root", lambda: tmp_path_factory.getbasetemp() / "cache")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,27 +10,27 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from embedlab import attention
-from embedlab.attention import BLOCK, LONGEST_PRODUCT, packed_attention, window_of
-from embedlab.tokens import Tokens, lay_out
+from embedlab.backbone import attention
+from embedlab.backbone.attention import BLOCK, LONGEST_PRODUCT, packed_attention, window_of
+from embedlab.packing import PackedBatch, pack
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 8
 RAGGED = (3, 20, 1, 9, 9, 40)
 
 
-def stream(lengths: tuple[int, ...], parents: tuple[int, ...] = ()) -> tuple[Tokens, list[Tensor], Tensor]:
+def stream(lengths: tuple[int, ...], parents: tuple[int, ...] = ()) -> tuple[PackedBatch, list[Tensor], Tensor]:
     """Return a layout, leaf tensors q, k and v as a decoder hands them over, and a gradient of the outcome."""
-    tokens = lay_out([[0] * length for length in lengths], torch.ones(1, dtype=torch.bool), parents)
+    tokens = pack([[0] * length for length in lengths], torch.ones(1, dtype=torch.bool), parents)
     torch.manual_seed(0)
     leaves = [torch.randn(1, heads, sum(lengths), WIDTH) for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
     return tokens, [leaf.requires_grad_() for leaf in leaves], torch.randn(1, sum(lengths), HEADS, WIDTH)
 
 
-def attend(tokens: Tokens, leaves: list[Tensor], window: int | None = None, dropout: float = 0.0) -> Tensor:
+def attend(tokens: PackedBatch, leaves: list[Tensor], window: int | None = None, dropout: float = 0.0) -> Tensor:
     return packed_attention(nn.Module(), *leaves, None, packed=tokens, sliding_window=window, dropout=dropout)[0]
 
 
-def by_text(tokens: Tokens, leaves: list[Tensor], window: int | None) -> Tensor:
+def by_text(tokens: PackedBatch, leaves: list[Tensor], window: int | None) -> Tensor:
     """Attend by the equation, one text after the other."""
     queries, keys, values = (leaf[0].split(tokens.lengths, 1) for leaf in leaves)
     outputs = []

@@ -17,13 +17,12 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from embedlab import pooling
 from embedlab.backbone import FINAL, Backbone
-from embedlab.decoders import longest_text
-from embedlab.embedded import decoder_sha256
+from embedlab.backbone.pretrained import decoder_sha256, longest_text
+from embedlab.backbone.probe import prove
+from embedlab.backbone.reader import Reader
+from embedlab.backbone.tuning import BitFit, Frozen, Full, LoRA, Tuning
 from embedlab.errors import UserError
-from embedlab.probe import prove
-from embedlab.reader import Reader
-from embedlab.tokens import Tokens, lay_out
-from embedlab.tuning import BitFit, Frozen, Full, LoRA, Tuning
+from embedlab.packing import PackedBatch, pack
 from tests.conftest import ARCHITECTURES, ODD, TEXTS, byte_tokenizer
 
 Folder = Callable[[str], Path]
@@ -40,13 +39,13 @@ def loaded(folder: Path | str, tuning: Tuning | None = None, head: bool = False,
 
 def states_of(backbone: Backbone, texts: list[str], layers: list[int | str]) -> list[Tensor]:
     """Return the states of each text at some layers, (T, len(layers), D) each, read in one batch."""
-    if backbone.reader is None:
+    if backbone.decoder is None:
         backbone.load()
-    ids = backbone.token_ids(texts)
-    tokens = lay_out(ids, backbone._content)
+    ids = backbone.tokenization.ids(texts)
+    tokens = pack(ids, backbone.tokenization.content)
     found: dict[int | str, Tensor] = {}
     with torch.no_grad():
-        backbone.run(tokens, layers, lambda layer, states: found.update({layer: states.float()}))
+        backbone.reader.run(tokens, layers, lambda layer, states: found.update({layer: states.float()}))
     return list(torch.stack([found[layer] for layer in layers], 1).split(tokens.lengths))
 
 
@@ -69,7 +68,7 @@ def alone(folder: Path, texts: list[str]) -> list[Tensor]:
             for block in blocks
         ]
         with torch.no_grad():
-            final = model(torch.tensor(backbone.token_ids([text])), use_cache=False).last_hidden_state
+            final = model(torch.tensor(backbone.tokenization.ids([text])), use_cache=False).last_hidden_state
         for hook in hooks:
             hook.remove()
         results.append(torch.stack([state[0] for state in [*seen, final]], 1))
@@ -88,7 +87,7 @@ def test_states_are_those_of_the_text_alone(architecture: str, decoder_folder: F
     folder = decoder_folder(architecture)
     backbone = Backbone(str(folder), dtype="float32", packed=packed, padding_side=side)
     backbone.load(Frozen())
-    assert (backbone.way == "packed") == (packed and architecture not in UNPACKED)
+    assert (backbone.reader.way == "packed") == (packed and architecture not in UNPACKED)
     layers = [*range(backbone.num_layers + 1), FINAL]
     assert_same(states_of(backbone, TEXTS, layers), alone(folder, TEXTS))
     backwards = states_of(backbone, TEXTS[::-1], layers)[::-1]
@@ -117,15 +116,15 @@ def test_the_last_block_is_read_before_the_final_norm(decoder_folder: Folder) ->
 
 def test_read_keeps_order_and_reads_equal_texts_once(decoder_folder: Folder) -> None:
     backbone = loaded(decoder_folder("qwen2"), tokens_per_pass=40)
-    seen: list[Tokens] = []
+    seen: list[PackedBatch] = []
 
-    def watched(states: Tensor, tokens: Tokens) -> Tensor:
+    def watched(states: Tensor, tokens: PackedBatch) -> Tensor:
         seen.append(tokens)
         return pooling.weighted_mean(states, tokens)
 
     texts = [*TEXTS, TEXTS[0], TEXTS[3]]
-    vectors = backbone.read(texts, watched)[:, 0]
-    singles = torch.cat([backbone.read([text], pooling.weighted_mean)[:, 0] for text in texts])
+    vectors = backbone.pool(texts, watched)[:, 0]
+    singles = torch.cat([backbone.pool([text], pooling.weighted_mean)[:, 0] for text in texts])
     assert torch.allclose(vectors, singles, atol=1e-5)
     assert sum(len(tokens) for tokens in seen) == len(TEXTS)
     assert all(len(t.ids) <= 40 or len(t) == 1 for t in seen)
@@ -135,12 +134,12 @@ def test_blocks_above_the_last_one_wanted_are_not_run(decoder_folder: Folder) ->
     backbone = Backbone(str(decoder_folder("llama")), dtype="float32")
     backbone.load(Frozen())
     ran: list[int] = []
-    for number, block in enumerate(backbone.blocks, 1):
+    for number, block in enumerate(backbone.reader.blocks, 1):
         block.register_forward_hook(lambda *_, n=number: ran.append(n))
-    full = backbone.read(TEXTS, pooling.mean, [1, FINAL])
+    full = backbone.pool(TEXTS, pooling.mean, [1, FINAL])
     assert ran == [1, 2, 3]
     ran.clear()
-    assert torch.equal(backbone.read(TEXTS, pooling.mean, [1])[:, 0], full[:, 0])
+    assert torch.equal(backbone.pool(TEXTS, pooling.mean, [1])[:, 0], full[:, 0])
     assert ran == [1]
 
 
@@ -149,7 +148,7 @@ def test_packed_gradients_are_those_of_padding(decoder_folder: Folder) -> None:
     for packed in (True, False):
         backbone = Backbone(str(decoder_folder("mistral")), dtype="float32", packed=packed)
         backbone.load(Full())
-        backbone.read(TEXTS, pooling.weighted_mean).square().sum().backward()
+        backbone.pool(TEXTS, pooling.weighted_mean).square().sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in backbone.parameters()]))
     assert (gradients[0] - gradients[1]).norm() <= 1e-4 * gradients[1].norm()
 
@@ -158,16 +157,16 @@ def test_brackets_are_never_cut_and_never_merge(decoder_folder: Folder) -> None:
     backbone = Backbone(str(decoder_folder("llama")), dtype="float32", max_length=20)
     opening, closing = backbone.tokenizer.convert_tokens_to_ids(["[", "]"])
     with pytest.warns(UserWarning, match="1 of 2 texts are longer than 20 tokens"):
-        ids = backbone.token_ids(["word " * 10_000, "]abc["], [opening], [closing])
+        ids = backbone.tokenization.ids(["word " * 10_000, "]abc["], [opening], [closing])
     assert len(ids[0]) == 20
     assert all(own[0] == opening and own[-1] == closing for own in ids)
     assert len(ids[1]) == 5 + 2
-    assert backbone.texts_cut == 1
+    assert backbone.tokenization.texts_cut == 1
 
 
 def test_special_strings_in_a_text_are_plain_text(decoder_folder: Folder) -> None:
     backbone = Backbone(str(decoder_folder("llama")))
-    (ids,) = backbone.token_ids(["</s>"])
+    (ids,) = backbone.tokenization.ids(["</s>"])
     assert len(ids) == 4
     assert backbone.tokenizer.eos_token_id not in ids
 
@@ -177,11 +176,11 @@ def test_log_probabilities_are_those_of_the_language_model(architecture: str, de
     backbone = Backbone(str(folder), dtype="float32", tokens_per_pass=60)
     backbone.load(Frozen(), head=True)
     # Alone, then as a few documents with many queries after one instruction, one of them of a single token.
-    contexts, targets = backbone.token_ids(TEXTS), backbone.token_ids(TEXTS[::-1])
+    contexts, targets = backbone.tokenization.ids(TEXTS), backbone.tokenization.ids(TEXTS[::-1])
     with torch.no_grad():
         found = backbone.log_probabilities(contexts, targets)
-        for own in backbone.token_ids(["Read: ", "Read: a hen lays eggs", "Read: birds sing"]):
-            asked = backbone.token_ids([*TEXTS, "x"])
+        for own in backbone.tokenization.ids(["Read: ", "Read: a hen lays eggs", "Read: birds sing"]):
+            asked = backbone.tokenization.ids([*TEXTS, "x"])
             contexts += [own] * len(asked)
             targets += asked
         found += backbone.log_probabilities(contexts[len(TEXTS) :], targets[len(TEXTS) :])
@@ -226,7 +225,7 @@ def leak(reader: Reader, ways: tuple[str, ...], above: int, monkeypatch: pytest.
     """Let some ways of reading move the states of a block by what the token before has, whichever text it is of."""
     run = reader.run
 
-    def moved(tokens: Tokens, layers: Any, see: Callable[[Any, Tensor], None]) -> None:
+    def moved(tokens: PackedBatch, layers: Any, see: Callable[[Any, Tensor], None]) -> None:
         def leaky(layer: Any, states: Tensor) -> None:
             wrong = reader.way in ways and layer == above
             see(layer, states + 1e-3 * states.roll(1, 0) if wrong else states)
@@ -256,7 +255,7 @@ def test_the_first_way_that_is_right_is_chosen(
 def test_one_text_at_a_time_gives_the_same(architecture: str, decoder_folder: Folder) -> None:
     folder = decoder_folder(architecture)
     backbone = loaded(folder, head=True)
-    ids = backbone.token_ids(TEXTS)
+    ids = backbone.tokenization.ids(TEXTS)
     packed = backbone.log_probabilities(ids, ids[::-1])
     backbone.reader.use("one text at a time")
     assert_same(
@@ -277,7 +276,7 @@ def test_a_decoder_that_looks_ahead_is_refused(own_decoder: Path) -> None:
 
 def test_a_proof_is_remembered_for_the_same_weights_only(own_decoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proven = []
-    monkeypatch.setattr("embedlab.proofs.prove", lambda *args: proven.append(args) or prove(*args))
+    monkeypatch.setattr("embedlab.backbone.proofs.prove", lambda *args: proven.append(args) or prove(*args))
     weights = load_file(own_decoder / "model.safetensors")
     save_file({k: v * 1.1 for k, v in weights.items()}, own_decoder / "model.safetensors", metadata={"format": "pt"})
     loaded(own_decoder)
@@ -295,7 +294,7 @@ def test_a_proof_is_remembered_for_the_same_weights_only(own_decoder: Path, monk
 def test_the_probe_leaves_weights_and_their_kind_alone(name: str, decoder_folder: Folder) -> None:
     folder = decoder_folder(name)
     backbone = loaded(folder, dtype="bfloat16")
-    assert backbone.way == "packed"
+    assert backbone.reader.way == "packed"
     fresh = AutoModel.from_pretrained(folder, dtype=torch.bfloat16)
     for (own, kept), (other, plain) in zip(
         backbone.decoder.state_dict().items(), fresh.state_dict().items(), strict=True
@@ -319,7 +318,7 @@ def test_weights_are_loaded_once_and_for_one_wish(decoder_folder: Folder) -> Non
 
 def test_reading_before_loading_names_the_place_to_load(decoder_folder: Folder) -> None:
     backbone = Backbone(str(decoder_folder("llama")))
-    for read in (lambda: backbone.read(["a"], pooling.mean), lambda: backbone.log_probabilities([[5]], [[6]])):
+    for read in (lambda: backbone.pool(["a"], pooling.mean), lambda: backbone.log_probabilities([[5]], [[6]])):
         with pytest.raises(RuntimeError, match="configure_model"):
             read()
     with pytest.raises(RuntimeError, match="without its head"):
@@ -363,19 +362,19 @@ def ids_read(backbone: Backbone, texts: list[str], **options: Any) -> tuple[list
     seen: list[list[int]] = []
     pooled: list[list[int]] = []
 
-    def watched(states: Tensor, tokens: Tokens) -> Tensor:
+    def watched(states: Tensor, tokens: PackedBatch) -> Tensor:
         pooled.extend(own.tolist() for own in tokens.ids.split(tokens.lengths))
         return pooling.mean(states, tokens)
 
     run = backbone.reader.run
 
-    def watching(tokens: Tokens, *rest: Any) -> None:
+    def watching(tokens: PackedBatch, *rest: Any) -> None:
         seen.extend(own.tolist() for own in tokens.ids.split(tokens.lengths))
         run(tokens, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbone.reader, "run", watching)
-        backbone.read(texts, watched, **options)
+        backbone.pool(texts, watched, **options)
     return seen, pooled
 
 
@@ -388,9 +387,8 @@ def test_a_text_begins_as_the_tokenizer_begins_it(opening: Path, decoder_folder:
         (decoder_folder("llama"), "always", [1], "<s>"),
     ):
         backbone = loaded(folder, begin_of_text=rule)
-        assert backbone.begin_of_text == told
+        assert backbone.tokenization.beginning == told
         assert ids_read(backbone, ["a"]) == ([[*first, *a]], [[*first, *a]])
-        assert ids_read(backbone, ["a"], pool_begin=False) == ([[*first, *a]], [a])
         assert ids_read(backbone, ["a"], prefix=[7], suffix=[8])[0] == [[*first, 7, *a, 8]]
 
 
@@ -398,8 +396,8 @@ def test_a_method_that_asks_for_a_begin_gets_it_once(opening: Path, decoder_fold
     a = byte_tokenizer()("a")["input_ids"]
     for folder in (opening, decoder_folder("llama")):
         backbone = loaded(folder)
-        assert ids_read(backbone, ["a"], prefix=backbone.bos)[0] == [[1, *a]]
-    assert loaded(opening, begin_of_text="never").bos == ()
+        assert ids_read(backbone, ["a"], prefix=backbone.tokenization.bos)[0] == [[1, *a]]
+    assert loaded(opening, begin_of_text="never").tokenization.bos == ()
 
 
 def test_the_begin_counts_in_the_window_and_is_never_cut(opening: Path) -> None:
@@ -427,18 +425,18 @@ def step(backbone: Backbone) -> set[str]:
     """Take one step and return the names of what changed."""
     before = {name: parameter.detach().clone() for name, parameter in backbone.named_parameters()}
     optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=1.0)
-    backbone.read(TEXTS, pooling.weighted_mean).square().sum().backward()
+    backbone.pool(TEXTS, pooling.weighted_mean).square().sum().backward()
     optimizer.step()
     return {name for name, parameter in backbone.named_parameters() if not torch.equal(parameter, before[name])}
 
 
 def test_bitfit_moves_biases_only(architecture: str, decoder_folder: Folder) -> None:
     folder = str(decoder_folder(architecture))
-    frozen = loaded(folder).read(TEXTS, pooling.mean)
+    frozen = loaded(folder).pool(TEXTS, pooling.mean)
     backbone = Backbone(folder, dtype="float32")
     backbone.load(BitFit())
     backbone.eval()
-    assert torch.allclose(backbone.read(TEXTS, pooling.mean), frozen, atol=1e-5), "it must start as the same function"
+    assert torch.allclose(backbone.pool(TEXTS, pooling.mean), frozen, atol=1e-5), "it must start as the same function"
     changed = step(backbone)
     assert changed
     assert all(name.endswith(".bias") for name in changed)
@@ -473,11 +471,11 @@ def test_bitfit_without_biases_says_so(decoder_folder: Folder) -> None:
 
 def test_lora_starts_as_the_same_function_and_moves_adapters_only(architecture: str, decoder_folder: Folder) -> None:
     folder = str(decoder_folder(architecture))
-    frozen = loaded(folder).read(TEXTS, pooling.mean)
+    frozen = loaded(folder).pool(TEXTS, pooling.mean)
     backbone = Backbone(folder, dtype="float32")
     backbone.load(LoRA(rank=2))
     backbone.eval()
-    assert torch.allclose(backbone.read(TEXTS, pooling.mean), frozen, atol=1e-5)
+    assert torch.allclose(backbone.pool(TEXTS, pooling.mean), frozen, atol=1e-5)
     backbone.train()
     changed = step(backbone)
     assert changed
@@ -494,7 +492,7 @@ def test_what_trains_is_kept_in_float32(decoder_folder: Folder) -> None:
         backbone = Backbone(str(decoder_folder("qwen2")), dtype="bfloat16")
         backbone.load(tuning)
         assert {p.dtype for p in backbone.parameters() if p.requires_grad} == {torch.float32}
-        vectors = backbone.read(TEXTS, pooling.mean)
+        vectors = backbone.pool(TEXTS, pooling.mean)
         assert vectors.dtype == torch.float32
         vectors.sum().backward()
 
@@ -521,29 +519,29 @@ def test_a_frozen_decoder_stays_in_evaluation_mode(decoder_folder: Folder) -> No
 def test_bad_arguments(arguments: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=message):
-        Backbone(**arguments).config  # noqa: B018  # reading it is the test
+        Backbone(**arguments).files.config  # noqa: B018  # reading it is the test
 
 
 def test_a_maximum_beyond_the_window(decoder_folder: Folder) -> None:
     with pytest.raises(UserError, match=r"at most 512, the window of .*, got 600"):
-        Backbone(str(decoder_folder("llama")), max_length=600).token_ids(["a"])
+        Backbone(str(decoder_folder("llama")), max_length=600).tokenization.ids(["a"])
 
 
 def test_texts_are_no_longer_than_sparse_attention_is_whole(decoder_folder: Folder) -> None:
     backbone = Backbone(str(decoder_folder("llama")))
-    backbone.config.index_topk = 8
+    backbone.files.config.index_topk = 8
     with pytest.warns(UserWarning, match="longer than 8 tokens"):
-        assert len(backbone.token_ids(["a longer text"])[0]) == 8
+        assert len(backbone.tokenization.ids(["a longer text"])[0]) == 8
 
 
 def test_an_empty_text(decoder_folder: Folder) -> None:
     with pytest.raises(ValueError, match="text 1 has no token"):
-        Backbone(str(decoder_folder("llama"))).token_ids(["a", ""])
+        Backbone(str(decoder_folder("llama"))).tokenization.ids(["a", ""])
 
 
 def test_a_layer_the_decoder_lacks(decoder_folder: Folder) -> None:
     with pytest.raises(UserError, match="`layer` must be 0 to 3"):
-        loaded(decoder_folder("llama")).read(["a"], pooling.mean, [4])
+        loaded(decoder_folder("llama")).pool(["a"], pooling.mean, [4])
 
 
 def test_weights_without_a_head(decoder_folder: Folder, tmp_path: Path) -> None:
@@ -557,11 +555,11 @@ def test_weights_without_a_head(decoder_folder: Folder, tmp_path: Path) -> None:
 def test_what_stands_around_a_text_leaves_room_for_it(decoder_folder: Folder) -> None:
     backbone = Backbone(str(decoder_folder("llama")), max_length=2)
     with pytest.raises(UserError, match="must hold more than what stands around a text, got 2"):
-        backbone.token_ids(["a"], [5], [6])
+        backbone.tokenization.ids(["a"], [5], [6])
 
 
 def test_texts_are_no_longer_than_what_one_text_changes_for_all(decoder_folder: Folder) -> None:
-    config = Backbone(str(decoder_folder("llama"))).config
+    config = Backbone(str(decoder_folder("llama"))).files.config
     assert longest_text(config) == 512
     config.rope_parameters = {**config.rope_parameters, "rope_type": "longrope", "original_max_position_embeddings": 64}
     assert longest_text(config) == 64

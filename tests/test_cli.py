@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import embedlab
-from embedlab import cli, compare, documents, preflight, signatures
+from embedlab import cli, preflight, signatures, yaml_files
 from embedlab.errors import UserError
+from embedlab.study import compare
 
 ROOT = Path(embedlab.__file__).parent.parent
 STRATEGIES = """
@@ -77,7 +78,7 @@ def by_itself(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 QUICK = {"embedlab", "yaml"}
-WITH_TABLES = QUICK | {"numpy", "rich"}
+WITH_TABLES = QUICK | {"numpy", "psutil", "rich"}
 
 
 @pytest.mark.parametrize(
@@ -132,15 +133,15 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_run_is_handed_to_training_as_typed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
-    fake = types.ModuleType("embedlab.training")
+    fake = types.ModuleType("embedlab.training.cli")
 
     def run(arguments: list[str]) -> int:
         seen.append(arguments)
         return 7
 
     fake.main = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "embedlab.training", fake)
-    monkeypatch.setattr(embedlab, "training", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "embedlab.training.cli", fake)
+    monkeypatch.setattr("embedlab.training.cli", fake, raising=False)
     typed = ["embedlab", "fit", "-c", "method.yaml"]
     monkeypatch.setattr(sys, "argv", typed)
     assert cli.main() == 7
@@ -223,7 +224,7 @@ def test_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
             "there is no module 'embedlab.tunning'",
         ),
         ("-c unknown.yaml", "`model` in unknown.yaml: 'own_methods.Metod' must lead to a class"),
-        ("-c parts.yaml", "`model.training` in parts.yaml: 'embedlab.tuning.LoRRA' must lead to a class"),
+        ("-c parts.yaml", "`model.training` in parts.yaml: 'embedlab.backbone.tuning.LoRRA' must lead to a class"),
         ("-c depth.yaml", "`model.training.rnak` in depth.yaml must be an option of LoRA; did you mean"),
     ],
 )
@@ -239,9 +240,9 @@ def test_slips_are_answered_in_one_sentence(
         "below": "model: {class_path: own_methods.Method, init_args: {training: {warmpu: 3}}}\n",
         "unknown": "model: {class_path: own_methods.Metod}\n",
         "parts": "model:\n  class_path: own_methods.Method\n  init_args:\n"
-        "    training: {class_path: embedlab.tuning.LoRRA}\n",
+        "    training: {class_path: embedlab.backbone.tuning.LoRRA}\n",
         "depth": "model:\n  class_path: own_methods.Method\n  init_args:\n"
-        "    training: {class_path: embedlab.tuning.LoRA, init_args: {rnak: 3}}\n",
+        "    training: {class_path: embedlab.backbone.tuning.LoRA, init_args: {rnak: 3}}\n",
     }.items():
         (here / f"{name}.yaml").write_text(content)
     assert message in error(capsys, "fit", *arguments.split())
@@ -304,17 +305,17 @@ def test_every_shipped_strategy_is_accepted_by_name_and_by_path() -> None:
 def test_a_mapping_may_be_merged_but_no_key_given_twice(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("base: &b {x: 1}\nown: {<<: *b, y: 2}\n")
-    assert documents.read_yaml(path) == {"base": {"x": 1}, "own": {"x": 1, "y": 2}}
+    assert yaml_files.read_yaml(path) == {"base": {"x": 1}, "own": {"x": 1, "y": 2}}
     path.write_text("")
-    assert documents.read_yaml(path) == {}
+    assert yaml_files.read_yaml(path) == {}
     path.write_bytes(b"a: \xff")
     with pytest.raises(UserError, match="UTF-8"):
-        documents.read_yaml(path)
+        yaml_files.read_yaml(path)
 
 
 @pytest.mark.parametrize(
     "value", [None, True, 3, 0.5, 1e-5, "text", "null", "3", "a: b", [1, None], {"a": {"b": 1}}, ""]
 )
 def test_values_survive_the_command_line(value: object) -> None:
-    read = documents.read_value(documents.write_value(value))
+    read = yaml_files.read_value(yaml_files.write_value(value))
     assert read == value or float(read) == value

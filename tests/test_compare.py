@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 import embedlab
-from embedlab import compare, launch, report, runs
+from embedlab import runs
 from embedlab.errors import UserError
+from embedlab.study import compare, jobs, launcher
 from tests.studies import Gate, Watched, control, fake, kill_and_wait, make_study, starts
 
 
@@ -25,7 +26,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_study(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    monkeypatch.setattr(launch, "POLL", 0.01)  # there is little to wait for
+    monkeypatch.setattr(launcher, "POLL", 0.01)  # there is little to wait for
     return tmp_path
 
 
@@ -191,7 +192,7 @@ def test_several_at_once(here: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
     control(here, method="wait", simple="wait")
     names = [f"{label} seed {seed}" for label in ("method", "simple") for seed in (0, 1)]
     screen = Watched([f"running {name}: training 1/4, 30 s left" for name in names], lambda: gate.open(4))
-    monkeypatch.setattr(report, "console", screen.console)
+    monkeypatch.setattr(compare, "console", screen.console)
     assert compare.main(["study.yaml", "--jobs", "4"], command=fake(here), heartbeat=0.0) == 0
     assert sorted(starts(here)) == ["method 0", "method 1", "simple 0", "simple 1"]
     assert "4 of 4 runs finished" in screen.getvalue()
@@ -275,7 +276,8 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may run in the background
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or under nohup
 sys.path.insert(0, {str(Path(embedlab.__file__).parent.parent)!r})
-from embedlab import cli, compare
+from embedlab import cli
+from embedlab.study import compare
 real = compare.main
 command = lambda arguments: [sys.executable, {str(here / "fake.py")!r}, *arguments]
 compare.main = lambda arguments: real(arguments, command=command)
@@ -356,7 +358,7 @@ def test_a_run_left_behind_is_taken_over_not_doubled(
     with pytest.raises(UserError, match="simple seed 0 must not run already, but process"):
         run("--seeds", "0", "trainer.max_epochs=9")
     screen = Watched(["start   simple seed 0"], lambda: kill_and_wait(pid))
-    monkeypatch.setattr(report, "console", screen.console)
+    monkeypatch.setattr(compare, "console", screen.console)
     assert run("--seeds", "0")[0] == 1
     assert "the process died" in screen.getvalue()
     assert starts(here) == []
@@ -373,10 +375,10 @@ def test_on_a_terminal_it_draws(here: Path, gate: Gate) -> None:
     control(here, method="wait")
     arguments = ["fit", "--run_dir", str(folder("method")), "--label", "method", "--seed_everything", "0"]
     arguments += ["--request", "abc", "--study", "demo"]
-    job = launch.Job("method", 0, folder("method"), "abc", fake(here)(arguments), expected=1e6)
+    job = jobs.Job("method", 0, folder("method"), "abc", fake(here)(arguments), expected=1e6)
     job.folder.mkdir(parents=True)
     screen = Watched(["training 1/4", "0 of 1 ended, about "], gate.open)
-    (outcome,) = launch.run_all([job], 1, screen.console(terminal=True))
+    (outcome,) = launcher.run_all([job], 1, screen.console(terminal=True))
     assert outcome.error is None
     assert screen.came
     assert "done    method seed 0 [1/1]" in screen.getvalue()

@@ -95,12 +95,12 @@ def test_a_backbone_is_pinned(path: Path) -> None:
 
 
 def test_nothing_is_selected_by_test_data() -> None:
-    from embedlab import checkpoints
+    from embedlab.training.callbacks import selection
 
-    assert checkpoints.MONITOR == "val/spearman"
+    assert selection.MONITOR == "val/spearman"
     protocol = yaml.safe_load((CONFIGS / "protocol.yaml").read_text())
     assert protocol["data"]["validation"]["split"] == "validation"
-    assert "test/" not in inspect.getsource(checkpoints)
+    assert "test/" not in inspect.getsource(selection)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)

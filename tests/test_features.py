@@ -19,7 +19,7 @@ from filelock import FileLock
 from torch import Tensor
 
 import embedlab
-from embedlab.features import Cost, FeatureCache
+from embedlab.backbone.feature_cache import Cost, FeatureCache
 
 SHAPE = (3, 8)
 TEXTS = ["d", "ef", "abc", "a man", "a woman", "two dogs run"]
@@ -144,7 +144,7 @@ def test_a_shard_is_bounded_in_bytes(tmp_path: Path) -> None:
 READ_ALL = """
 import sys, torch
 from pathlib import Path
-from embedlab.features import FeatureCache
+from embedlab.backbone.feature_cache import FeatureCache
 
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -178,8 +178,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(embedlab.__file__).parent.pa
 CHILD = """
 import logging, os, signal, sys, torch
 from pathlib import Path
-from embedlab import shards
-from embedlab.features import FeatureCache
+from embedlab.backbone import shards
+from embedlab.backbone.feature_cache import FeatureCache
 sys.path.insert(0, sys.argv[4])
 from tests.test_features import SHAPE, TEXTS, expected
 
@@ -413,7 +413,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(
 
 def test_features_that_are_found_cost_what_they_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("embedlab.features.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("embedlab.backbone.feature_cache.time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     def compute(texts: Sequence[str]) -> Tensor:
         clock[0] += 2.0 * len(texts) if len(texts) == 4 else 1.5 * len(texts)

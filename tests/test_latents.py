@@ -1,4 +1,4 @@
-"""Latents: what they are known by, and what they cost."""
+"""Features: what they are known by, and what they cost."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from embedlab import pooling
 from embedlab.backbone import Backbone
-from embedlab.function_code import code_of
-from embedlab.latents import Latents
+from embedlab.backbone.features import Features
+from embedlab.source_hash import code_of
 from tests.conftest import TEXTS
 
 OWN = '''
@@ -82,7 +82,7 @@ def test_an_edited_pooling_reads_anew(
     latents = {}
     for scale in (1, 2):
         own = module("mine", OWN.replace("SCALE = 1", f"SCALE = {scale}"))
-        latents[scale] = Latents(backbone, own.take, "keep", bos=True).get(TEXTS)
+        latents[scale] = Features(backbone, own.take, "keep", bos=True).get(TEXTS)
     assert torch.equal(latents[2], 2 * latents[1])
 
 
@@ -153,8 +153,8 @@ def test_latents_that_cannot_be_shared_say_so_and_leave_nothing(
     decoder_folder: Callable[[str], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     backbone = loaded(str(decoder_folder("llama")), dtype="float32")
-    first, second = (Latents(backbone, lambda s, t: pooling.mean(s, t), "keep", bos=True) for _ in range(2))
-    first.add(TEXTS, silent)
+    first, second = (Features(backbone, lambda s, t: pooling.mean(s, t), "keep", bos=True) for _ in range(2))
+    first.precompute(TEXTS, silent)
     assert caplog.text.count("are not shared with other runs") == 1
     assert len(second.store.missing(TEXTS)) == len(TEXTS)
     folder = first.store.folder
@@ -167,7 +167,7 @@ def test_latents_that_cannot_be_shared_say_so_and_leave_nothing(
 def test_all_that_decides_the_numbers_is_in_the_key(decoder_folder: Callable[[str], Path]) -> None:
     def folder(name: str = "llama", bos: bool = True, pool: object = pooling.last, **options: object) -> Path:
         options = {"dtype": "float32", **options}
-        return Latents(loaded(str(decoder_folder(name)), **options), pool, "keep", bos).store.folder  # type: ignore[arg-type]
+        return Features(loaded(str(decoder_folder(name)), **options), pool, "keep", bos).store.folder  # type: ignore[arg-type]
 
     others = [
         folder("qwen2"),
@@ -186,28 +186,28 @@ def test_all_that_decides_the_numbers_is_in_the_key(decoder_folder: Callable[[st
 def test_a_run_that_finds_its_latents_is_charged_what_they_cost(
     decoder_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def open_latents() -> Latents:
-        return Latents(loaded(str(decoder_folder("gpt2")), dtype="float32"), pooling.last, "strip", bos=False)
+    def open_latents() -> Features:
+        return Features(loaded(str(decoder_folder("gpt2")), dtype="float32"), pooling.last, "strip", bos=False)
 
     killed, resumed, other = open_latents(), open_latents(), open_latents()
-    assert killed.charged().texts == 0
-    killed.add(TEXTS[:3], silent)
-    resumed.add([*TEXTS, *TEXTS], silent)
+    assert killed.cost().texts == 0
+    killed.precompute(TEXTS[:3], silent)
+    resumed.precompute([*TEXTS, *TEXTS], silent)
 
     def forbidden(*_: object, **__: object) -> Tensor:
         raise AssertionError("the latents are on disk already")
 
-    monkeypatch.setattr(Backbone, "read", forbidden)
+    monkeypatch.setattr(Backbone, "pool", forbidden)
     for texts in (TEXTS[:4], TEXTS[4:]):
         other.get(texts)
-    assert other.charged().seconds == resumed.charged().seconds > 0
-    assert (resumed.charged().texts, resumed.charged().texts_found) == (len(TEXTS), 3)
-    assert (other.charged().texts, other.charged().texts_found) == (len(TEXTS), len(TEXTS))
-    assert other.charged().seconds_found == other.charged().seconds
-    assert other.charged(TEXTS[:3]).seconds == killed.charged().seconds
+    assert other.cost().seconds == resumed.cost().seconds > 0
+    assert (resumed.cost().texts, resumed.cost().texts_found) == (len(TEXTS), 3)
+    assert (other.cost().texts, other.cost().texts_found) == (len(TEXTS), len(TEXTS))
+    assert other.cost().seconds_found == other.cost().seconds
+    assert other.cost(TEXTS[:3]).seconds == killed.cost().seconds
 
 
 def test_a_copy_opens_a_cache_of_its_own(decoder_folder: Callable[[str], Path]) -> None:
-    latents = Latents(loaded(str(decoder_folder("llama")), dtype="float32"), pooling.last, "keep", bos=True)
+    latents = Features(loaded(str(decoder_folder("llama")), dtype="float32"), pooling.last, "keep", bos=True)
     expected = latents.get(TEXTS)
     assert torch.equal(copy.deepcopy(latents).get(TEXTS), expected)

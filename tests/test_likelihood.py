@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from embedlab.likelihood import Pass, log_probabilities_at, shared_passes
+from embedlab.backbone.likelihood import Pass, log_probabilities, shared_passes
 
 
 def seen_from(plan: Pass) -> list[list[int]]:
@@ -66,16 +66,17 @@ def test_the_head_meets_a_position_once() -> None:
     states, rows = torch.randn(600, 8), torch.tensor([599, 3, 3, 0, 3])
     wanted = torch.tensor([1, 2, 699, 0, 2])
     with torch.no_grad():
-        found = log_probabilities_at(states, rows, wanted, head)
+        plan = Pass(rows={0: rows[:2].tolist(), 1: rows[2:].tolist()})
+        found = log_probabilities(plan, states, [wanted[:2].tolist(), wanted[2:].tolist()], head)
         expected = head(states).log_softmax(-1)[rows, wanted]
     assert sum(met[:-1]) == 3
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.cat([found[0], found[1]]), expected)
 
 
 def test_many_positions_meet_the_head_in_parts() -> None:
     head = nn.Linear(8, 50)
     states, wanted = torch.randn(600, 8), torch.randint(50, (600,))
     with torch.no_grad():
-        found = log_probabilities_at(states, torch.arange(600), wanted, head)
+        found = log_probabilities(Pass(rows={0: list(range(600))}), states, [wanted.tolist()], head)[0]
         expected = head(states).log_softmax(-1).gather(1, wanted[:, None])[:, 0]
     torch.testing.assert_close(found, expected)

@@ -12,9 +12,9 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from embedlab.callbacks import Evaluation, Preparation, Stopwatch
 from embedlab.data import DataModule, Source
 from embedlab.strategies.base import Embedder, Role
+from embedlab.training.callbacks import Evaluation, Preparation, Stopwatch
 
 
 class MiniLM(Embedder):

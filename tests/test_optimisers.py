@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from embedlab.optimisers import SlicedAdamW, sliced
+from embedlab.strategies.optimisation import SlicedAdamW, sliced
 
 
 def test_slices_learn_as_separate_parameters() -> None:

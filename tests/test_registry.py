@@ -23,9 +23,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from embedlab.backbone import FINAL, Backbone
+from embedlab.backbone.hooks import Layer
 from embedlab.errors import UserError
-from embedlab.taps import Layer
-from embedlab.tokens import lay_out
+from embedlab.packing import pack
 from tests.conftest import TEXTS, VOCABULARY, byte_tokenizer
 
 LARGEST = 2_000_000  # parameters
@@ -224,10 +224,10 @@ def by_its_class(kind: Any, folder: Path, layers: int, texts: list[list[int]]) -
 
 def states_together(backbone: Backbone, texts: list[list[int]], layers: list[Layer]) -> list[Tensor]:
     """Read texts in one batch by us, (T, len(layers), D) each."""
-    tokens = lay_out(texts, torch.zeros(VOCABULARY, dtype=torch.bool))
+    tokens = pack(texts, torch.zeros(VOCABULARY, dtype=torch.bool))
     found: dict[Layer, Tensor] = {}
     with torch.no_grad():
-        backbone.run(tokens, layers, lambda layer, own: found.update({layer: own}))
+        backbone.reader.run(tokens, layers, lambda layer, own: found.update({layer: own}))
     return list(torch.stack([found[layer] for layer in layers], 1).split(tokens.lengths))
 
 
@@ -239,7 +239,6 @@ def examined(name: str, folder: Path) -> Row:
         backbone.load()
     except UserError as error:
         return Row(name, "refused", str(error).partition("cannot be read: ")[2] or str(error))
-    assert backbone.reader is not None
     row = Row(name, backbone.reader.way, "; ".join(backbone.notes), 0.0)
     layers: list[Layer] = [*range(1, backbone.num_layers + 1), FINAL]
     expected, _ = by_its_class(AutoModel, folder, backbone.num_layers, texts)
@@ -253,7 +252,6 @@ def examined(name: str, folder: Path) -> Row:
     except UserError as error:
         row.note += "; log-probabilities refused: " + (str(error).partition("cannot be read: ")[2] or str(error))
         return row
-    assert backbone.reader is not None
     if backbone.reader.way != row.way:
         row.way += f"; {backbone.reader.way} with head"
     row.scores = 0.0

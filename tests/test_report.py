@@ -21,7 +21,8 @@ from rich.console import Console
 from scipy.stats import spearmanr
 
 import embedlab
-from embedlab import cli, report, runs, stats, tables
+from embedlab import cli, runs
+from embedlab.report import command, render, statistics
 
 ROOT = Path(embedlab.__file__).parent.parent
 LABELS = np.round(np.random.default_rng(0).random(80), 2)
@@ -98,7 +99,7 @@ def test_a_row_says_all_there_is(tmp_path: Path, show: Show) -> None:
     assert "stsb (80 pairs)" in out
     both = [LABELS + 0.3 * np.random.default_rng(seed + 1).normal(size=80) for seed in (0, 1)]
     values = [100 * spearmanr(own, LABELS).statistic for own in both]
-    interval = stats.spearman_interval(both, LABELS)
+    interval = statistics.spearman_interval(both, LABELS)
     assert interval is not None
     expected = f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
     (row,) = rows(out)
@@ -438,14 +439,14 @@ def test_the_table_alone_imports_next_to_nothing(tmp_path: Path) -> None:
     assert len(rows(done.stdout)) == 3
     imported = set(done.stderr.split()) - sys.stdlib_module_names
     assert {"embedlab", "numpy", "rich"} <= imported
-    assert imported & packages_distributions().keys() <= {"embedlab", "numpy", "rich", "yaml"}
+    assert imported & packages_distributions().keys() <= {"embedlab", "numpy", "psutil", "rich", "yaml"}
 
 
 def test_a_narrow_terminal_gets_two_tables_instead_of_a_broken_one(tmp_path: Path) -> None:
     finish(tmp_path, "method", 0)
     finish(tmp_path, "method", 1)
     screen = io.StringIO()
-    tables.show(report.summarise(report.collect(tmp_path), resamples=50), Console(width=80, file=screen))
+    render.show(command.summarise(command.collect(tmp_path), resamples=50), Console(width=80, file=screen))
     (scores, cost) = rows(screen.getvalue())
     assert (scores[0], scores[1], len(scores)) == ("method", "2", 6)
     assert (cost[:3], len(cost)) == (["method", "small", "4.88M"], 6)
@@ -457,5 +458,5 @@ def test_reading_changes_nothing(tmp_path: Path) -> None:
     finish(tmp_path, "method")
     runs.mark(runs.run_folder(tmp_path, "demo", "method", 1), "running")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    report.summarise(report.collect(tmp_path), resamples=10)
+    command.summarise(command.collect(tmp_path), resamples=10)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import embedlab
-from embedlab import identity, runs
+from embedlab import runs
 from embedlab.errors import UserError
+from embedlab.runs import identity
 
 
 def test_status_goes_through_its_states_and_keeps_what_it_must(tmp_path: Path) -> None:

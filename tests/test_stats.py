@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
-from embedlab import stats
+from embedlab.report import statistics
 
 
 def rated(size: int, noise: float = 0.3, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -23,7 +23,7 @@ def rated(size: int, noise: float = 0.3, seed: int = 0) -> tuple[NDArray[np.floa
 
 
 @pytest.mark.parametrize(
-    ("interval", "reference"), [(stats.spearman_interval, spearmanr), (stats.pearson_interval, pearsonr)]
+    ("interval", "reference"), [(statistics.spearman_interval, spearmanr), (statistics.pearson_interval, pearsonr)]
 )
 def test_the_same_as_recomputing_every_resample_with_scipy(interval, reference) -> None:  # type: ignore[no-untyped-def]
     scores, labels = rated(60)
@@ -39,23 +39,23 @@ def test_seeds_share_the_pairs_of_each_resample() -> None:
     (one, labels), (other, _) = rated(60), rated(60, 0.6, seed=1)
     drawn = np.random.default_rng(0).integers(0, 60, (200, 60))
     values = [np.mean([spearmanr(x[rows], labels[rows]).statistic for x in (one, other)]) for rows in drawn]
-    found = stats.spearman_interval([one, other], labels, resamples=200)
+    found = statistics.spearman_interval([one, other], labels, resamples=200)
     assert found is not None
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=1e-12)
 
 
 def test_blocks_do_not_change_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, labels = rated(50)
-    whole = stats.spearman_interval(scores, labels, resamples=100)
-    monkeypatch.setattr(stats, "CELLS", 170)
-    assert stats.spearman_interval(scores, labels, resamples=100) == whole
+    whole = statistics.spearman_interval(scores, labels, resamples=100)
+    monkeypatch.setattr(statistics, "CELLS", 170)
+    assert statistics.spearman_interval(scores, labels, resamples=100) == whole
 
 
 def test_width_agrees_with_fisher() -> None:
     generator = np.random.default_rng(1)
     x = generator.normal(size=2000)
     y = 0.6 * x + 0.8 * generator.normal(size=2000)
-    found = stats.pearson_interval(x, y)
+    found = statistics.pearson_interval(x, y)
     assert found is not None
     centre = np.arctanh(pearsonr(x, y).statistic)
     expected = np.tanh(centre + np.array([-1.96, 1.96]) / np.sqrt(2000 - 3))
@@ -64,8 +64,8 @@ def test_width_agrees_with_fisher() -> None:
 
 def test_perfect_agreement_has_no_width() -> None:
     labels = np.arange(30.0)
-    assert stats.spearman_interval(labels**3, labels) == stats.Interval(1.0, 1.0)
-    found = stats.pearson_interval(-labels, labels)
+    assert statistics.spearman_interval(labels**3, labels) == statistics.Interval(1.0, 1.0)
+    found = statistics.pearson_interval(-labels, labels)
     assert found is not None
     assert (found.low, found.high) == pytest.approx((-1, -1))
 
@@ -77,7 +77,7 @@ def test_coverage_in_simulation() -> None:
     for number in range(200):
         x = generator.normal(size=150)
         y = 0.7 * x + np.sqrt(1 - 0.49) * generator.normal(size=150)
-        found = stats.spearman_interval(x, y, resamples=300, seed=number)
+        found = statistics.spearman_interval(x, y, resamples=300, seed=number)
         assert found is not None
         held += found.low <= truth <= found.high
     assert 0.90 <= held / 200 <= 0.985
@@ -87,14 +87,14 @@ def test_coverage_in_simulation() -> None:
     ("scores", "labels"), [([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]), ([1.0, 2.0], [3.0, 3.0]), ([1.0], [1.0])]
 )
 def test_undefined_is_none(scores: list[float], labels: list[float]) -> None:
-    assert stats.spearman_interval(scores, labels) is None
-    assert stats.pearson_interval(scores, labels) is None
+    assert statistics.spearman_interval(scores, labels) is None
+    assert statistics.pearson_interval(scores, labels) is None
 
 
 def test_constant_resamples_are_left_out_not_taken_for_zero() -> None:
     # One pair differs: a third of all resamples miss it, and nothing is defined there.
     scores = labels = np.r_[np.full(20, 0.3), 1.0]
-    assert stats.spearman_interval(scores, labels) == stats.Interval(1.0, 1.0)
+    assert statistics.spearman_interval(scores, labels) == statistics.Interval(1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -108,15 +108,15 @@ def test_constant_resamples_are_left_out_not_taken_for_zero() -> None:
 )
 def test_bad_input_is_refused(scores, labels, options, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
-        stats.spearman_interval(scores, labels, **options)
+        statistics.spearman_interval(scores, labels, **options)
 
 
 def test_mean_and_sd() -> None:
     values = [0.7, 0.72, 0.75]
-    assert stats.mean_and_sd(values) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
-    assert stats.mean_and_sd([0.7]) == (0.7, None)
+    assert statistics.mean_and_sd(values) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    assert statistics.mean_and_sd([0.7]) == (0.7, None)
     with pytest.raises(ValueError, match="`values`"):
-        stats.mean_and_sd([])
+        statistics.mean_and_sd([])
 
 
 def calls(function: Callable[[], object]) -> int:
@@ -139,12 +139,12 @@ def calls(function: Callable[[], object]) -> int:
 def test_the_work_is_done_in_arrays_and_sorted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the STS benchmark's size: as many calls for 1000 resamples as for 10, and nothing is sorted anew in each."""
     scores, labels = rated(1379)
-    few, many = (calls(lambda n=n: stats.spearman_interval(scores, labels, n)) for n in (10, 1000))
+    few, many = (calls(lambda n=n: statistics.spearman_interval(scores, labels, n)) for n in (10, 1000))
     assert many == few
     sizes = []
     argsort = np.argsort
     monkeypatch.setattr(np, "argsort", lambda values, **kw: sizes.append(np.size(values)) or argsort(values, **kw))
-    stats.spearman_interval(scores, labels, 1000)
+    statistics.spearman_interval(scores, labels, 1000)
     assert sizes == [1379, 1379]
 
 
@@ -153,14 +153,14 @@ def test_memory_does_not_grow_with_the_resamples() -> None:
     peaks = []
     for resamples in (2000, 6000):  # the first alone fills a block
         tracemalloc.start()
-        stats.spearman_interval(scores, labels, resamples)
+        statistics.spearman_interval(scores, labels, resamples)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.01 * peaks[0]
-    assert peaks[0] < 15 * 8 * stats.CELLS, "a block and a dozen arrays like it"
+    assert peaks[0] < 15 * 8 * statistics.CELLS, "a block and a dozen arrays like it"
 
 
 def test_same_seed_same_interval() -> None:
     scores, labels = rated(100)
-    assert stats.spearman_interval(scores, labels) == stats.spearman_interval(scores, labels)
-    assert stats.spearman_interval(scores, labels, seed=1) != stats.spearman_interval(scores, labels)
+    assert statistics.spearman_interval(scores, labels) == statistics.spearman_interval(scores, labels)
+    assert statistics.spearman_interval(scores, labels, seed=1) != statistics.spearman_interval(scores, labels)

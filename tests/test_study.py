@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from embedlab import cli, compare
+from embedlab import cli
 from embedlab.errors import UserError
+from embedlab.study import compare
 from tests.studies import STUDY, make_study
 
 

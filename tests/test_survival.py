@@ -19,18 +19,18 @@ STRATEGIES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 # Point of a run: what is called there, the number of the call that dies, and whether it is still done.
 POINTS: dict[str, tuple[str, int, bool]] = {
-    "extraction": ("embedlab.latents:Latents._read", 1, False),
-    "extraction of test texts": ("embedlab.latents:Latents._read", 2, True),
+    "extraction": ("embedlab.backbone.features:Features._compute", 1, False),
+    "extraction of test texts": ("embedlab.backbone.features:Features._compute", 2, True),
     "stage": ("embedlab.strategies.freeze:Freeze.reconstruction", 8, False),
-    "stage written": ("embedlab.training:runs.write_json_atomic", 1, False),
+    "stage written": ("embedlab.training.stages:runs.write_json_atomic", 1, False),
     "training": ("embedlab.strategies.base:Trainable.training_step", 20, False),
     "checkpoint": ("fsspec.implementations.local:LocalFileOpener.commit", 2, False),
-    "epoch end": ("embedlab.checkpoints:Resumable.on_train_epoch_end", 2, False),
-    "epoch end, kept": ("embedlab.checkpoints:Resumable.on_train_epoch_end", 2, True),
+    "epoch end": ("embedlab.training.callbacks.resume:Resumable.on_train_epoch_end", 2, False),
+    "epoch end, kept": ("embedlab.training.callbacks.resume:Resumable.on_train_epoch_end", 2, True),
     "validation": ("embedlab.strategies.base:EmbeddingStrategy.validation_step", 2, False),
-    "training over": ("embedlab.checkpoints:Resumable.on_train_end", 1, True),
+    "training over": ("embedlab.training.callbacks.resume:Resumable.on_train_end", 1, True),
     "testing": ("embedlab.strategies.base:EmbeddingStrategy.test_step", 2, False),
-    "predictions": ("embedlab.callbacks:os.replace", 2, False),
+    "predictions": ("embedlab.training.callbacks.evaluation:os.replace", 2, False),
     "result": ("embedlab.runs:write_result", 1, False),
     "status": ("embedlab.runs:write_result", 1, True),
 }
@@ -91,14 +91,14 @@ def words(strategy: str, run: str, *more: str, subcommand: str = "fit") -> list[
 
 def often(steps: int = 5) -> None:
     """Keep a whole state every few steps."""
-    from embedlab import checkpoints
+    from embedlab.training.callbacks import resume
 
-    checkpoints.SAVE_EVERY = steps
+    resume.SAVE_EVERY = steps
 
 
 def best_in_the_middle(*death: Any) -> None:
     """Keep states at the end of epochs too; let the second epoch be the best; die, if told where."""
-    from embedlab.callbacks import Evaluation
+    from embedlab.training.callbacks import Evaluation
 
     often(6)
     end, correlate = Evaluation.on_validation_epoch_end, Evaluation._correlate
@@ -210,7 +210,7 @@ def test_two_processes_do_what_one_does(place: Path, strategy: str) -> None:
     ("more", "target", "after"),
     [
         # The end of an epoch is kept (12 steps, kept every 6); the best weights must be by then.
-        (["--trainer.max_epochs", "3"], "embedlab.checkpoints:Resumable.on_train_epoch_end", True),
+        (["--trainer.max_epochs", "3"], "embedlab.training.callbacks.resume:Resumable.on_train_epoch_end", True),
         # A training that ends in mid-epoch by its steps.
         (["--trainer.max_steps", "30"], "embedlab.strategies.base:EmbeddingStrategy.validation_step", False),
         (

@@ -238,7 +238,7 @@ def test_a_strategy_of_the_users_own_in_an_empty_folder(place: Path) -> None:
         "    def __init__(self, backbone: Backbone, power: float = 1.0):\n"
         "        super().__init__()\n        self.backbone, self.power = backbone, power\n\n"
         "    def embed(self, texts, role=None):\n"
-        "        return self.backbone.read(texts, first)[:, 0] ** self.power\n"
+        "        return self.backbone.pool(texts, first)[:, 0] ** self.power\n"
     )
     (place / "mine.yaml").write_text("model:\n  class_path: mine.FirstToken\n")
     script = Path(sys.executable).with_name("embedlab")
@@ -287,7 +287,7 @@ def test_extraction_is_charged_to_every_run_that_uses_it(place: Path) -> None:
 
 def test_the_epoch_that_is_reported_is_the_one_whose_weights_are_kept(tmp_path: Path) -> None:
     """The checkpoint compares in float32: what differs by less is no better, and an undefined epoch never is."""
-    from embedlab.callbacks import Evaluation
+    from embedlab.training.callbacks import Evaluation
 
     evaluation = Evaluation(tmp_path)
     assert evaluation._is_better(None), "the first epoch is kept, whatever it is"

@@ -9,21 +9,21 @@ import torch
 from torch import nn
 
 from embedlab import losses, metrics, pooling
-from embedlab.layerwise import LayerwiseAutoencoder
-from embedlab.tokens import lay_out, token_batches
+from embedlab.packing import pack, token_batches
+from embedlab.strategies.freeze_network import LayerwiseAutoencoder
 
 CONTENT = torch.tensor([True] * 9 + [False])  # id 9 is a full stop
 
 
 def test_layout_of_a_stream() -> None:
-    tokens = lay_out([[1], [2, 3], [4, 5], [6, 7, 9]], CONTENT)
+    tokens = pack([[1], [2, 3], [4, 5], [6, 7, 9]], CONTENT)
     assert tokens.ids.tolist() == [1, 2, 3, 4, 5, 6, 7, 9]
     assert tokens.offsets.tolist() == [0, 1, 3, 5, 8]
     assert tokens.positions.tolist() == [0, 0, 1, 0, 1, 0, 1, 2]
     assert tokens.text_of.tolist() == [0, 1, 1, 2, 2, 3, 3, 3]
     assert [(group.count, group.size) for group in tokens.groups] == [(4, 8)]
     with pytest.raises(ValueError, match="at least one token"):
-        lay_out([[1], []], CONTENT)
+        pack([[1], []], CONTENT)
 
 
 def test_batches_keep_to_the_budget_and_lose_nothing() -> None:
@@ -35,7 +35,7 @@ def test_batches_keep_to_the_budget_and_lose_nothing() -> None:
 
 
 def test_poolings_by_hand() -> None:
-    tokens = lay_out([[1, 2, 9], [5], [9, 9]], CONTENT)
+    tokens = pack([[1, 2, 9], [5], [9, 9]], CONTENT)
     states = torch.tensor([[1.0], [2.0], [3.0], [7.0], [4.0], [6.0]]).bfloat16()
     for pool, expected in {
         pooling.mean: [2.0, 7.0, 5.0],

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from embedlab.data.batches import Pairs, Texts, Triplets
-from embedlab.data.loader import TrainLoader, shard
+from embedlab.data.sampler import TrainLoader, shard
 from embedlab.data.sources import Rows, Source
 from embedlab.errors import UserError
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from embedlab import embedded
+from embedlab import resources
 from embedlab.errors import UserError
 
 __all__ = ["BUILT_IN", "Table", "nearest", "read_table"]
@@ -77,7 +77,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 def _stsb(split: str) -> Table:
     """Read a split of the official STS Benchmark: tab-separated, no quoting, no header, extra columns at the end."""
-    path = embedded.stsb_file(split)
+    path = resources.stsb_file(split)
     names = ["genre", "file", "year", "id", "score", "sentence1", "sentence2"]
     rows: list[list[str | None]] = []
     with path.open(encoding="utf-8", newline="\n") as stream:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -23,79 +22,35 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedlab.backbone import Backbone
-from embedlab.data import Pairs, Source, Texts, Triplets
+from embedlab.backbone.feature_cache import Cost
+from embedlab.backbone.features import Features
+from embedlab.data import Pairs, Texts, Triplets
 from embedlab.errors import UserError
-from embedlab.features import Cost
-from embedlab.latents import Latents
-from embedlab.optimisers import SlicedAdamW, sliced
-from embedlab.published import Published, differences
+from embedlab.strategies.optimisation import Stage, Training, adamw, num_steps
+from embedlab.strategies.published import Published, differences
 
 __all__ = ["Batch", "Embedder", "EmbeddingStrategy", "Role", "Stage", "Trainable", "Training"]
 
 Role = Literal["query", "document"]
 Batch = Pairs | Triplets | Texts
+Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Training:
-    """How a strategy learns. Epochs and batch size are the trainer's and the data's.
-
-    Args:
-        learning_rate: Peak learning rate of AdamW; None leaves it to a strategy that has several.
-        weight_decay: Decay of AdamW; with 0 it is Adam.
-        vectors_decay: Whether biases and the parameters of norms decay too, or matrices only.
-        warmup: Share of all steps over which the learning rate rises from 0.
-        decay: Whether it then falls linearly to 0, or stays.
-        gradient_clip: Largest norm of the gradient of all parameters; None clips nothing. A
-            `trainer.gradient_clip_val` goes before it.
-    """
-
-    learning_rate: float | None = 2e-5
-    weight_decay: float = 0.01
-    vectors_decay: bool = False
-    warmup: float = 0.1
-    decay: bool = True
-    gradient_clip: float | None = 1.0
-
-    def __post_init__(self) -> None:
-        if self.gradient_clip is not None and not self.gradient_clip > 0:
-            raise UserError(f"`training.gradient_clip` must be positive, got {self.gradient_clip}; null clips nothing.")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A training stage before the main one, with data of its own.
-
-    Args:
-        name: What it is called in logs and the run folder.
-        source: Where its texts come from.
-        epochs: Passes over these texts.
-        batch_size: Texts of a batch.
-        training: How it learns.
-        loss: From one of its batches to a scalar ().
-        trains: Name of the part of the strategy that it trains.
-    """
-
-    name: str
-    source: Source
-    epochs: int
-    batch_size: int
-    training: Training
-    loss: Callable[[Any], Tensor]
-    trains: str
+def silent(done: int, total: int) -> None:
+    """Report no progress."""
 
 
 class EmbeddingStrategy(LightningModule, ABC):
     """A published way to turn a decoder-only language model into a scorer of text pairs.
 
     Lightning calls the hooks below in this order: `configure_model` (build and load), `prepare` (statistics of
-    the training texts), `warm` (texts that will soon be needed), then steps.
+    the training texts), `precompute` (features of texts that will soon be needed), then steps.
 
     Attributes:
         paper: What the paper fixes, by argument; `training.warmup` is the field `warmup` of the argument `training`.
             Each `__init__` calls `compare_with_paper`, and whatever differs is told with the run's results.
         departures: What differs from the paper whatever the arguments.
-        latents: Kept states of a frozen decoder; set by a strategy that reads nothing else.
+        features: Cached states of a frozen decoder; set by a strategy that reads nothing else.
     """
 
     paper: ClassVar[Mapping[str, Published]] = {}
@@ -106,11 +61,11 @@ class EmbeddingStrategy(LightningModule, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.backbone = None
-        self.latents: Latents | None = None
+        self.features: Features | None = None
+        self.progress: Progress = silent
         self._differences: list[str] = []
         self.strict_loading = False  # a checkpoint holds only what was learned; `on_load_checkpoint` is strict
         self.register_buffer("prepared", torch.tensor(False))
-        self.report: Callable[[int, int], None] = lambda done, total: None  # progress of `warm`; set by a callback
 
     @abstractmethod
     def score(self, first: Sequence[str], second: Sequence[str]) -> Tensor:
@@ -133,24 +88,29 @@ class EmbeddingStrategy(LightningModule, ABC):
         """Learn statistics of the distinct training texts; called once, before anything is scored or trained."""
 
     @final
-    def warm(self, texts: Sequence[str]) -> None:
-        """Read the latents of texts that will soon be needed, in bulk, where latents are kept."""
-        if self.latents is not None:
-            self.latents.add(texts, self.report)
-
-    @final
-    def charge(self, texts: Sequence[str]) -> Cost | None:
-        """Return what the latents of texts took, whoever read them and when; None where none are kept.
+    def precompute(self, texts: Sequence[str], progress: Progress = silent) -> None:
+        """Compute the features of texts that will soon be needed, in bulk, where features are cached.
 
         Args:
-            texts: Texts that `warm` was given.
+            texts: Any texts.
+            progress: Told how many of how many texts are done.
         """
-        return None if self.latents is None else self.latents.charged(texts)
+        if self.features is not None:
+            self.features.precompute(texts, progress)
+
+    @final
+    def feature_cost(self, texts: Sequence[str]) -> Cost | None:
+        """Return what the features of texts took, whoever computed them and when; None where none are cached.
+
+        Args:
+            texts: Texts that `precompute` was given.
+        """
+        return None if self.features is None else self.features.cost(texts)
 
     @property
     def feature_bytes(self) -> int:
-        """Bytes of latents kept on disk."""
-        return 0 if self.latents is None else self.latents.store.size
+        """Bytes of features on disk."""
+        return 0 if self.features is None else self.features.store.size
 
     @property
     def notes(self) -> list[str]:
@@ -174,9 +134,15 @@ class EmbeddingStrategy(LightningModule, ABC):
         self._differences += differences(self.paper if paper is None else paper, arguments)
 
     @final
-    def ensure_prepared(self, texts: Callable[[], Sequence[str]]) -> None:
-        """Call `prepare` unless that was done, by this process or by the one that wrote the checkpoint."""
+    def prepare_once(self, texts: Callable[[], Sequence[str]], progress: Progress = silent) -> None:
+        """Call `prepare` unless that was done, by this process or by the one that wrote the checkpoint.
+
+        Args:
+            texts: Gives the distinct training texts.
+            progress: Told how many of how many texts are done; `prepare` finds it as `self.progress`.
+        """
         if not self.prepared:
+            self.progress = progress
             with torch.no_grad():
                 self.prepare(texts())
             self.prepared.fill_(True)
@@ -204,7 +170,7 @@ class EmbeddingStrategy(LightningModule, ABC):
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {n: v for n, v in weights.items() if n not in frozen | buffers}
         checkpoint["strategy"] = type(self).__qualname__
-        checkpoint["backbone"] = None if self.backbone is None else self.backbone.sha256
+        checkpoint["backbone"] = None if self.backbone is None else self.backbone.files.sha256
 
     @final
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -214,7 +180,7 @@ class EmbeddingStrategy(LightningModule, ABC):
                 f"`ckpt_path` must hold a checkpoint of {type(self).__qualname__}, got one of {came or 'another program'}; "
                 "name the class it was trained with."
             )
-        own = None if self.backbone is None else self.backbone.sha256
+        own = None if self.backbone is None else self.backbone.files.sha256
         if checkpoint["backbone"] != own:
             name = "no decoder" if self.backbone is None else self.backbone.name
             raise UserError(
@@ -281,7 +247,7 @@ class Trainable(EmbeddingStrategy, ABC):
         return ()
 
     @final
-    def enter(self, stage: Stage | None) -> None:
+    def set_stage(self, stage: Stage | None) -> None:
         """Train this stage from now on; None is the main one."""
         self._stage = stage
 
@@ -324,51 +290,5 @@ class Trainable(EmbeddingStrategy, ABC):
     @final
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a linear warm-up and, if asked for, a linear decay."""
-        training = self._now
-        if (rate := training.learning_rate) is None:
-            raise UserError("`training.learning_rate` must be a number for this strategy, got none; set it.")
         part = "" if self._stage is None else f"{self._stage.trains}."
-        norms = {id(p) for m in self.modules() if "norm" in type(m).__name__.lower() for p in m.parameters(False)}
-        slices: dict[nn.Parameter, list[Tensor]] = {}
-        groups: dict[tuple[float, float], list[Tensor]] = {}
-        for name, parameter in self.named_parameters():
-            if not (parameter.requires_grad and name.startswith(part)):
-                continue
-            vector = parameter.ndim == 1 or name.endswith("bias") or id(parameter) in norms
-            decay = training.weight_decay if training.vectors_decay or not vector else 0.0
-            if (factors := self.rate_factors(name)) is None:
-                groups.setdefault((decay, rate), []).append(parameter)
-                continue
-            slices[parameter] = sliced(parameter)
-            for own, factor in zip(slices[parameter], factors, strict=True):
-                groups.setdefault((decay, rate * factor), []).append(own)
-        options = [{"params": own, "weight_decay": decay, "lr": lr} for (decay, lr), own in groups.items()]
-        optimizer = SlicedAdamW(options, slices, rate)
-        steps = self._num_steps()
-        warm = max(1, round(training.warmup * steps)) if training.warmup > 0 else 0
-
-        def share(step: int) -> float:
-            if step < warm:
-                return (step + 1) / (warm + 1)
-            return max(0.0, (steps - step) / max(1, steps - warm)) if training.decay else 1.0
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _num_steps(self) -> int:
-        """Count the steps of the training to come.
-
-        Lightning's own count sets the loaders up before a checkpoint is restored; the loader's position in it is
-        then dropped without a word, and a resumed epoch starts over.
-        """
-        trainer = self.trainer
-        batches, limit = len(trainer.datamodule.train_dataloader()), trainer.limit_train_batches  # type: ignore[attr-defined]
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        if trainer.max_epochs is None or trainer.max_epochs < 0:
-            if trainer.max_steps < 0:
-                raise UserError(
-                    "`trainer.max_epochs` or `trainer.max_steps` must say where training ends, got neither."
-                )
-            return trainer.max_steps
-        steps = -(-batches // trainer.accumulate_grad_batches) * trainer.max_epochs
-        return max(1, steps if trainer.max_steps == -1 else min(steps, trainer.max_steps))
+        return adamw(self, part, self._now, self.rate_factors, num_steps(self.trainer))

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from embedlab import losses, pooling
 from embedlab.backbone import Backbone
+from embedlab.backbone.features import Features, FinalPunctuation
 from embedlab.data import Pairs, Source, Texts
 from embedlab.distributed import gather
-from embedlab.latents import FinalPunctuation, Latents
-from embedlab.layerwise import NetworkOptions, SiameseNetwork
 from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
-from embedlab.published import published
 from embedlab.strategies.base import Stage, Trainable, Training
+from embedlab.strategies.freeze_network import NetworkOptions, SiameseNetwork
+from embedlab.strategies.published import published
 
 __all__ = ["Freeze", "Pretraining"]
 
@@ -100,7 +100,7 @@ class Freeze(Trainable):
         super().__init__()
         self.compare_with_paper(locals())
         self.backbone: Backbone = backbone
-        self.latents: Latents = Latents(backbone, pooling, final_punctuation, bos)
+        self.features: Features = Features(backbone, pooling, final_punctuation, bos)
         self.center, self.standardize, self.options, self.pair_loss = center, standardize, network, loss
         self.pretraining, self.plan, self.built = pretraining, training, False
 
@@ -109,7 +109,7 @@ class Freeze(Trainable):
         self.backbone.load()
         if not self.built:
             self.siamese = SiameseNetwork(self.backbone.num_layers, self.backbone.width, self.options, self.center)
-            kind = self.backbone.config.model_type
+            kind = self.backbone.files.config.model_type
             own = {
                 "center": kind == "gpt2",
                 "dtype": "float32",
@@ -138,7 +138,7 @@ class Freeze(Trainable):
     def prepare(self, texts: Sequence[str]) -> None:
         """Take mean and deviation of each coordinate of the training latents (section 3.2)."""
         if self.standardize:
-            self.warm(texts)
+            self.precompute(texts, self.progress)
             self.siamese.standardize(self._latents(texts))
 
     def reconstruction(self, batch: Texts) -> Tensor:
@@ -154,4 +154,4 @@ class Freeze(Trainable):
         return self.pair_loss(gather(self.score(*batch.sides)), gather(cast(Tensor, batch.score)))
 
     def _latents(self, texts: Sequence[str]) -> Tensor:
-        return self.latents.get(texts).to(self.device)  # (B, L, D)
+        return self.features.get(texts).to(self.device)  # (B, L, D)

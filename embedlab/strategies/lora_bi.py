@@ -16,13 +16,13 @@ from torch import Tensor
 
 from embedlab import losses, pooling
 from embedlab.backbone import Backbone
-from embedlab.contrastive import contrastive_loss
+from embedlab.backbone.tuning import LoRA
 from embedlab.data import Pairs, Triplets
 from embedlab.errors import UserError
 from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
 from embedlab.strategies.base import Embedder, Role, Trainable, Training
-from embedlab.tuning import LoRA
+from embedlab.strategies.contrastive import contrastive_loss
 
 __all__ = ["LoRABiEncoder"]
 
@@ -77,7 +77,7 @@ class LoRABiEncoder(Trainable, Embedder):
 
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
         """Pool the final states of texts, (B, D); the role makes no difference."""
-        return self.backbone.read(texts, self.pooling)[:, 0]
+        return self.backbone.pool(texts, self.pooling)[:, 0]
 
     def loss(self, batch: Pairs | Triplets) -> Tensor:
         """Fit the cosines of scored pairs, or rank triplets, ()."""

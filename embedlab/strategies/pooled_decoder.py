@@ -16,8 +16,8 @@ from torch import Tensor
 from embedlab import pooling
 from embedlab.backbone import FINAL, Backbone, Layer
 from embedlab.pooling import Pooling
-from embedlab.published import published
 from embedlab.strategies.base import Embedder, Role
+from embedlab.strategies.published import published
 
 __all__ = ["PooledDecoder"]
 
@@ -67,7 +67,7 @@ class PooledDecoder(Embedder):
         parts = []
         for start in range(0, len(texts), 1024):
             parts.append(self._pool(texts[start : start + 1024]))
-            self.report(start + len(parts[-1]), len(texts))
+            self.progress(start + len(parts[-1]), len(texts))
         vectors = torch.cat(parts).double()
         self.mean.copy_(vectors.mean(0))
         if self.standardize == "zscore":
@@ -78,4 +78,4 @@ class PooledDecoder(Embedder):
         return (self._pool(texts) - self.mean) / self.scale
 
     def _pool(self, texts: Sequence[str]) -> Tensor:
-        return self.backbone.read(texts, self.pooling, [self.layer])[:, 0]
+        return self.backbone.pool(texts, self.pooling, [self.layer])[:, 0]

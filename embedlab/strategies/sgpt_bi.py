@@ -18,14 +18,14 @@ from torch import Tensor
 
 from embedlab import losses, pooling
 from embedlab.backbone import Backbone
-from embedlab.contrastive import contrastive_loss
+from embedlab.backbone.tuning import BitFit, Tuning
 from embedlab.data import Pairs, Triplets
 from embedlab.errors import UserError
 from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
-from embedlab.published import published
 from embedlab.strategies.base import Embedder, Role, Trainable, Training
-from embedlab.tuning import BitFit, Tuning
+from embedlab.strategies.contrastive import contrastive_loss
+from embedlab.strategies.published import published
 
 __all__ = ["SGPTBiEncoder"]
 
@@ -104,7 +104,7 @@ class SGPTBiEncoder(Trainable, Embedder):
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
         """Pool the final states of texts, in the brackets of their role, (B, D)."""
         prefix, suffix = self._bracket_ids(role)
-        return self.backbone.read(texts, self.pooling, prefix=prefix, suffix=suffix)[:, 0]
+        return self.backbone.pool(texts, self.pooling, prefix=prefix, suffix=suffix)[:, 0]
 
     def loss(self, batch: Pairs | Triplets) -> Tensor:
         """Rank triplets (equation 3), or fit the cosines of scored pairs, ().

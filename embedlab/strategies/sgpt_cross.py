@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from embedlab.backbone import Backbone
+from embedlab.backbone.tuning import Frozen
 from embedlab.errors import UserError
-from embedlab.prompts import PROMPTS, Prompt
-from embedlab.published import published
 from embedlab.strategies.base import EmbeddingStrategy
-from embedlab.tuning import Frozen
+from embedlab.strategies.published import published
+from embedlab.strategies.sgpt_prompts import PROMPTS, Prompt
 
 __all__ = ["SGPTCrossEncoder", "gain", "mean", "ratio", "total"]
 
@@ -58,7 +58,7 @@ class SGPTCrossEncoder(EmbeddingStrategy):
 
     Args:
         backbone: The decoder; it needs its language-model head.
-        prompt: Name of a prompt (`embedlab.prompts.PROMPTS`), or any text with one `{}` for the document.
+        prompt: Name of a prompt (see `sgpt_prompts.PROMPTS`), or any text with one `{}` for the document.
         evidence: From l(q | d), l(q) and the length of q, (B,) each, to a score; `total`, `mean`, `gain` or
             `ratio` of this module, or a function of your own. Yes-or-no prompts score by log p(yes).
         both: Whether to average both directions, so that score(a, b) = score(b, a).
@@ -124,9 +124,9 @@ class SGPTCrossEncoder(EmbeddingStrategy):
 
     def _contexts(self, queries: Sequence[str], documents: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
         """Fill the prompt with documents; give the ids of each context and of its query, cut to the window."""
-        parts, window = self.segments, self.backbone.window
+        parts, window, tokenization = self.segments, self.backbone.window, self.backbone.tokenization
         before, after, closing, *answers = self._ids([parts.before, parts.after, parts.closing, *(parts.answers or [])])
-        fixed = len(self.backbone.begin) + len(before) + len(after) + len(closing) + max(map(len, answers), default=0)
+        fixed = sum(map(len, (tokenization.begin, before, after, closing))) + max(map(len, answers), default=0)
         room = window + 1 - fixed
         if room < 2:  # the last token is only predicted, hence the 1
             raise UserError(
@@ -146,7 +146,7 @@ class SGPTCrossEncoder(EmbeddingStrategy):
             context = [*before, *body, *after]
             if answers:
                 context += [*target, *closing]
-            contexts.append(context or list(self.backbone.bos))  # a decoder predicts nothing from nothing
+            contexts.append(context or list(tokenization.bos))  # a decoder predicts nothing from nothing
             targets.append(target)
         return contexts, targets
 

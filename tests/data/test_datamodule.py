@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from embedlab.data import DataModule, Pairs, Source, Texts, Triplets
-from embedlab.data.loader import TrainLoader
+from embedlab.data.sampler import TrainLoader
 from embedlab.errors import UserError
 
 

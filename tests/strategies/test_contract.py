@@ -79,8 +79,8 @@ def build(kind: type[EmbeddingStrategy], decoder_folder: Callable[[str], Path]) 
         options = {"dtype": "float32", **backbone}
         strategy = kind(Backbone(str(decoder_folder("llama")), **options)) if reads(kind) else kind()
         strategy.configure_model()
-        strategy.ensure_prepared(lambda: TEXTS)
-        strategy.warm(TEXTS)
+        strategy.prepare_once(lambda: TEXTS)
+        strategy.precompute(TEXTS)
         return strategy.eval()
 
     return make
@@ -314,9 +314,9 @@ def test_freeze_trains_its_stage_then_drops_the_decoders(decoder_folder: Callabl
     pretraining = Pretraining(Source("stsb", columns={"text": ["sentence1", "sentence2"]}, limit=20))
     strategy = Freeze(Backbone(str(decoder_folder("llama")), dtype="float32"), pretraining=pretraining)
     (stage,) = strategy.stages()
-    strategy.enter(stage)
+    strategy.set_stage(stage)
     strategy.configure_model()
-    strategy.ensure_prepared(lambda: TEXTS)
+    strategy.prepare_once(lambda: TEXTS)
     assert strategy.siamese.coders.decoders is not None
     optimizer = torch.optim.AdamW(strategy.siamese.coders.parameters(), lr=1e-3)
     losses = []
@@ -328,7 +328,7 @@ def test_freeze_trains_its_stage_then_drops_the_decoders(decoder_folder: Callabl
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     encoders = [p.detach().clone() for p in strategy.siamese.coders.encoders.parameters()]
-    strategy.enter(None)
+    strategy.set_stage(None)
     strategy.configure_model()
     assert strategy.siamese.coders.decoders is None
     assert all(torch.equal(a, b) for a, b in zip(encoders, strategy.siamese.coders.encoders.parameters(), strict=True))
@@ -347,5 +347,5 @@ def test_freeze_reads_the_decoder_once(decoder_folder: Callable[[str], Path], mo
         scores = score(strategy.eval(), FIRST, SECOND)
         if run == 0:
             expected = scores
-            monkeypatch.setattr(Backbone, "read", forbidden)
+            monkeypatch.setattr(Backbone, "pool", forbidden)
     assert torch.equal(scores, expected)

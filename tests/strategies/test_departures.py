@@ -14,9 +14,9 @@ import pytest
 
 from embedlab import losses, pooling
 from embedlab.backbone import Backbone
-from embedlab.published import differences, published
+from embedlab.backbone.tuning import Full, Tuning
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
-from embedlab.tuning import Full, Tuning
+from embedlab.strategies.published import differences, published
 from tests.strategies.test_contract import found
 
 FIXED = [(kind, name) for kind in found() for name in kind.paper]

@@ -15,9 +15,10 @@ from embedlab import pooling
 from embedlab.backbone import Backbone
 from embedlab.data import DataModule, Pairs, Source, Texts
 from embedlab.errors import UserError
-from embedlab.layerwise import NetworkOptions, SiameseNetwork
+from embedlab.strategies import base
 from embedlab.strategies.base import Trainable, Training
 from embedlab.strategies.freeze import Freeze, Pretraining
+from embedlab.strategies.freeze_network import NetworkOptions, SiameseNetwork
 from embedlab.strategies.sgpt_bi import SGPTBiEncoder
 from tests.conftest import SCORES, TEXTS
 
@@ -97,11 +98,11 @@ def test_the_small_networks_compute_in_float32_unless_told(decoder_folder: Calla
         options = NetworkOptions(precision=precision)  # type: ignore[arg-type]
         strategy = Freeze(Backbone(str(decoder_folder("llama")), dtype="bfloat16"), network=options)
         strategy.configure_model()
-        strategy.warm(TEXTS)
+        strategy.precompute(TEXTS)
         encoder = strategy.siamese.coders.encoders[0]
         encoder.register_forward_hook(lambda _m, _i, output: seen.append(output.dtype))
         strategy.score(TEXTS, TEXTS[::-1])
-        assert strategy.latents.get(TEXTS[:1]).dtype == torch.bfloat16
+        assert strategy.features.get(TEXTS[:1]).dtype == torch.bfloat16
     assert seen == [torch.float32, torch.bfloat16]
 
 
@@ -109,7 +110,7 @@ def test_a_stage_trains_its_own_part_only(decoder_folder: Callable[[str], Path])
     strategy = freeze(decoder_folder("llama"), pretraining=Pretraining(Source("stsb")))
     (stage,) = strategy.stages()
     for now, part in ((stage, "siamese.coders."), (None, "siamese.")):
-        strategy.enter(now)
+        strategy.set_stage(now)
         strategy.configure_model()
         trains = {name for name, p in strategy.named_parameters() if p.requires_grad}
         assert trains == {name for name, _ in strategy.named_parameters() if name.startswith(part)}
@@ -169,7 +170,7 @@ def test_gradients_are_not_clipped_unless_the_trainer_is_told_to(
 ) -> None:
     def build() -> Freeze:
         strategy = freeze(decoder_folder("llama"), pretraining=Pretraining(Source("stsb")))
-        strategy.enter(strategy.stages()[0] if pretrains else None)
+        strategy.set_stage(strategy.stages()[0] if pretrains else None)
         return strategy
 
     norms = fit(build(), tmp_path)
@@ -197,7 +198,8 @@ def test_sgpt_is_clipped_as_its_authors_do(decoder_folder: Callable[[str], Path]
 
 
 def groups_of(strategy: Trainable, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    monkeypatch.setattr(type(strategy), "_num_steps", lambda _self: 10)
+    monkeypatch.setattr(base, "num_steps", lambda _trainer: 10)
+    monkeypatch.setattr(type(strategy), "trainer", None)
     optimizer: torch.optim.Optimizer = strategy.configure_optimizers()["optimizer"]  # type: ignore[index, call-overload]
     return optimizer.param_groups
 
@@ -206,7 +208,7 @@ def test_blocks_of_stage_1_learn_at_rising_rates_and_everything_decays(
     decoder_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strategy = freeze(decoder_folder("gpt_neo"), pretraining=Pretraining(Source("stsb")))
-    strategy.enter(strategy.stages()[0])
+    strategy.set_stage(strategy.stages()[0])
     strategy.configure_model()
     groups = groups_of(strategy, monkeypatch)
     assert [g["initial_lr"] for g in groups] == pytest.approx([3e-4 * (1 + block / 4) for block in range(4)])
@@ -239,7 +241,7 @@ def test_biases_and_norms_decay_only_where_said(
 
 def test_stage_1_lowers_its_loss_in_every_block(decoder_folder: Callable[[str], Path], tmp_path: Path) -> None:
     strategy = freeze(decoder_folder("llama"), pretraining=Pretraining(Source("stsb")))
-    strategy.enter(strategy.stages()[0])
+    strategy.set_stage(strategy.stages()[0])
     strategy.configure_model()
     strategy.eval()
     before = strategy.reconstruction(Texts(TEXTS)).item()

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedlab.backbone import Backbone
+from embedlab.backbone.tuning import BitFit, Full
 from embedlab.data import DataModule, Pairs, Source, Triplets
 from embedlab.errors import UserError
 from embedlab.strategies.base import Embedder, Role, Training
 from embedlab.strategies.sgpt_bi import SGPTBiEncoder
-from embedlab.tuning import BitFit, Full
 from tests.conftest import SCORES, TEXTS
 
 FIRST, SECOND = TEXTS[:4], TEXTS[4:]

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from embedlab.backbone import Backbone
 from embedlab.errors import UserError
-from embedlab.prompts import PROMPTS
 from embedlab.strategies.sgpt_cross import SGPTCrossEncoder, mean, ratio, total
+from embedlab.strategies.sgpt_prompts import PROMPTS
 from tests.conftest import TEXTS, byte_tokenizer
 
 SAME = "Documents are searched to find matches with the same content.\n"

@@ -1,0 +1,230 @@
+"""The decoder: loaded once, given texts without padding, read at any block.
+
+States are numbered as in FREEZE: state 0 is the embedding output, state l the residual stream after block l,
+before the final norm. The output of the final norm is a state of its own, `FINAL`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from embedlab.backbone.hooks import FINAL, Layer
+from embedlab.backbone.likelihood import log_probabilities, shared_passes
+from embedlab.backbone.loading import load_reader
+from embedlab.backbone.pretrained import Pretrained, best_dtype
+from embedlab.backbone.reader import Reader
+from embedlab.backbone.tokenization import BeginOfText, Tokenization
+from embedlab.backbone.tuning import Frozen, Tuning
+from embedlab.errors import UserError
+from embedlab.packing import PackedBatch, distinct_texts, pack, token_batches
+from embedlab.pooling import Pooling
+
+__all__ = ["FINAL", "Backbone", "Layer"]
+
+
+@final
+class Backbone(nn.Module):
+    """A decoder-only language model that reads texts.
+
+    Building one loads nothing, so that arguments are checked before anything slow happens; `load` does.
+
+    Args:
+        name: `smollm2-135m` (the embedded default), a hub id, a folder, or a `.gguf` file.
+        revision: Commit of a hub id; pin it, or a rerun may see other weights.
+        dtype: What the decoder computes in; `auto` is bfloat16 where the processor has it, else float32.
+        max_length: Longest text in tokens, brackets included; None is the decoder's own window.
+        packed: Whether texts are packed without padding, where that was proven to change nothing.
+        padding_side: Side of the padding where there is any; the states do not depend on it.
+        tokens_per_pass: Tokens of one forward pass when nothing trains.
+        begin_of_text: Whether a token stands before each text. `auto` does what the method asks for, else what the
+            decoder's own tokenizer does; `always` puts the begin-of-text token first, or the end-of-text token where
+            there is no other; `never` puts none.
+    """
+
+    def __init__(
+        self,
+        name: str = "smollm2-135m",
+        revision: str | None = None,
+        dtype: Literal["auto", "bfloat16", "float32"] = "auto",
+        max_length: int | None = None,
+        packed: bool = True,
+        padding_side: Literal["right", "left"] = "right",
+        tokens_per_pass: int = 1024,
+        begin_of_text: BeginOfText = "auto",
+    ) -> None:
+        super().__init__()
+        for argument, tokens in (("max_length", max_length), ("tokens_per_pass", tokens_per_pass)):
+            if tokens is not None and tokens < 1:
+                raise UserError(f"`backbone.{argument}` must be at least 1 token, got {tokens}.")
+        self.name, self.revision, self.files = name, revision, Pretrained(name, revision)
+        self.max_length, self.tokens_per_pass = max_length, tokens_per_pass
+        self.packed, self.padding_side, self.begin_of_text = packed, padding_side, begin_of_text
+        self.dtype = best_dtype() if dtype == "auto" else getattr(torch, dtype)
+        self.decoder: nn.Module | None = None
+        self._reader: Reader | None = None
+        self._wish: tuple[Tuning, bool] | None = None
+        self.anchor: Tensor
+        self.register_buffer("anchor", torch.empty(0), persistent=False)  # moves with the module, before any weight
+        self.notes: list[str] = []
+        self.trained_tokens = 0
+
+    @property
+    def width(self) -> int:
+        """D, the width of the residual stream."""
+        return int(self.files.config.hidden_size)
+
+    @property
+    def num_layers(self) -> int:
+        """L, the number of blocks."""
+        return int(self.files.config.num_hidden_layers)
+
+    @cached_property
+    def window(self) -> int:
+        """Longest text in tokens, whatever stands around it included."""
+        return self.files.window(self.max_length)
+
+    @cached_property
+    def tokenization(self) -> Tokenization:
+        """From texts to ids."""
+        size = int(self.files.config.vocab_size)
+        return Tokenization(self.files.tokenizer(), size, self.window, self.begin_of_text)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The decoder's tokenizer."""
+        return self.tokenization.tokenizer
+
+    def load(self, tuning: Tuning | None = None, head: bool = False) -> None:
+        """Load the decoder, find out how it may be read, and choose what trains in it.
+
+        A strategy calls this in `configure_model`. A second call with the same wish does nothing. The weights go to
+        the device of the context, which is where Lightning calls `configure_model`, or else to where this module is.
+
+        Args:
+            tuning: What trains; None is nothing.
+            head: Whether the language-model head is needed, for log-probabilities.
+
+        Raises:
+            RuntimeError: If the decoder was loaded with another wish.
+            UserError: If the weights are not complete, or no way of reading them gives what transformers gives.
+        """
+        tuning = tuning or Frozen()
+        if self._wish is not None:
+            if self._wish != (tuning, head):
+                raise RuntimeError(
+                    f"the decoder was loaded with tuning and head {self._wish} and cannot be loaded again with "
+                    f"{(tuning, head)}; call `backbone.load` with one wish, in `configure_model`."
+                )
+            return
+        device = self.anchor.device if (context := torch.empty(0).device).type == "cpu" else context
+        self._reader, self.notes = load_reader(
+            self.files, self.dtype, tuning, head, device, self.packed, self.padding_side
+        )
+        self.decoder, self._wish = self._reader.decoder, (tuning, head)
+        self.anchor = self.anchor.to(device)
+
+    @property
+    def reader(self) -> Reader:
+        """What runs the decoder; known once it is loaded."""
+        if self._reader is None:
+            raise RuntimeError("the decoder is not loaded; call `backbone.load(tuning)` in `configure_model`.")
+        return self._reader
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Set training mode, but leave a frozen decoder in evaluation mode."""
+        super().train(mode)
+        if self.decoder is not None and not self.trains:
+            self.decoder.eval()
+        return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything in the decoder trains."""
+        return self.decoder is not None and any(p.requires_grad for p in self.decoder.parameters())
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the decoder, with whatever tuning added; counted without loading it where it is not."""
+        if self.decoder is not None:
+            return sum(p.numel() for p in self.decoder.parameters())
+        return sum(p.numel() for p in self.files.empty().parameters())
+
+    def pool(
+        self,
+        texts: Sequence[str],
+        pooling: Pooling,
+        layers: Sequence[Layer] = (FINAL,),
+        prefix: Sequence[int] = (),
+        suffix: Sequence[int] = (),
+    ) -> Tensor:
+        """Pool the states of texts at some layers.
+
+        Equal texts are read once. The order, number and company of the texts do not change the result. Before each
+        text stands the token of `begin_of_text`, if any; it counts in pooling like any other.
+
+        Args:
+            texts: B texts.
+            pooling: From token states (T, D) to one vector per text.
+            layers: States to read: 0 is the embedding output, l the output of block l, FINAL the final norm's.
+            prefix: Token ids put before each text; one that is the token of `begin_of_text` stands for it.
+            suffix: Token ids put after each text.
+
+        Returns:
+            One vector per text and layer, (B, len(layers), D), float32, in the order of the texts.
+        """
+        ids = self.tokenization.ids(texts, self.tokenization.begun(prefix), suffix)
+        learning = self.trains and torch.is_grad_enabled()
+        (distinct, back), pooled, order = distinct_texts(ids), [], list[int]()
+        budget = sum(map(len, distinct)) if learning else self.tokens_per_pass
+        for chosen in token_batches([len(own) for own in distinct], budget):
+            batch = self._pack([distinct[i] for i in chosen])
+            self.trained_tokens += len(batch.ids) if learning else 0
+            pooled.append(self._pooled(batch, pooling, layers))
+            order += chosen
+        where = torch.tensor(order, device=self.device).argsort()
+        return torch.cat(pooled)[where[torch.tensor(back, device=self.device)]]
+
+    def _pack(self, ids: Sequence[Sequence[int]], parents: Sequence[int] = ()) -> PackedBatch:
+        return pack(ids, self.tokenization.content.to(self.device), parents)
+
+    def _pooled(self, batch: PackedBatch, pooling: Pooling, layers: Sequence[Layer]) -> Tensor:
+        """Pool a batch's states as they come, (B, len(layers), D)."""
+        found: dict[Layer, Tensor] = {}
+
+        def see(layer: Layer, states: Tensor) -> None:
+            found[layer] = pooling(states, batch)
+
+        self.reader.run(batch, layers, see)
+        return torch.stack([found[layer] for layer in layers], dim=1)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the decoder computes: where its weights are."""
+        return self.anchor.device if self.decoder is None else next(self.decoder.parameters()).device
+
+    def log_probabilities(self, contexts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Give the log-probability of each target token after its context.
+
+        What contexts share is read once, and the output head is computed only at the positions that are read.
+
+        Args:
+            contexts: Ids that come first, B non-empty lists; the token of `begin_of_text` is put before them.
+            targets: Ids whose probability is asked, B non-empty lists.
+
+        Returns:
+            B float32 tensors, one natural log-probability per target token.
+        """
+        if self._wish is not None and not self._wish[1]:
+            raise RuntimeError("the decoder was loaded without its head; call `backbone.load(tuning, head=True)`.")
+        contexts = [self.tokenization.begun(context) for context in contexts]
+        scores: dict[int, Tensor] = {}
+        for plan in shared_passes(contexts, targets, self.tokens_per_pass, self.reader.way == "packed"):
+            batch = self._pack(plan.texts, plan.parents)
+            states = self._pooled(batch, lambda all_states, _: all_states, (FINAL,))[:, 0]
+            scores |= log_probabilities(plan, states, targets, self.reader.logits)
+        return [scores[i] for i in range(len(contexts))]

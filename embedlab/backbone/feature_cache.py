@@ -1,0 +1,259 @@
+"""The feature cache: hidden states of a frozen decoder, computed once per text, kept on disk, read by memory map.
+
+A cache is a folder of shards. Its name is a hash of everything that decides the numbers in it; a text is known by its
+own hash. Runs, seeds and strategies share it: one process computes at a time, under a lock that the system frees when
+its holder dies, and anybody may read meanwhile. A process that is killed loses at most the shard it was computing.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import math
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from embedlab.backbone.shards import (
+    KEY_BYTES,
+    SUFFIX,
+    DamagedShard,
+    Shard,
+    in_memory,
+    open_shard,
+    write_shard,
+    write_whole,
+)
+from embedlab.resources import cache_root
+
+__all__ = ["Cost", "FeatureCache"]
+
+_FORMAT: Final = 2  # raise when shards are written otherwise; older ones are then never looked at
+_SHARD_BYTES: Final = 64 * 2**20  # of features in one shard at most; they are in memory while it is written
+_PATIENCE: Final = 1.0  # seconds of waiting for the lock, after which one looks what has come meanwhile
+_UNWRITABLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What computing the features of some texts took, whoever computed them.
+
+    Attributes:
+        seconds: In all.
+        seconds_found: Of these, spent earlier or by other processes, whose features were found on disk.
+        texts: Distinct texts.
+        texts_found: Of these, found on disk.
+    """
+
+    seconds: float
+    seconds_found: float
+    texts: int
+    texts_found: int
+
+
+@final
+class FeatureCache:
+    """Features by text; no folder is made before there is something to keep.
+
+    Args:
+        identity: What decides the numbers: decoder hash, layers, pooling and so on; plain JSON types.
+        shape: Shape of one text's features, (L, D).
+        dtype: What they are kept in.
+        root: Folder of all caches; the user's cache by default.
+    """
+
+    def __init__(
+        self, identity: Mapping[str, Any], shape: Sequence[int], dtype: torch.dtype, root: Path | None = None
+    ) -> None:
+        described = {**identity, "shape": list(shape), "kept_as": str(dtype), "format": _FORMAT}
+        self._identity = json.dumps(described, sort_keys=True)
+        self.folder = (root or cache_root() / "features") / hashlib.sha256(self._identity.encode()).hexdigest()[:16]
+        self.shape, self.dtype = tuple(shape), dtype
+        self.row_bytes = math.prod(shape) * dtype.itemsize
+        self.size = 0  # bytes on disk, of the shards this process has seen
+        self._guard = threading.RLock()
+        self._seen: set[str] = set()
+        self._index: dict[bytes, tuple[Shard, int]] = {}
+        self._known: dict[str, tuple[Shard, int]] = {}  # texts asked for so far, their rows found intact
+        self._warned = False
+        self._look()
+
+    def add(
+        self,
+        texts: Sequence[str],
+        compute: Callable[[Sequence[str]], Tensor],
+        block: int = 2048,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Compute and keep the features of texts that are not there yet, shortest first.
+
+        While another process computes, this one waits and takes what is finished. Where the disk is full or
+        read-only, features are held in memory, with a warning.
+
+        Args:
+            texts: Any texts; repeats are computed once.
+            compute: From b texts to their features, (b, L, D).
+            block: Texts per shard, fewer where they would take more than 64 MiB; what a killed process loses at most.
+            progress: Told after each block how many of how many missing texts are done.
+        """
+        block = max(1, min(block, _SHARD_BYTES // self.row_bytes))
+        missing = sorted(self.missing(texts), key=lambda text: (len(text), text))
+        total, waited = len(missing), False
+        while missing:
+            with self._lock() as held:
+                missing = self.missing(missing)  # others may have computed some while this one waited
+                if held and missing:
+                    self._keep(missing[:block], compute)
+                    missing = missing[block:]
+            if not held and not waited:
+                waited = True
+                log.info("another process is computing features in %s; waiting for it", self.folder)
+            progress(total - len(missing), total)
+
+    def get(self, texts: Sequence[str]) -> Tensor:
+        """Return the features of texts that were added before.
+
+        Returns:
+            A new tensor, (B, L, D), in `dtype`.
+
+        Raises:
+            KeyError: If a text was never added.
+        """
+        result = torch.empty(len(texts), *self.shape, dtype=self.dtype)
+        # Row by row: one copy, and less than half the time of indexing a mapped tensor.
+        flat = result.view(torch.uint8).view(len(texts), self.row_bytes).numpy()
+        for i, text in enumerate(texts):
+            shard, row = self._known[text]
+            flat[i] = shard.rows[row]
+        return result
+
+    def missing(self, texts: Sequence[str]) -> list[str]:
+        """Return the distinct texts that are not there; the folder is read only where there are any."""
+        with self._guard:
+            absent = self._absent(texts)
+            if absent:
+                self._look()
+                absent = self._absent(absent)
+            return absent
+
+    def cost(self, texts: Sequence[str]) -> Cost:
+        """Return what computing texts took, each its share of its shard's seconds, whoever computed it and when.
+
+        Raises:
+            KeyError: If a text was never added.
+        """
+        shards = [self._known[text][0] for text in dict.fromkeys(texts)]
+        found = [shard.share for shard in shards if not shard.own]
+        return Cost(math.fsum(shard.share for shard in shards), math.fsum(found), len(shards), len(found))
+
+    def _absent(self, texts: Sequence[str]) -> list[str]:
+        absent = []
+        for text in dict.fromkeys(text for text in texts if text not in self._known):
+            place = self._index.get(_key(text))
+            if place is not None and self._intact(*place):
+                self._known[text] = place
+            else:
+                absent.append(text)
+        return absent
+
+    def _intact(self, shard: Shard, row: int) -> bool:
+        """Compare a row with its checksum; a shard with a damaged one is given up."""
+        if shard.is_intact(row):
+            return True
+        assert shard.path is not None, "memory keeps what it was given"
+        self._set_aside(shard.path, f"row {row} is not what was written")
+        self._index = {key: place for key, place in self._index.items() if place[0] is not shard}
+        self.size -= shard.size
+        return False
+
+    def _set_aside(self, path: Path, reason: object) -> None:
+        aside = path.with_suffix(".damaged")
+        log.warning("damaged features are set aside as %s and computed again where needed: %s", aside, reason)
+        with suppress(OSError):  # another process was first, or this one may not write; no row of it is used anyway
+            path.rename(aside)
+
+    def _look(self) -> None:
+        """Open the shards that came since the last look."""
+        try:
+            names = sorted(name for name in os.listdir(self.folder) if name.endswith(SUFFIX))
+        except FileNotFoundError:
+            return  # nothing was ever kept
+        for name in names:
+            if name in self._seen:
+                continue
+            try:
+                self._take(open_shard(self.folder / name, self.row_bytes))
+            except FileNotFoundError:
+                continue  # set aside by another process just now
+            except DamagedShard as error:
+                self._set_aside(self.folder / name, error)
+            self._seen.add(name)
+
+    def _take(self, shard: Shard) -> None:
+        self.size += shard.size
+        for row, key in enumerate(shard.keys):
+            self._index.setdefault(key, (shard, row))
+
+    @contextmanager
+    def _lock(self) -> Iterator[bool]:
+        """Hold the lock: True; False after a second of waiting. True without it where no lock can be written."""
+        lock = FileLock(self.folder / ".lock")
+        held = True
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=_PATIENCE)
+        except Timeout:
+            held = False
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            self._warn(error)
+        try:
+            yield held
+        finally:
+            lock.release()
+
+    def _keep(self, texts: Sequence[str], compute: Callable[[Sequence[str]], Tensor]) -> None:
+        """Compute the features of b texts and write them as a shard, or hold them in memory if that fails."""
+        begun = time.perf_counter()
+        features = compute(texts).to("cpu", self.dtype).contiguous()
+        seconds = time.perf_counter() - begun
+        assert features.shape == (len(texts), *self.shape), f"one row per text, got {tuple(features.shape)}"
+        shard = in_memory(features, [_key(text) for text in texts], seconds)
+        path = self.folder / f"{uuid.uuid4().hex}{SUFFIX}"
+        self._seen.add(path.name)
+        try:
+            for remains in self.folder.glob("*.unfinished"):
+                remains.unlink(missing_ok=True)  # of a process that was killed: whoever writes holds the lock
+            if not (self.folder / "identity.json").exists():
+                write_whole(self.folder / "identity.json", f"{self._identity}\n".encode())
+            write_shard(path, features, shard)
+            shard = open_shard(path, self.row_bytes, own=True)
+        except (OSError, DamagedShard) as error:
+            self._warn(error)
+        with self._guard:
+            self._take(shard)
+            # Taken as intact: where a disk loses what was just written, comparing would compute it for ever.
+            self._known.update((text, (shard, row)) for row, text in enumerate(texts))
+
+    def _warn(self, error: Exception) -> None:
+        level, self._warned = logging.DEBUG if self._warned else logging.WARNING, True
+        log.log(level, "features cannot be kept in %s, this process holds them in memory: %s", self.folder, error)
+
+
+def _key(text: str) -> bytes:
+    """Return a text's hash; lone surrogates, which UTF-8 refuses, pass."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES]

@@ -1,0 +1,151 @@
+"""Features of a frozen decoder: every block's states, pooled, computed once per text and kept on disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import uuid
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, final
+
+import torch
+from torch import Tensor
+
+from embedlab.backbone import Backbone
+from embedlab.backbone.feature_cache import Cost, FeatureCache
+from embedlab.packing import PackedBatch
+from embedlab.pooling import Pooling
+from embedlab.source_hash import code_of
+
+__all__ = ["Features", "FinalPunctuation", "punctuated"]
+
+_READING: Final = 1  # raise when the same decoder and pooling would give other numbers: packing, tokens, states
+log = logging.getLogger(__name__)
+
+FinalPunctuation = Literal["keep", "strip", "append"]
+
+
+def punctuated(text: str, final_punctuation: FinalPunctuation) -> str:
+    """Keep, strip or append a text's final punctuation.
+
+    >>> punctuated("Birds sing.", "strip"), punctuated("Birds sing", "append")
+    ('Birds sing', 'Birds sing.')
+    """
+    bare = text.rstrip()
+    if final_punctuation == "strip":
+        return bare.rstrip(".!?").rstrip() or bare
+    return f"{bare}." if final_punctuation == "append" and not bare.endswith((".", "!", "?")) else text
+
+
+@final
+class Features:
+    """Features by text.
+
+    Args:
+        backbone: The decoder, loaded before a text is asked for.
+        pooling: Which token's state is read, or which mean of them. Features are shared between runs only where it is
+            a function of a module, known by its code; others are read anew by every run.
+        final_punctuation: Whether a final . ! or ? stays, is taken off, or is added where missing.
+        bos: Whether a begin-of-text token is put first although the tokenizer would put none. It is seen by the text,
+            but never pooled: its state is huge in the middle blocks (Xiao et al., 2023, arXiv:2309.17453), so that a
+            mean with it tells mostly how long a text is.
+    """
+
+    def __init__(self, backbone: Backbone, pooling: Pooling, final_punctuation: FinalPunctuation, bos: bool) -> None:
+        self.backbone, self.pooling, self.final_punctuation, self.bos = backbone, pooling, final_punctuation, bos
+        self._code = code_of(pooling)  # now, as the file may be edited before the first text is read
+        self._used: dict[str, None] = {}
+        self._store: FeatureCache | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the open cache behind: a copy, or another process, opens its own."""
+        return {**self.__dict__, "_store": None}
+
+    @property
+    def store(self) -> FeatureCache:
+        """Where they are kept; final punctuation needs no place in its name, as the text itself differs."""
+        if self._store is None:
+            own = None if self._code else uuid.uuid4().hex
+            identity = {
+                "reading": _READING,
+                "decoder": self.backbone.files.sha256,
+                "computed_in": str(self.backbone.dtype),
+                "window": self.backbone.window,
+                "states": f"output of blocks 1 to {self.backbone.num_layers}",
+                "pooling": self._code or f"{self.pooling!r}, process {own}",
+                "begin, not pooled": list(self._begin),
+            }
+            shape = (self.backbone.num_layers, self.backbone.width)
+            self._store = FeatureCache(identity, shape, self.backbone.dtype)
+            if own is not None:
+                log.warning(
+                    "features are not shared with other runs, as the code of `pooling` %r cannot be told; make it a "
+                    "function (`def`) of a module of its own to share them",
+                    self.pooling,
+                )
+                weakref.finalize(self._store, _discard, self._store.folder, os.getpid())
+        return self._store
+
+    def precompute(self, texts: Sequence[str], report: Callable[[int, int], None]) -> None:
+        """Compute what is not on disk yet, telling `report` how many of how many are done."""
+        texts = self._noted(texts)
+        self.store.add(texts, self._compute, progress=report)
+
+    def get(self, texts: Sequence[str]) -> Tensor:
+        """Return the features of texts, (B, L, D), as they are kept."""
+        texts = self._noted(texts)
+        if self.store.missing(texts):
+            self.store.add(texts, self._compute)
+        return self.store.get(texts)
+
+    def cost(self, texts: Sequence[str] | None = None) -> Cost:
+        """Return what reading texts took, whether this process read them or found them on disk.
+
+        Args:
+            texts: Texts that were added; None is all that were added or fetched so far.
+
+        Returns:
+            Seconds of reading, those that others spent included, so that a run that finds its features is charged
+            what they cost. It depends on the texts alone: a run that was killed and resumed is charged the same.
+
+        Raises:
+            KeyError: If a text was never added.
+        """
+        used = list(self._used) if texts is None else [punctuated(text, self.final_punctuation) for text in texts]
+        return self.store.cost(used) if used else Cost(0.0, 0.0, 0, 0)
+
+    def _noted(self, texts: Sequence[str]) -> list[str]:
+        """Return texts as they are read, and note that they were used."""
+        read = [punctuated(text, self.final_punctuation) for text in texts]
+        self._used.update(dict.fromkeys(read))
+        return read
+
+    @property
+    def _begin(self) -> tuple[int, ...]:
+        """Ids that stand before each text."""
+        return self.backbone.tokenization.begin or (self.backbone.tokenization.bos if self.bos else ())
+
+    @property
+    def beginning(self) -> str:
+        """What stands before each text, in words: its tokens, or "none"."""
+        return self.backbone.tokenization.words(self._begin)
+
+    def _compute(self, texts: Sequence[str]) -> Tensor:
+        blocks = range(1, self.backbone.num_layers + 1)
+        prefix = self._begin
+
+        def pool(states: Tensor, batch: PackedBatch) -> Tensor:
+            without, left = batch.without_first(len(prefix))
+            return self.pooling(states[left], without)
+
+        with torch.no_grad():
+            return self.backbone.pool(texts, pool, blocks, prefix=prefix)
+
+
+def _discard(folder: Path, process: int) -> None:
+    """Delete a folder when what it belongs to goes, but not from a forked child."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)

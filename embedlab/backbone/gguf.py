@@ -1,0 +1,112 @@
+"""A decoder that comes as a GGUF file, dequantised once, in float32, into a folder of safetensors in the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from filelock import FileLock
+
+from embedlab.errors import UserError
+from embedlab.resources import cache_root, file_sha256, sha256
+
+__all__ = ["convert_gguf"]
+
+_CONVERTER: Final = 1  # raise when the converted folder would come out differently
+_MANIFEST: Final = "embedlab.json"
+log = logging.getLogger(__name__)
+
+
+def convert_gguf(file: Path, convert: Callable[[Path, Path], None] | None = None) -> Path:
+    """Return a folder of safetensors with a GGUF file's decoder, made once.
+
+    Several processes may ask at once: one converts, the others wait. A folder that is half-written or was
+    altered is made again.
+
+    Args:
+        file: The GGUF file.
+        convert: From the file to a new folder; for tests.
+
+    Raises:
+        UserError: If the file is no decoder that transformers can convert.
+    """
+    source = file_sha256(file)
+    folder = cache_root() / "decoders" / f"{file.stem.lower()}-{source[:12]}-v{_CONVERTER}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if folder.exists():
+            if _is_intact(folder):
+                return folder
+            log.warning("%s is damaged; converting %s again", folder, file.name)
+            shutil.rmtree(folder)
+        for remains in folder.parent.glob(f"{folder.name}.unfinished-*"):
+            shutil.rmtree(remains)
+        log.info("converting %s to safetensors, once (about half a minute)", file.name)
+        unfinished = folder.with_name(f"{folder.name}.unfinished-{uuid.uuid4().hex[:8]}")
+        unfinished.mkdir()
+        (convert or _convert)(file, unfinished)
+        files = {own.name: [own.stat().st_size, sha256(own)] for own in sorted(unfinished.iterdir())}
+        manifest = {"source": file.name, "source_sha256": source, "converter": _CONVERTER, "files": files}
+        (unfinished / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        unfinished.rename(folder)
+    return folder
+
+
+def _is_intact(folder: Path) -> bool:
+    """Tell whether every file of a converted folder is as it was written."""
+    try:
+        files = json.loads((folder / _MANIFEST).read_text())["files"]
+        return all(
+            (folder / name).stat().st_size == size and file_sha256(folder / name) == digest
+            for name, (size, digest) in files.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _convert(file: Path, folder: Path) -> None:
+    """Dequantise a GGUF file into a folder that transformers loads, weights in float32."""
+    import torch
+    from tokenizers import pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    where: dict[str, Any] = {"gguf_file": file.name}
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # the dequantiser's bar knows no switch once it is imported
+            decoder = AutoModelForCausalLM.from_pretrained(
+                file.parent, **where, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+            )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        raise UserError(
+            f"`backbone.name` must be a GGUF decoder that transformers can convert, but {file} is not: {error}; "
+            "name the hub id of the original instead."
+        ) from error
+    if (split := _pre_tokenizer(file)) == "smollm":
+        # transformers does not know this name and silently splits digits as GPT-2 does, which they are not.
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    elif split not in ("gpt-2", "default", None):
+        raise UserError(
+            f"`backbone.name` must be a GGUF file whose tokenizer was checked (gpt-2, smollm), but {file} has {split!r}; name "
+            "the hub id of the original instead."
+        )
+    decoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _pre_tokenizer(file: Path) -> str | None:
+    """Return the name of a GGUF file's way to split text before merging."""
+    from gguf import GGUFReader
+
+    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
+    return None if field is None else str(field.contents())

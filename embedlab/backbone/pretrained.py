@@ -1,0 +1,222 @@
+"""A decoder's files, found by name: built in, in a folder, in a GGUF file, or on the hub; its weights loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from copy import deepcopy
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, cast, final
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+
+from embedlab import resources
+from embedlab.backbone.gguf import convert_gguf
+from embedlab.errors import UserError
+
+__all__ = ["Pretrained", "best_dtype", "decoder_sha256", "find_decoder"]
+
+# Weights only as safetensors: no pickle is ever loaded.
+PATTERNS: Final = ("*.json", "*.safetensors", "*.model", "*.txt")
+# Beside the weights, what decides how a decoder reads a text.
+DECIDES: Final = ("config.json", "*token*.json", "vocab*", "merges.txt", "*.model")
+
+
+@final
+class Pretrained:
+    """The files of a decoder; looked for when first needed.
+
+    Args:
+        name: `smollm2-135m` (the embedded default), a hub id, a folder, or a `.gguf` file.
+        revision: Commit of a hub id.
+    """
+
+    def __init__(self, name: str, revision: str | None) -> None:
+        self.name, self.revision = name, revision
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder with the files; fetched or converted on first use.
+
+        Raises:
+            UserError: If the name is no folder, file or reachable hub id.
+        """
+        return find_decoder(self.name, self.revision)
+
+    @cached_property
+    def config(self) -> PreTrainedConfig:
+        """The configuration.
+
+        Raises:
+            UserError: If there is none that transformers knows.
+        """
+        folder = self.folder
+        try:
+            config = AutoConfig.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"`backbone.name` must lead to a decoder that transformers knows, but {self.name!r} does not: {error}"
+            ) from error
+        return cast(PreTrainedConfig, config.get_text_config(decoder=True))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of weights, configuration and tokenizer."""
+        return decoder_sha256(self.folder)
+
+    def window(self, max_length: int | None) -> int:
+        """Return the longest text in tokens.
+
+        Args:
+            max_length: What is asked for; None is all that the decoder can read.
+
+        Raises:
+            UserError: If more is asked for than that.
+        """
+        own = longest_text(self.config)
+        if max_length is None:
+            return int(own or 2048)
+        if own is not None and max_length > own:
+            raise UserError(
+                f"`backbone.max_length` must be at most {own}, the window of {self.name}, got {max_length}."
+            )
+        return max_length
+
+    def tokenizer(self) -> Any:
+        """Load the tokenizer that lies beside the weights.
+
+        Raises:
+            UserError: If there is none that transformers can load.
+        """
+        try:
+            return AutoTokenizer.from_pretrained(self.folder)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(
+                f"`backbone.name` must lead to a decoder with its tokenizer, but {self.name!r} has none that transformers can "
+                f"load ({reason}); put the tokenizer's files beside the weights."
+            ) from error
+
+    def empty(self) -> Any:
+        """Build the modules without weights, in no time.
+
+        Raises:
+            UserError: If transformers has no class for it.
+        """
+        kind: Any = AutoModel
+        try:
+            with torch.device("meta"):
+                return kind.from_config(self.config)
+        except ValueError as error:
+            reason = str(error).partition("\n")[0]  # the lines below list all classes there are
+            raise UserError(f"`backbone.name` must lead to a decoder, but {self.name!r} does not: {reason}") from error
+
+    def load(self, dtype: torch.dtype, head: bool) -> Any:
+        """Load the weights on the processor, with transformers' own attention, frozen, in evaluation mode.
+
+        Args:
+            dtype: What it computes in.
+            head: Whether with its language-model head.
+
+        Raises:
+            UserError: If the weights are not all there as safetensors, or transformers has no such class.
+        """
+        kind: Any = AutoModelForCausalLM if head else AutoModel
+        arguments: dict[str, Any] = {"config": deepcopy(self.config), "dtype": dtype, "use_safetensors": True}
+        try:
+            decoder, report = kind.from_pretrained(self.folder, output_loading_info=True, **arguments)
+        except OSError as error:
+            raise UserError(f"`backbone.name` must lead to safetensors weights, got {self.name!r}: {error}") from error
+        except ValueError as error:  # it has no class with a head, for one
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"`backbone.name` must lead to a decoder, but {self.name!r} does not: {reason}") from error
+        # A pooler stands after the final state, which is what is read.
+        if missing := [key for key in report["missing_keys"] if not key.startswith("pooler.")]:
+            first = min(missing)
+            raise UserError(
+                f"`backbone.name` must lead to complete weights, but {self.name!r} lacks {first!r}"
+                + ("; a cross-encoder needs a language-model head." if "lm_head" in first else ".")
+            )
+        return decoder.requires_grad_(False)
+
+
+def find_decoder(name: str, revision: str | None) -> Path:
+    """Return the folder with a decoder's files, fetching or converting them where needed.
+
+    Args:
+        name: `smollm2-135m`, a folder, a `.gguf` file, or a hub id.
+        revision: Commit of a hub id.
+
+    Raises:
+        UserError: If nothing of that name is there or can be fetched.
+    """
+    if name == resources.DECODER:
+        return convert_gguf(resources.decoder_file())
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return convert_gguf(path)
+    if path.is_dir():
+        return path
+    if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(
+            f"`backbone.name` must be {resources.DECODER!r}, a folder, a .gguf file or a hub id, but {name!r} is not there."
+        )
+    return _fetch(name, revision)
+
+
+def decoder_sha256(folder: Path) -> str:
+    """Return the hash of a decoder's weights, configuration and tokenizer.
+
+    Args:
+        folder: A folder of safetensors.
+
+    Raises:
+        UserError: If it holds no safetensors file.
+    """
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise UserError(f"`backbone.name` must lead to safetensors weights, but {folder} holds none.")
+    beside = sorted({path for pattern in DECIDES for path in folder.glob(pattern)})
+    digests = [[own.name, resources.file_sha256(own)] for own in [*weights, *beside]]
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    """Fetch a decoder from the hub, or find it in the hub's cache."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
+    except Exception as error:  # the hub's client raises a dozen unrelated kinds when it cannot reach its host
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        raise UserError(
+            f"`backbone.name` must be {resources.DECODER!r}, a folder, a .gguf file or a reachable hub id, but {name!r} at "
+            f"revision {revision or 'main'} could not be fetched{offline}; check the name and the network, or name a "
+            f"folder ({type(error).__name__})."
+        ) from error
+
+
+def best_dtype() -> torch.dtype:
+    """Return bfloat16 where the machine multiplies it in hardware, float32 elsewhere."""
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
+def longest_text(config: PreTrainedConfig) -> int | None:
+    """Return the most tokens of a text that a decoder reads right, whatever is read with it; None if it is not told.
+
+    That is the number of its positions; of sparse attention, no more tokens than it keeps, as beyond them states were
+    found to differ with what is read beside or after them; and of LongRoPE, the positions of the original model, as
+    one longer text changes how all texts of a pass are turned.
+    """
+    own = [getattr(config, name, None) for name in ("max_position_embeddings", "index_topk", "keep_window_size")]
+    turned = getattr(config, "rope_parameters", None) or {}
+    if turned.get("rope_type") == "longrope":
+        name = "original_max_position_embeddings"
+        own.append(turned.get(name) or getattr(config, name, None))
+    return min((int(limit) for limit in own if limit), default=None)

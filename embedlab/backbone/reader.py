@@ -1,0 +1,137 @@
+"""Texts through a decoder: packed without padding, padded, or one at a time.
+
+All three ways give the same states and log-probabilities, those of transformers' own class on one text. Which of
+them a decoder allows is found out by `embedlab.backbone.probe`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from embedlab.backbone.attention import PACKED
+from embedlab.backbone.hooks import FINAL, Layer, Stop, watch_states
+from embedlab.packing import PackedBatch
+
+__all__ = ["Reader", "Way"]
+
+Way = Literal["packed", "padded", "one text at a time"]
+
+
+@final
+class Reader:
+    """Runs a decoder over texts.
+
+    Args:
+        decoder: A model of transformers, with or without its language-model head.
+        num_layers: L, the number of its blocks.
+        padding_side: Side of the padding, where texts are padded.
+    """
+
+    def __init__(self, decoder: Any, num_layers: int, padding_side: Literal["right", "left"] = "right") -> None:
+        self.decoder, self.padding_side = decoder, padding_side
+        self.way: Way = "one text at a time"
+        self.dtype: torch.dtype = decoder.dtype  # of all weights, before some are tuned in float32
+        self._stock: str = decoder.config._attn_implementation  # what transformers chose; it has no public name
+        lists = [(n, m) for n, m in decoder.named_modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
+        if not lists:
+            raise NotImplementedError(f"its class has no list of {num_layers} blocks")
+        name, self.blocks = lists[0]
+        # The module around the blocks; what it gives out is what the head is put on.
+        self.stack: nn.Module = decoder.get_submodule(name.rpartition(".")[0])
+        self._output: Any = None  # the class of what the stack gives out
+
+    def use(self, way: Way) -> None:
+        """Read this way from now on."""
+        self.decoder.set_attn_implementation(PACKED if way == "packed" else self._stock)
+        self.way = way
+
+    def run(self, batch: PackedBatch, layers: Sequence[Layer], see: Callable[[Layer, Tensor], None]) -> None:
+        """Run the decoder and hand out states as they come; blocks above the last one wanted are not run.
+
+        Args:
+            batch: The texts.
+            layers: States to hand out.
+            see: Called with a layer and its states, (T, D).
+        """
+        if self.way == "packed":
+            inputs = {"input_ids": batch.ids[None], "position_ids": batch.positions[None], "packed": batch}
+            self.forward(self.decoder.base_model, inputs, layers, lambda layer, states: see(layer, states[0]))
+        elif self.way == "padded":
+            inputs, rows, columns = self._pad(batch)
+            self.forward(self.decoder.base_model, inputs, layers, lambda layer, s: see(layer, s[rows, columns]))
+        else:
+            found: dict[Layer, list[Tensor]] = {layer: [] for layer in layers}
+            for own in torch.split(batch.ids, list(batch.lengths)):
+                inputs = {"input_ids": own[None]}
+                self.forward(self.decoder.base_model, inputs, layers, lambda layer, s: found[layer].append(s[0]))
+            for layer, states in found.items():
+                see(layer, torch.cat(states))
+
+    def forward(
+        self, model: nn.Module, inputs: dict[str, Any], layers: Sequence[Layer], see: Callable[[Layer, Tensor], None]
+    ) -> Any:
+        """Call the decoder, or the part of it below the head, once; return what it gives, None where it was stopped."""
+
+        def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+            self._output = type(output)
+            see(FINAL, output.last_hidden_state)
+
+        if "use_cache" in inspect.signature(model.forward).parameters:
+            inputs = {**inputs, "use_cache": False}
+        handle = self.stack.register_forward_hook(keep) if FINAL in layers else None
+        try:
+            with watch_states(self.blocks, layers, see):
+                with self._precision():
+                    return model(**inputs)
+        except Stop:
+            return None
+        finally:
+            if handle is not None:
+                handle.remove()
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Turn final states (N, D) into logits (N, V) by the class's own forward, scaling and capping included.
+
+        The forward runs without the blocks below: their place is taken by the states, whatever texts these are of.
+        """
+        with _giving(self.stack, self._output(last_hidden_state=states[None])):
+            ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+            logits: Tensor = self.decoder(input_ids=ids, use_cache=False).logits
+        return logits[0]
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """Compute in `dtype` although what trains is kept in float32."""
+        parameters = list(self.decoder.parameters())
+        if self.dtype == torch.float32 or not any(p.requires_grad for p in parameters):
+            return nullcontext()
+        return torch.autocast(parameters[0].device.type, self.dtype)
+
+    def _pad(self, batch: PackedBatch) -> tuple[dict[str, Any], Tensor, Tensor]:
+        """Lay texts out as padded rows: the model's inputs, and row and column of each token, (T,)."""
+        longest = max(batch.lengths)
+        rows, columns = batch.text_of, batch.positions
+        if self.padding_side == "left":
+            columns = columns + (longest - torch.tensor(batch.lengths, device=rows.device))[rows]
+        ids = batch.ids.new_zeros(len(batch), longest)
+        mask, positions = torch.zeros_like(ids), torch.zeros_like(ids)
+        ids[rows, columns], mask[rows, columns], positions[rows, columns] = batch.ids, 1, batch.positions
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        if "position_ids" in inspect.signature(self.decoder.base_model.forward).parameters:
+            inputs["position_ids"] = positions
+        return inputs, rows, columns
+
+
+@contextmanager
+def _giving(module: nn.Module, output: Any) -> Iterator[None]:
+    """Let a module give one output, whatever it is called with."""
+    module.forward = lambda *_, **__: output
+    try:
+        yield
+    finally:
+        del module.forward

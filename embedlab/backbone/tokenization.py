@@ -1,0 +1,118 @@
+"""Token ids of texts: what stands before each, where they are cut, and their names in words."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor
+
+from embedlab.errors import UserError
+
+__all__ = ["BeginOfText", "Tokenization"]
+
+BeginOfText = Literal["auto", "always", "never"]
+
+
+@final
+class Tokenization:
+    """A decoder's tokenizer, its window, and the token that stands before each text.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        vocabulary_size: V, the rows of the decoder's embedding.
+        window: Longest text in tokens, whatever stands around it included.
+        begin_of_text: As an argument of `Backbone`.
+    """
+
+    def __init__(self, tokenizer: Any, vocabulary_size: int, window: int, begin_of_text: BeginOfText) -> None:
+        self.tokenizer, self.window, self.begin_of_text = tokenizer, window, begin_of_text
+        self._size = max(len(tokenizer), vocabulary_size)
+        self._cut: set[int] = set()
+
+    @property
+    def texts_cut(self) -> int:
+        """Distinct texts that were longer than the window."""
+        return len(self._cut)
+
+    @cached_property
+    def content(self) -> Tensor:
+        """For every id, whether its text holds a letter or a digit, (V,)."""
+        texts = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
+        special = set(self.tokenizer.all_special_ids)
+        marks = [i not in special and any(c.isalnum() for c in text) for i, text in enumerate(texts)]
+        return torch.tensor(marks + [False] * (self._size - len(marks)))
+
+    def ids(self, texts: Sequence[str], prefix: Sequence[int] = (), suffix: Sequence[int] = ()) -> list[list[int]]:
+        """Tokenize texts; put ids around each after cutting, so that they are never cut and never merge.
+
+        Args:
+            texts: B texts.
+            prefix: Ids put before each text.
+            suffix: Ids put after each text.
+
+        Returns:
+            B lists of ids, none longer than the window.
+
+        Raises:
+            ValueError: If a text has no token.
+        """
+        if not texts:
+            return []
+        room = self.window - len(prefix) - len(suffix)
+        if room < 1:
+            raise UserError(
+                f"`backbone.max_length` must hold more than what stands around a text, got {self.window}; raise it."
+            )
+        # Special strings inside a text are a text like any other, never control tokens.
+        encoded = self.tokenizer(
+            list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False
+        )["input_ids"]
+        cut = sum(len(ids) > room for ids in encoded)
+        if cut:
+            self._cut.update(hash(text) for text, ids in zip(texts, encoded, strict=True) if len(ids) > room)
+            warnings.warn(
+                f"{cut} of {len(texts)} texts are longer than {self.window} tokens and were cut at the end "
+                f"({self.texts_cut} so far); raise `backbone.max_length` if the decoder allows.",
+                stacklevel=2,
+            )
+        ids = [[*prefix, *own[:room], *suffix] for own in encoded]
+        if not all(encoded):
+            raise ValueError(
+                f"`texts` must not be empty, but text {[bool(e) for e in encoded].index(False)} has no token."
+            )
+        return ids
+
+    @cached_property
+    def bos(self) -> tuple[int, ...]:
+        """The id that a method may ask for before a text: begin-of-text, or else end-of-text; () where none may be."""
+        own = self.tokenizer.bos_token_id
+        own = self.tokenizer.eos_token_id if own is None else own
+        return () if own is None or self.begin_of_text == "never" else (int(own),)
+
+    @cached_property
+    def begin(self) -> tuple[int, ...]:
+        """Ids that stand before every text: what was asked for, or what the tokenizer itself puts there.
+
+        Some tokenizers also append an end-of-text token; that is left out, as it would be what is read last.
+        """
+        if self.begin_of_text != "auto":
+            return self.bos
+        whole, bare = (self.tokenizer("a", add_special_tokens=own)["input_ids"] for own in (True, False))
+        return next((tuple(whole[:n]) for n in range(len(whole)) if whole[n : n + len(bare)] == bare), ())
+
+    @property
+    def beginning(self) -> str:
+        """What stands before every text, in words: its tokens, or "none"."""
+        return self.words(self.begin)
+
+    def begun(self, ids: Sequence[int]) -> Sequence[int]:
+        """Put `begin` before ids that do not begin with it."""
+        return ids if tuple(ids[: len(self.begin)]) == self.begin else (*self.begin, *ids)
+
+    def words(self, ids: Sequence[int]) -> str:
+        """Name ids by their tokens; no id is "none"."""
+        return "".join(self.tokenizer.convert_ids_to_tokens(list(ids))) or "none"

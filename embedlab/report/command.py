@@ -1,0 +1,270 @@
+"""`embedlab report`: tables out of run folders, whether or not all runs are finished.
+
+Every number comes from `result.json` and the predictions beside it. What failed or is still missing is
+listed, never averaged away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+
+from embedlab import runs
+from embedlab.arguments import Parser
+from embedlab.errors import UserError
+from embedlab.report import render, statistics
+from embedlab.report.render import Report, Row, Table
+from embedlab.report.rows import Group, Run, group_runs
+from embedlab.yaml_files import hint
+
+__all__ = ["collect", "main", "summarise"]
+
+RESAMPLES: Final = 2000
+
+
+def main(arguments: list[str]) -> int:
+    """Run `embedlab report`.
+
+    Args:
+        arguments: What was typed after `report`.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        UserError: If there is nothing to report on.
+    """
+    parser = Parser(
+        "embedlab report",
+        "Show tables of the runs in a folder, finished or not.",
+        "example: embedlab report runs/demo",
+    )
+    parser.add_argument("runs", metavar="RUNS", type=Path, help="folder with runs, at any depth")
+    parser.add_argument("--markdown", metavar="FILE", type=Path, help="also write the tables as Markdown")
+    parser.add_argument("--set", metavar="NAME", help="show this set only, such as stsb or validation")
+    parser.add_argument(
+        "--resamples",
+        metavar="N",
+        type=int,
+        default=RESAMPLES,
+        help="of the bootstrap (default: %(default)s; 0: none)",
+    )
+    options = parser.read(arguments)
+    if options.resamples < 0:
+        raise UserError(f"`--resamples` must be at least 0, got {options.resamples}.")
+    report = summarise(collect(options.runs), options.set, options.resamples)
+    render.show(report, console())
+    if options.markdown is not None:
+        write_markdown(report, options.markdown)
+    return 0
+
+
+def console() -> Console:
+    """Return where tables are printed; wide enough not to break lines where nobody looks on."""
+    screen = Console(highlight=False)
+    return screen if screen.is_terminal else Console(highlight=False, width=max(screen.width, 180))
+
+
+def write_markdown(report: Report, path: Path) -> None:
+    """Write a report as Markdown.
+
+    Raises:
+        UserError: If its folder does not exist.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"`--markdown` must name a file in an existing folder, got {path}; make {path.parent} first.")
+    path.write_text(render.markdown(report), encoding="utf-8")
+
+
+def collect(folder: Path) -> list[Run]:
+    """Read every run in a folder.
+
+    Raises:
+        UserError: If there is no such folder, or no run in it.
+    """
+    if not folder.is_dir():
+        siblings = [own.name for own in folder.parent.iterdir() if own.is_dir()] if folder.parent.is_dir() else []
+        raise UserError(f"`RUNS` must be a folder, but {folder} is none{hint(folder.name, siblings)}.")
+    found = [_read(own) for own in runs.find_runs(folder)]
+    if not found:
+        raise UserError(f"`RUNS` must hold runs, but there are none in {folder}; `embedlab compare` makes them.")
+    return found
+
+
+def _read(folder: Path) -> Run:
+    study, label, seed = runs.identify(folder)
+    try:
+        result = runs.read_result(folder)
+        status = runs.read_status(folder)
+    except UserError as error:
+        return Run(folder, study, label, seed, "failed", str(error), None)
+    if result is not None:
+        study, label = result.get("study") or study, result.get("label") or label
+        return Run(folder, study, label, result.get("seed", seed), "done", None, result)
+    assert status is not None, "a run folder holds one of the two"
+    state, reason = status.state, status.error
+    if state == "running" and not runs.is_alive(status):
+        state, reason = "failed", "the process died"
+    if state == "done":
+        state, reason = "failed", f"{runs.RESULT} is missing"
+    return Run(folder, study, label, seed, state, reason, None)
+
+
+def summarise(found: Sequence[Run], only: str | None = None, resamples: int = RESAMPLES) -> Report:
+    """Sum runs up, one table per test set and one row per strategy and its settings.
+
+    Args:
+        found: The runs.
+        only: Name of the one set to show; None shows all test sets.
+        resamples: Of the bootstrap; 0 leaves intervals out.
+
+    Raises:
+        UserError: If no run has the set.
+    """
+    groups = group_runs(found)
+    studies = list(dict.fromkeys(run.study for run in found))
+    footnotes: dict[str, int] = {}
+    shown = []
+    for name in _sets(found, only):
+        there = [own for own in groups if any(name in result["metrics"] for _, result in own.results)]
+        schedules = {_schedule(result) for own in there for _, result in own.results} - {None}
+        rows = [_row(own, name, resamples, footnotes, with_schedule=len(schedules) > 1) for own in there]
+        rows.sort(key=lambda row: (row.spearman is None, -row.spearman[0] if row.spearman else 0.0, row.label))
+        pairs = sorted({row.pairs for row in rows if row.pairs})
+        shown.append(Table(name.removeprefix("test/"), pairs, rows, with_study=len(studies) > 1))
+    done = sum(run.state == "done" for run in found)
+    return Report(
+        title=studies[0] if len(studies) == 1 else f"{len(studies)} studies",
+        summary=f"{done} of {render.runs_of(len(found))} finished",
+        tables=shown,
+        unfinished=[_line(run) for run in found if run.state != "done"],
+        footnotes=list(footnotes),
+    )
+
+
+def _sets(found: Sequence[Run], only: str | None) -> list[str]:
+    """Return the keys of the sets to show."""
+    there = list(dict.fromkeys(key for run in found if run.result for key in run.result["metrics"]))
+    if only is not None:
+        for key in (f"test/{only}", only):
+            if key in there:
+                return [key]
+        names = [key.removeprefix("test/") for key in there]
+        raise UserError(f"`--set` must name a set that a finished run was scored on, got {only!r}{hint(only, names)}.")
+    return [key for key in there if key.startswith("test/")] or there
+
+
+def _row(group: Group, name: str, resamples: int, footnotes: dict[str, int], with_schedule: bool) -> Row:
+    """Sum up the seeds of one row on one set; at least one was scored on it."""
+    done = [(folder, result) for folder, result in group.results if name in result["metrics"]]
+    results = [result for _, result in done]
+    metrics = [result["metrics"][name] for result in results]
+    notes = [*group.notes, *(note for result in results for note in result.get("notes") or [])]
+    notes += [f"undefined: {metric['undefined']}" for metric in metrics if metric.get("undefined")]
+    notes += _costs(results)
+    if with_schedule:
+        notes += [note for result in results if (note := _schedule(result)) is not None]
+    interval = None
+    if resamples and not any(metric.get("spearman") is None for metric in metrics):
+        interval, problem = _interval([folder for folder, _ in done], name, resamples)
+        notes += [problem] if problem else []
+    return Row(
+        label=group.label,
+        study=group.study,
+        backbone=_joined((result.get("backbone") or {}).get("name") for result in results),
+        finished=len(done),
+        planned=group.planned,
+        pairs=metrics[0].get("pairs"),
+        spearman=_over_seeds([metric.get("spearman") for metric in metrics]),
+        interval=interval,
+        pearson=_over_seeds([metric.get("pearson") for metric in metrics]),
+        trainable=_mean((result.get("parameters") or {}).get("trainable") for result in results),
+        training=_mean(_training_seconds(result) for result in results),
+        scoring=_mean((result.get("seconds") or {}).get("score") for result in results),
+        tokens=_mean(result.get("train_tokens") for result in results),
+        notes=sorted({footnotes.setdefault(note, len(footnotes) + 1) for note in notes}),
+    )
+
+
+def _schedule(result: Mapping[str, Any]) -> str | None:
+    """Say how long and in what batches a run trained; None where nothing trained, or it was not kept."""
+    if not (own := result.get("schedule")):
+        return None
+    epochs, steps, every = own.get("epochs"), own.get("steps"), own.get("validate_every")
+    length = []
+    if epochs is not None and epochs >= 0:  # otherwise steps end the training
+        length.append("1 epoch" if epochs == 1 else f"{epochs} epochs")
+    if steps is not None:
+        length.append(f"at most {steps} steps")
+    look = "" if every is None else ", validated every epoch" if every == 1 else f", validated every {every} epochs"
+    return f"{', '.join(length)}{',' if len(length) > 1 else ''} of {own.get('batch_size')} rows a batch{look}"
+
+
+def _costs(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what makes times of different rows hard to compare."""
+    charged = [found for result in results if (found := (result.get("seconds") or {}).get("features_found"))]
+    notes = []
+    if charged:
+        cost = render.duration(sum(charged) / len(charged))
+        notes.append(f"features were found in the cache; the {cost} they once cost are charged")
+    return notes + [f"{number} processes" for result in results if (number := result.get("processes") or 1) > 1]
+
+
+def _over_seeds(values: Sequence[float | None]) -> tuple[float, float | None] | None:
+    """Return mean and standard deviation; None if the number is undefined for any seed."""
+    defined = [value for value in values if value is not None]
+    return statistics.mean_and_sd(defined) if len(defined) == len(values) else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _joined(values: Iterable[str | None]) -> str:
+    return ", ".join(dict.fromkeys(value for value in values if value))
+
+
+def _training_seconds(result: Mapping[str, Any]) -> float | None:
+    """Return all that was spent before scoring: features, earlier stages, training."""
+    seconds = result.get("seconds")
+    if not seconds:
+        return None
+    stages = (seconds.get("stages") or {}).values()
+    return float(sum(own or 0.0 for own in (seconds.get("features"), seconds.get("train"), *stages)))
+
+
+def _interval(folders: Sequence[Path], name: str, resamples: int) -> tuple[statistics.Interval | None, str | None]:
+    """Return the interval over pairs of the correlation averaged over seeds, or why there is none."""
+    import pyarrow.parquet as pq  # 0.2 s that only this needs
+
+    scores, labels, ids = [], [], []
+    for folder in folders:
+        path = runs.predictions_file(folder, name)
+        if not path.is_file():
+            return None, f"no interval: {path.name} is missing for {folder.name}"
+        columns = pq.read_table(path, columns=["id", "score", "label"])
+        order = np.argsort(columns["id"].to_numpy(), kind="stable")
+        ids.append(columns["id"].to_numpy()[order])
+        scores.append(columns["score"].to_numpy()[order])
+        labels.append(columns["label"].to_numpy()[order])
+    if any(not np.array_equal(own, ids[0]) for own in ids) or any(not np.array_equal(own, labels[0]) for own in labels):
+        return None, "no interval: the seeds were scored on different pairs"
+    if not all(np.isfinite(own).all() for own in (*scores, *labels)):
+        return None, "no interval: some scores are not finite"
+    interval = statistics.spearman_interval(np.stack(scores), labels[0], resamples)
+    return interval, None if interval is not None else "no interval: undefined on most resamples"
+
+
+def _line(run: Run) -> str:
+    """Say of a run without a result how it stands."""
+    if run.state == "failed":
+        return f"failed: {run.name}: {run.error or 'no reason given'} (see {run.folder / runs.LOG})"
+    progress = runs.read_progress(run.folder) if run.state == "running" else None
+    if progress is None:
+        return f"{run.state}: {run.name}"
+    return f"{run.state}: {run.name}: {render.progress(progress)}"

@@ -1,0 +1,220 @@
+"""On-disk layout of a run.
+
+<runs>/<study>/<label>/seed-<n>/
+  config.yaml      complete and resolved
+  status.json      where the run stands
+  progress.json    how far the running phase is
+  metrics.csv      training and validation curves
+  checkpoints/     best.ckpt, last.ckpt
+  predictions/     one parquet file per scored set
+  result.json      written last: it exists only for a finished run
+  log.txt          everything the process printed
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from embedlab.errors import UserError
+
+__all__ = [
+    "Progress",
+    "find_runs",
+    "identify",
+    "predictions_file",
+    "read_json",
+    "read_progress",
+    "read_result",
+    "run_folder",
+    "set_aside",
+    "was_begun",
+    "write_json_atomic",
+    "write_progress",
+    "write_result",
+]
+
+CONFIG: Final = "config.yaml"
+STATUS: Final = "status.json"
+PROGRESS: Final = "progress.json"
+METRICS: Final = "metrics.csv"
+RESULT: Final = "result.json"
+LOG: Final = "log.txt"
+IDENTITY: Final = ".identity"  # which run has this folder
+CHECKPOINTS: Final = "checkpoints"
+BEST: Final = "checkpoints/best.ckpt"
+LAST: Final = "checkpoints/last.ckpt"
+PREDICTIONS: Final = "predictions"
+SUPERSEDED: Final = ".superseded-"
+SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the running phase is.
+
+    Args:
+        phase: Such as "training".
+        done: Steps done.
+        total: Steps there are; None when unknown.
+        seconds_left: Of this phase; None when unknown.
+    """
+
+    phase: str
+    done: int = 0
+    total: int | None = None
+    seconds_left: float | None = None
+
+
+def run_folder(root: Path, study: str, label: str, seed: int) -> Path:
+    """Return the folder of one run."""
+    return root / study / label / f"seed-{seed}"
+
+
+def identify(folder: Path) -> tuple[str, str, int | None]:
+    """Read study, label and seed off the path of a run folder.
+
+    >>> identify(Path("runs/demo/freeze/seed-3"))
+    ('demo', 'freeze', 3)
+    """
+    folder = folder.absolute()
+    number = re.fullmatch(r"seed-(\d+)(\.superseded-.*)?", folder.name)
+    return folder.parent.parent.name, folder.parent.name, int(number[1]) if number else None
+
+
+def predictions_file(folder: Path, name: str) -> Path:
+    """Return where the predictions of a set are kept.
+
+    >>> predictions_file(Path("run"), "test/stsb").as_posix()
+    'run/predictions/test-stsb.parquet'
+    """
+    return folder / PREDICTIONS / f"{name.replace('/', '-')}.parquet"
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Find the run folders in a folder, at any depth or the folder itself.
+
+    Args:
+        folder: Where to look.
+
+    Returns:
+        Folders that hold a status or a result, sorted with seed-2 before seed-10. What was superseded is left
+        out, unless it is the folder itself.
+    """
+    found = []
+    for here, folders, files in os.walk(folder):
+        if STATUS in files or RESULT in files:
+            found.append(Path(here))
+            folders.clear()
+        folders[:] = [name for name in folders if SUPERSEDED not in name and not name.startswith(".")]
+    return sorted(found, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """Return a sort key that reads numbers as numbers."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+
+
+def set_aside(folder: Path, request: str | None) -> Path:
+    """Move a run out of the way of a new one; nothing is deleted.
+
+    Args:
+        folder: The run folder.
+        request: Hash of what that run was asked for.
+
+    Returns:
+        Where it lies now.
+    """
+    target = folder.with_name(f"{folder.name}{SUPERSEDED}{(request or 'unknown')[:8]}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f"{folder.name}{SUPERSEDED}{(request or 'unknown')[:8]}-{number}")
+    folder.rename(target)
+    return target
+
+
+def write_json_atomic(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part.
+
+    Args:
+        path: The file; its folder is made.
+        content: What it shall hold. Numbers that are not finite, which JSON lacks, become null.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(own) for own in value]
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None when there is no such file.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} must be JSON, but it is damaged ({error}); delete it to run that again.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a JSON object, got {type(content).__name__}; delete it to run that again.")
+    return content
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Read the result of a finished run; None when it is not finished.
+
+    Raises:
+        UserError: If the file is damaged or was written by a later version.
+    """
+    content = read_json(folder / RESULT)
+    if content is not None and content.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(
+            f"{folder / RESULT} must have schema_version {SCHEMA_VERSION}, got "
+            f"{content.get('schema_version')!r}; read it with the version of embedlab that wrote it."
+        )
+    return content
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write the result; the last thing a run does."""
+    write_json_atomic(folder / RESULT, {"schema_version": SCHEMA_VERSION, **result})
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """Read how far a run is; None when it has not said so."""
+    try:
+        content = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        return Progress(content["phase"], content.get("done") or 0, content.get("total"), content.get("seconds_left"))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None  # only for show: nothing depends on it
+
+
+def write_progress(folder: Path, progress: Progress) -> None:
+    """Write how far a run is; call it at most once a second."""
+    write_json_atomic(folder / PROGRESS, asdict(progress))
+
+
+def was_begun(folder: Path) -> bool:
+    """Tell whether a run has ever taken this folder, be it queued again since."""
+    return (folder / IDENTITY).exists()

@@ -1,0 +1,154 @@
+"""Run the jobs of a study as subprocesses: started, watched, stopped.
+
+A process is judged by the result it leaves in its run folder, whatever happens here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from rich.console import Console
+
+from embedlab import runs
+from embedlab.errors import UserError
+from embedlab.study.jobs import Job, Outcome, Process
+from embedlab.study.screen import Screen
+
+__all__ = ["interruptible", "run_all"]
+
+POLL: Final = 0.1  # seconds between looks at the processes
+HEARTBEAT: Final = 15.0  # seconds between plain lines about a run
+PATIENCE: Final = ((signal.SIGINT, 20.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+
+
+def run_all(jobs: Sequence[Job], at_once: int, console: Console, heartbeat: float = HEARTBEAT) -> list[Outcome]:
+    """Run jobs until all have ended, one way or the other.
+
+    Args:
+        jobs: What to run, in this order.
+        at_once: How many at a time.
+        console: Where to show how it goes.
+        heartbeat: Seconds between lines about a run, where there is no terminal.
+
+    Returns:
+        How each ended, in the order they ended.
+
+    Raises:
+        KeyboardInterrupt: If interrupted; by then the processes are stopped.
+    """
+    waiting, running, ended = deque(jobs), list[Process](), list[Outcome]()
+    screen = Screen(console, len(jobs), at_once, heartbeat)
+    try:
+        with screen.live():
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    running.append(_start(waiting.popleft(), at_once))
+                    screen.say(f"start   {running[-1].job.name}")
+                time.sleep(POLL)
+                for process in [own for own in running if not own.is_alive()]:
+                    running.remove(process)
+                    ended.append(_judge(process))
+                    screen.end(ended[-1], len(ended))
+                screen.update(running, waiting, ended)
+    except BaseException:  # whatever happened, no process is left behind
+        screen.say(f"stopping {len(running)} running ...")
+        _stop(running)
+        raise
+    return ended
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let a request to end, or a closed terminal, interrupt like Ctrl-C does."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _start(job: Job, at_once: int) -> Process:
+    """Start a job, or take over the process of the same request that is still at it."""
+    status = runs.read_status(job.folder)
+    if status is not None and status.request == job.request and runs.is_alive(status):
+        return Process(job, None)
+    (job.folder / runs.PROGRESS).unlink(missing_ok=True)
+    queued = runs.mark(job.folder, "queued", request=job.request)
+    environment = {"PYTHONUNBUFFERED": "1", **os.environ}
+    if at_once > 1:  # runs side by side share the cores; each would otherwise take them all
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
+    with open(job.folder / runs.LOG, "ab") as log:
+        own = subprocess.Popen(
+            job.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches it through us only, once
+        )
+    # Should we be killed before the run says `running` itself, the next study finds it by this.
+    if runs.read_status(job.folder) == queued:
+        runs.mark(job.folder, "queued", pid=own.pid)
+    return Process(job, own)
+
+
+def _judge(process: Process) -> Outcome:
+    """Say how a process ended, and leave a status that says so too."""
+    job = process.job
+    try:
+        result = runs.read_result(job.folder)
+        status = runs.read_status(job.folder)
+    except UserError as damaged:
+        return Outcome(job, str(damaged), process.seconds)
+    if result is not None and result.get("request") == job.request:
+        if status is None or status.state != "done":
+            runs.mark(job.folder, "done")
+        return Outcome(job, None, process.seconds)
+    error = status.error if status is not None and status.state == "failed" else None
+    if error is None:
+        error = _reason(process)
+        runs.mark(job.folder, "failed", error)
+    return Outcome(job, error, process.seconds)
+
+
+def _reason(process: Process) -> str:
+    """Say why a process ended that did not say so itself."""
+    code = process.own.returncode if process.own is not None else None
+    if code is None:
+        return "the process died"
+    if code < 0:
+        return f"the process was killed by {signal.Signals(-code).name}"
+    lines = (process.job.folder / runs.LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    if code == 0:
+        return "the process ended without a result"
+    return lines[-1][:300] if lines else f"the process ended with status {code}"
+
+
+def _stop(running: Sequence[Process]) -> None:
+    """Stop processes, first politely; a further Ctrl-C makes it less so."""
+    for number, patience in PATIENCE:
+        alive = [own for own in running if own.is_alive()]
+        for own in alive:
+            own.send(number)
+        until = time.monotonic() + patience
+        try:
+            while time.monotonic() < until and any(own.is_alive() for own in alive):
+                time.sleep(POLL)
+        except KeyboardInterrupt:
+            continue
+    for own in running:
+        if runs.read_result(own.job.folder) is None:
+            runs.mark(own.job.folder, "failed", "interrupted; it resumes from its last checkpoint")

@@ -1,0 +1,283 @@
+"""A study: which strategies are compared, on what, with which seeds.
+
+It is described by a YAML file, in which paths are relative to the file:
+
+    study: demo                       # runs go to runs/<study>/<label>/seed-<n>
+    protocol: ../protocol.yaml        # what all runs share
+    backbone: ../backbones/smollm2-135m.yaml
+    seeds: [0, 1, 2]
+    strategies:                       # label: file, or file with overrides
+      tfidf: ../strategies/tfidf.yaml
+      freeze:
+        config: ../strategies/freeze.yaml
+        overrides: {model.pretraining: null}
+        seeds: [0]                    # of the seeds above; for what no seed changes
+    overrides: {trainer.max_epochs: 1}    # for every run
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from embedlab import preflight, runs
+from embedlab.errors import UserError
+from embedlab.runs.identity import request_hash
+from embedlab.signatures import ClassInfo
+from embedlab.study.jobs import Job
+from embedlab.yaml_files import existing, hint, read_yaml, write_value
+
+__all__ = [
+    "Command",
+    "Strategy",
+    "Study",
+    "fit_command",
+    "plan",
+    "read_overrides",
+    "read_seeds",
+    "read_study",
+]
+
+KEYS: Final = ("study", "protocol", "backbone", "seeds", "strategies", "overrides")
+FOR_STRATEGY: Final = ("config", "overrides", "seeds")
+OURS: Final = (
+    "seed_everything",
+    "run_dir",
+    "study",
+    "label",
+    "request",
+    "config",
+    "ckpt_path",
+    "print_config",
+)
+FORBIDDEN: Final = frozenset('/\\:*?"<>|=')  # in file names somewhere, or in our own command line
+
+Command = Callable[[list[str]], list[str]]
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One line of a study: a label, its configuration and what it sets differently.
+
+    `seeds` are those of the study that it runs with; None is all of them.
+    """
+
+    label: str
+    config: Path
+    overrides: Mapping[str, Any]
+    seeds: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as its file describes it, with every path resolved."""
+
+    name: str
+    protocol: Path
+    backbone: Path | None
+    seeds: Sequence[int]
+    strategies: Sequence[Strategy]
+    overrides: Mapping[str, Any]
+
+
+def fit_command(arguments: list[str]) -> list[str]:
+    """Return the command line of one run."""
+    return [sys.executable, "-m", "embedlab", *arguments]
+
+
+def read_study(path: Path) -> Study:
+    """Read a study.
+
+    Args:
+        path: Its YAML file.
+
+    Returns:
+        The study.
+
+    Raises:
+        UserError: If anything in it cannot be as it stands.
+    """
+    content = read_yaml(path)
+    for key in content:
+        if key not in KEYS:
+            raise UserError(f"`{key}` in {path} must be one of {', '.join(KEYS)}{hint(key, KEYS, listing=False)}.")
+    name = str(content.get("study") or path.stem)
+    _check_name(name, "study", path)
+    lines = content.get("strategies")
+    if not isinstance(lines, Mapping) or not lines:
+        raise UserError(
+            f"`strategies` in {path} must be a mapping of at least one `label: config.yaml`, got {lines!r}."
+        )
+    strategies = [_strategy(str(label), value, path) for label, value in lines.items()]
+    folders: dict[str, str] = {}
+    for strategy in strategies:
+        # Some file systems know neither case nor how an accent is composed.
+        other = folders.setdefault(unicodedata.normalize("NFC", strategy.label).casefold(), strategy.label)
+        if other is not strategy.label:
+            raise UserError(
+                f"`strategies` in {path} must have labels that differ by more than case, got "
+                f"{other!r} and {strategy.label!r}; rename one."
+            )
+    if content.get("protocol") is None:
+        raise UserError(f"`protocol` in {path} must name the YAML file that all runs share, got none.")
+    return Study(
+        name=name,
+        protocol=_file(content["protocol"], "protocol", path),
+        backbone=None if content.get("backbone") is None else _file(content["backbone"], "backbone", path),
+        seeds=read_seeds(content.get("seeds", [0]), f"`seeds` in {path}"),
+        strategies=strategies,
+        overrides=read_overrides(content.get("overrides") or {}, f"`overrides` in {path}"),
+    )
+
+
+def _strategy(label: str, value: Any, path: Path) -> Strategy:
+    where = f"strategies.{label}"
+    _check_name(label, "strategies", path)
+    if isinstance(value, str):
+        return Strategy(label, _file(value, where, path), {})
+    if not isinstance(value, Mapping) or "config" not in value:
+        raise UserError(f"`{where}` in {path} must be a YAML file, or a mapping with `config`, got {value!r}.")
+    for key in value:
+        if key not in FOR_STRATEGY:
+            near = hint(str(key), FOR_STRATEGY, listing=False)
+            raise UserError(f"`{where}.{key}` in {path} must be config, overrides or seeds{near}.")
+    overrides = read_overrides(value.get("overrides") or {}, f"`{where}.overrides` in {path}")
+    seeds = value.get("seeds")
+    if seeds is not None:
+        read_seeds(seeds, f"`{where}.seeds` in {path}")
+    return Strategy(label, _file(value["config"], where, path), overrides, seeds)
+
+
+def _check_name(name: str, key: str, path: Path) -> None:
+    """Refuse a name that cannot be a folder everywhere."""
+    bad = sorted(sign for sign in name if sign in FORBIDDEN or not sign.isprintable())
+    if bad or not name or len(name) > 100 or name != name.strip(" .") or name.startswith("-"):
+        raise UserError(
+            f"`{key}` in {path} must have names that can be folders, got {name!r}; use letters, digits, "
+            "spaces, - and _, and begin with a letter or digit."
+        )
+
+
+def _file(value: Any, key: str, path: Path) -> Path:
+    """Resolve a path written in the study's file."""
+    found = Path(os.path.normpath(path.parent / str(value)))
+    try:
+        return existing(found)
+    except UserError as error:
+        raise UserError(f"`{key}` in {path}: {error}") from error
+
+
+def read_seeds(values: Any, where: str) -> list[int]:
+    """Check seeds.
+
+    Args:
+        values: A list of numbers.
+        where: Where they come from, for messages.
+
+    Raises:
+        UserError: If they are no list of distinct whole numbers.
+    """
+    if not isinstance(values, list) or not values:
+        raise UserError(f"{where} must be at least one seed, as in [0, 1, 2], got {values!r}.")
+    for value in values:
+        if type(value) is not int or not 0 <= value < 2**32:
+            raise UserError(f"{where} must be whole numbers from 0 to 2^32 - 1, got {value!r}.")
+    twice = [value for index, value in enumerate(values) if value in values[:index]]
+    if twice:
+        raise UserError(f"{where} must differ from each other, got {twice[0]} twice.")
+    return values
+
+
+def read_overrides(values: Any, where: str) -> dict[str, Any]:
+    """Check overrides.
+
+    Args:
+        values: Dotted option to value; `model`, `data` and `trainer` may hold mappings instead.
+        where: Where they come from, for messages.
+
+    Returns:
+        Dotted option to value, sorted, so that a wider option comes before a part of it.
+
+    Raises:
+        UserError: If one of them is not theirs to set.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where} must be a mapping such as {{trainer.max_epochs: 1}}, got {values!r}.")
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = str(key).removeprefix("--")
+        inner = value.items() if name in ("model", "data", "trainer") and isinstance(value, Mapping) else None
+        flat |= {name: value} if inner is None else {f"{name}.{own}": below for own, below in inner}
+    flat = {key.replace("model.init_args.", "model.", 1): value for key, value in flat.items()}
+    for key in flat:
+        if key in OURS:
+            raise UserError(f"{where} must leave `{key}` alone, which the study sets itself.")
+        if key in ("model", "model.class_path"):
+            raise UserError(f"{where} must leave `{key}` alone; another class is another strategy of the study.")
+    return dict(sorted(flat.items()))
+
+
+def plan(study: Study, root: Path, command: Command = fit_command) -> list[Job]:
+    """Return every run of a study, after checking that each could start.
+
+    Args:
+        study: The study.
+        root: Where studies are kept.
+        command: From the arguments of a run to the command line that is started.
+
+    Returns:
+        One job per seed and strategy, all strategies of the first seed first.
+
+    Raises:
+        UserError: If a configuration has a fault, naming the strategy.
+    """
+    jobs = []
+    shared = {strategy.label: _arguments(study, strategy) for strategy in study.strategies}
+    for seed in study.seeds:
+        for strategy in study.strategies:
+            if strategy.seeds is not None and seed not in strategy.seeds:
+                continue
+            configs, overrides, info = shared[strategy.label]
+            own_code = [info.file] if info is not None and not info.module.startswith("embedlab.") else []
+            request = request_hash(configs, overrides, seed, own_code)
+            folder = runs.run_folder(root, study.name, strategy.label, seed)
+            arguments = ["fit", *(word for path in configs for word in ("-c", str(path)))]
+            arguments += ["--seed_everything", str(seed), "--run_dir", str(folder), "--study", study.name]
+            arguments += ["--label", strategy.label, "--request", request]
+            arguments += [f"--{key}={write_value(value)}" for key, value in overrides.items()]
+            jobs.append(Job(strategy.label, seed, folder, request, command(arguments)))
+    return jobs
+
+
+def _arguments(study: Study, strategy: Strategy) -> tuple[list[Path], dict[str, Any], ClassInfo | None]:
+    """Return the files and overrides of a strategy's runs, checked, and its class where it can be read."""
+    configs = [study.protocol, strategy.config]
+    try:
+        info = preflight.strategy_of(preflight.layers_of([word for path in configs for word in ("-c", str(path))]))
+    except UserError as error:
+        raise UserError(f"{strategy.label}: {error}") from error
+    shared = dict(study.overrides)
+    if info is not None and not info.open:
+        if not info.has_backbone:
+            shared = {key: value for key, value in shared.items() if key.split(".")[:2] != ["model", "backbone"]}
+        for key in shared:
+            section, _, option = key.partition(".")
+            if section == "model" and option.split(".")[0].removesuffix("+") not in info.parameters:
+                raise UserError(
+                    f"`{key}` for every run must be an option of every strategy, but {strategy.label} "
+                    f"({info.name}) has none of that name; give it under the `overrides` of those it is for."
+                )
+    if study.backbone is not None and (info is None or info.has_backbone or info.open):
+        configs.append(study.backbone)
+    overrides = dict(sorted({**shared, **strategy.overrides}.items()))
+    words = [word for path in configs for word in ("-c", str(path))]
+    try:
+        preflight.check([*words, *(f"--{key}={write_value(value)}" for key, value in overrides.items())])
+    except UserError as error:
+        raise UserError(f"{strategy.label}: {error}") from error
+    return configs, overrides, info

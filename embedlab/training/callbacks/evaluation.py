@@ -1,0 +1,160 @@
+"""Correlate scores with labels, and write predictions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from embedlab import runs
+from embedlab.data import Pairs
+from embedlab.distributed import gather_lists
+from embedlab.metrics import UndefinedCorrelation, pearson, spearman
+from embedlab.training.callbacks.selection import MONITOR
+
+__all__ = ["Evaluation"]
+
+
+@final
+class Evaluation(Callback):
+    """Correlate all scores of a set with its labels, once, in float64; the same for every strategy.
+
+    Args:
+        folder: The folder in which `predictions/` is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.metrics: dict[str, dict[str, Any]] = {}
+        self.selected: dict[str, Any] | None = None
+        self._kept: list[tuple[Tensor, Pairs]] = []
+
+    def _keep(self, outputs: Any, batch: Any) -> None:
+        assert isinstance(outputs, Tensor)
+        assert isinstance(batch, Pairs)
+        assert outputs.shape == (len(batch),), f"one score per pair, got {tuple(outputs.shape)} for {len(batch)}"
+        self._kept.append((outputs.detach().float().cpu(), batch))
+
+    def _correlate(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """Correlate scores with labels."""
+        result: dict[str, Any] = {"pairs": len(columns["id"]), "undefined": None}
+        for metric, correlate in {"pearson": pearson, "spearman": spearman}.items():
+            try:
+                scores, labels = (torch.tensor(columns[own], dtype=torch.float64) for own in ("score", "label"))
+                result[metric] = correlate(scores, labels)
+            except UndefinedCorrelation as reason:
+                result[metric], result["undefined"] = None, str(reason)
+        return result
+
+    def _take(self) -> dict[str, Any]:
+        """Return what was kept as columns, and forget it."""
+        kept, self._kept = self._kept, []
+        return _columns(gather_lists(kept))
+
+    def _write(self, trainer: Trainer, name: str, columns: dict[str, Any]) -> None:
+        if not trainer.is_global_zero:
+            return
+        path = runs.predictions_file(self.folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(columns), path.with_suffix(".unfinished"))
+        os.replace(path.with_suffix(".unfinished"), path)
+
+    def _is_better(self, value: float | None) -> bool:
+        """Tell whether an epoch is kept, as the checkpoint of the best weights decides it: in float32, NaN last."""
+        if "validation" not in self.metrics or value is None:
+            return "validation" not in self.metrics
+        best = float("-inf") if self.selected is None else self.selected["value"]
+        return bool(torch.tensor(value, dtype=torch.float32) > torch.tensor(best, dtype=torch.float32))
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch's scores."""
+        self._keep(outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log `val/pearson` and `val/spearman`; keep the predictions of the best epoch."""
+        columns = self._take()
+        result = self._correlate(columns)
+        for metric in ("pearson", "spearman"):
+            value = result[metric]
+            pl_module.log(f"val/{metric}", float("nan") if value is None else value, prog_bar=metric == "spearman")
+        value = result["spearman"]
+        if not self._is_better(value):
+            return
+        self.metrics["validation"] = result
+        self._write(trainer, "validation", columns)
+        if trainer.state.fn == "fit" and value is not None:
+            position = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+            self.selected = {**position, "monitor": MONITOR, "value": value}
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch's scores; a set is finished when its last batch is."""
+        self._keep(outputs, batch)
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
+        if batch_idx + 1 == trainer.num_test_batches[dataloader_idx]:
+            name = f"test/{data.test_names[dataloader_idx]}"
+            columns = self._take()
+            result = self.metrics[name] = self._correlate(columns)
+            self._write(trainer, name, columns)
+            for metric in ("pearson", "spearman"):
+                value = float("nan") if result[metric] is None else result[metric]
+                pl_module.log(f"{name}/{metric}", value, add_dataloader_idx=False, batch_size=1)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch's scores."""
+        self._keep(outputs, batch)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the scores; there is nothing to compare them with."""
+        self._write(trainer, "predict", self._take())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which epoch is the best so far."""
+        return {"selected": self.selected, "validation": self.metrics.get("validation")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.selected = state_dict["selected"]
+        if state_dict["validation"] is not None:
+            self.metrics["validation"] = state_dict["validation"]
+
+
+def _columns(kept: list[tuple[Tensor, Pairs]]) -> dict[str, Any]:
+    """Turn kept batches into columns, in the order of the pairs' ids."""
+    rows = []
+    for scores, batch in kept:
+        labels = [float("nan")] * len(batch) if batch.score is None else batch.score.tolist()
+        genre = batch.meta.get("genre", [""] * len(batch))
+        rows += list(zip(batch.ids, scores.tolist(), labels, genre, batch.first, batch.second, strict=True))
+    rows.sort(key=lambda row: row[0])
+    names = ("id", "score", "label", "genre", "first", "second")
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {name: [] for name in names}

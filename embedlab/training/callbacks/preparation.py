@@ -1,0 +1,68 @@
+"""Give a strategy its training statistics, and precompute the features of texts that will be needed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import final
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from embedlab.data import DataModule
+from embedlab.strategies.base import EmbeddingStrategy, silent
+from embedlab.training.callbacks.timing import Stopwatch
+
+__all__ = ["Preparation"]
+
+
+@final
+class Preparation(Callback):
+    """Give a strategy its training statistics, and have the features of the texts to come computed.
+
+    What caches features is charged what they took, be they computed now or found on disk: a run costs the same whatever ran
+    before it.
+
+    Args:
+        data: The run's data; statistics come from its training texts also while a stage trains on others.
+        stopwatch: Where the time goes.
+        progress: Told how many of how many texts are done.
+    """
+
+    def __init__(self, data: DataModule, stopwatch: Stopwatch, progress: Callable[[int, int], None] = silent) -> None:
+        self.data, self.stopwatch, self.progress = data, stopwatch, progress
+
+    def _make_ready(self, trainer: Trainer, strategy: LightningModule, texts: Sequence[str], phase: str) -> None:
+        assert isinstance(strategy, EmbeddingStrategy)
+        begun = time.perf_counter()
+        with torch.no_grad():
+            strategy.prepare_once(self.data.train_texts, self.progress)
+            strategy.precompute(
+                texts[trainer.global_rank :: trainer.world_size]
+            )  # shared out; what is kept, all can read
+            trainer.strategy.barrier()
+            strategy.precompute(texts, self.progress)
+        self.stopwatch.charge(phase, time.perf_counter() - begun, strategy.feature_cost(texts))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before training, the training and validation texts; while a stage trains, its texts too."""
+        fit = [*self.data.train_texts(), *([] if self.data.validation is None else self.data.eval_texts("validate"))]
+        self._make_ready(trainer, pl_module, fit, "features")
+        own = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning; a stage has data of its own
+        if own is not self.data:
+            known = set(fit)
+            stage = [text for text in own.train_texts() if text not in known]
+            self._make_ready(trainer, pl_module, stage, f"features of {self.stopwatch.phase}")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before a validation of its own, the validation texts."""
+        if trainer.state.fn == "validate":
+            self._make_ready(trainer, pl_module, self.data.eval_texts("validate"), "features")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before testing, the test texts."""
+        self._make_ready(trainer, pl_module, self.data.eval_texts("test"), "score")
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before predicting, its texts."""
+        self._make_ready(trainer, pl_module, self.data.eval_texts("predict"), "score")

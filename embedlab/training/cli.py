@@ -1,0 +1,198 @@
+"""`embedlab fit | validate | test | predict`: LightningCLI over a strategy and the data all strategies share.
+
+A fit is: the strategy's stages in order, training, the best validation checkpoint tested, the result written. A
+strategy without training goes the same way with nothing in the middle. Run again in the same folder it goes on
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from embedlab import runs, strategies
+from embedlab.data import DataModule
+from embedlab.errors import UserError
+from embedlab.runs.claim import claim
+from embedlab.strategies.base import EmbeddingStrategy, Trainable
+from embedlab.training import checks, result
+from embedlab.training.callbacks import Evaluation, Preparation, Progress, RandomState, Resumable, Stopwatch, best
+from embedlab.training.identity import identify
+from embedlab.training.log import keep_log, quiet
+from embedlab.training.loggers import set_up_loggers, tell_configuration
+from embedlab.training.stages import train_stage
+
+__all__ = ["main"]
+
+
+class _CLI(LightningCLI):
+    """The command line of one run."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add where a run is kept and what it is called."""
+        parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of this run.")
+        parser.add_argument("--study", type=str, default="single", help="Study the run belongs to.")
+        parser.add_argument("--label", type=str | None, default=None, help="Name of the strategy in tables.")
+        parser.add_argument("--request", type=str | None, default=None, help="Hash of the request, set by `compare`.")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration alone: a checkpoint never overrides what was typed."""
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in what follows from the rest: names and folders."""
+        config = self.config[self.subcommand]
+        checks.check_request(str(self.subcommand), config)
+        class_path = config.model.class_path
+        config.label = config.label or class_path.rpartition(".")[2]
+        seed = config.seed_everything
+        folder = Path(config.run_dir or runs.run_folder(Path("runs"), config.study, config.label, seed))
+        config.run_dir = str(folder)
+        # What is not a fit leaves the fit's own files alone.
+        self.run_dir = folder if self.subcommand == "fit" else folder / str(self.subcommand)
+        config.trainer.default_root_dir = str(self.run_dir)
+        config.trainer.num_sanity_val_steps = 0
+        config.trainer.use_distributed_sampler = False  # the data module shares rows out itself, without repeats
+        epochs, every = config.trainer.max_epochs, config.trainer.check_val_every_n_epoch
+        if epochs is not None and every is not None and 0 < epochs < every:
+            config.trainer.check_val_every_n_epoch = epochs  # or nothing would ever be validated
+        if config.trainer.enable_progress_bar is None:
+            config.trainer.enable_progress_bar = sys.stdout.isatty()
+        set_up_loggers(config, self.run_dir, f"{config.label}/seed-{seed}")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add the callbacks that every run needs."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.stopwatch = Stopwatch()
+        self.evaluation = Evaluation(self.run_dir)
+        progress = Progress(self.run_dir)
+        prepare = Preparation(self.datamodule, self.stopwatch, progress.features)
+        own = [self.stopwatch, prepare, self.evaluation, progress]
+        if self.subcommand == "fit":
+            own += [RandomState(), best(self.run_dir / runs.CHECKPOINTS), Resumable(self.run_dir / runs.LAST)]
+        given = self.config_init[self.subcommand].trainer.callbacks or []
+        given = given if isinstance(given, list) else [given]
+        try:
+            return super().instantiate_trainer(callbacks=[*given, *own], **kwargs)
+        except (MisconfigurationException, ImportError, ValueError) as error:
+            raise UserError(f"`trainer` cannot be had as asked for: {' '.join(str(error).split())}") from error
+
+    def after_instantiate_classes(self) -> None:
+        """Read the data and check it against the strategy, before anything slow starts."""
+        stage = self.subcommand
+        self.datamodule.setup(stage)
+        if stage == "fit":
+            self.datamodule.setup("test")
+        if not isinstance(self.model, Trainable):
+            return
+        if stage == "fit":
+            checks.check_training(self.model, self.datamodule, self.trainer)
+        else:
+            best = Path(self.config[stage].run_dir) / runs.BEST
+            given = self.config_init[stage]
+            given.ckpt_path = checks.learned(type(self.model), given.get("ckpt_path"), best)
+
+    def fit(self, model: EmbeddingStrategy, datamodule: DataModule, **arguments: Any) -> None:
+        """Run the stages, train, test the best checkpoint, write the result; files are written by the first process."""
+        config, first = self.config.fit, self.trainer.is_global_zero
+        text = self._parser("fit").dump(self.config.fit, skip_none=False)
+        resolved = yaml.safe_load(text)
+        identity = identify(resolved, model, datamodule)
+        with ExitStack() as held:
+            if first:
+                held.callback(claim(self.run_dir, identity.run, config.request).release)
+                if config.request is None:  # `compare` keeps the log of what it starts
+                    held.enter_context(keep_log(self.run_dir))
+                (self.run_dir / runs.CONFIG).write_text(text)
+                tell_configuration(self.trainer.loggers, resolved)
+            try:
+                self._train_and_test(model, datamodule, **arguments)
+                tokens = self.stopwatch.tokens
+            except BaseException as error:
+                if isinstance(error, SystemExit) and self.trainer.interrupted:  # what Lightning makes of Ctrl-C
+                    error = KeyboardInterrupt()
+                if first:
+                    reason = f"{type(error).__name__}: {error}".strip(": ").splitlines()[0]
+                    runs.mark(self.run_dir, "failed", reason)
+                raise error
+            if first:
+                notes = result.notes(config, model, datamodule, self.evaluation)
+                measured = result.Measured(self.evaluation, self.stopwatch, tokens, self.trainer.world_size)
+                result.finish(self.run_dir, config, identity, model, datamodule, measured, notes)
+                self._tell()
+
+    def _train_and_test(self, model: EmbeddingStrategy, datamodule: DataModule, **arguments: Any) -> None:
+        """Train where there is something to train, and test what did best on validation."""
+        config, best, last = self.config.fit, self.run_dir / runs.BEST, self.run_dir / runs.LAST
+        if not isinstance(model, Trainable):
+            self.trainer.validate(model, datamodule=datamodule, verbose=False)
+            self.trainer.save_checkpoint(best, weights_only=True)
+            self.trainer.test(model, datamodule=datamodule, verbose=False)
+            return
+        for stage in model.stages():
+            model.set_stage(stage)
+            train_stage(stage, model, config, self.run_dir, datamodule, self.stopwatch)
+        model.set_stage(None)
+        seed_everything(config.seed_everything, verbose=False)  # whether or not stages ran just now
+        arguments["ckpt_path"] = arguments.get("ckpt_path") or (str(last) if last.exists() else None)
+        self.trainer.fit(model, datamodule=datamodule, **arguments)
+        if not best.exists():
+            raise RuntimeError("training ended without a single validation; lower `check_val_every_n_epoch`")
+        self.trainer.test(model, datamodule=datamodule, ckpt_path=str(best), weights_only=True, verbose=False)
+
+    def _tell(self) -> None:
+        """Print the metrics, and where the run lies."""
+        for name, metric in self.evaluation.metrics.items():
+            pearson, spearman = metric["pearson"], metric["spearman"]
+            shown = metric["undefined"] or f"Spearman {100 * spearman:.2f}, Pearson {100 * pearson:.2f}"
+            print(f"{name}: {shown} ({metric['pairs']} pairs)")  # noqa: T201  # the command's answer
+        print(f"run folder: {self.run_dir}")  # noqa: T201
+
+    def after_predict(self) -> None:
+        """Say where the scores are."""
+        print(f"scores: {runs.predictions_file(self.run_dir, 'predict')}")  # noqa: T201
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one of the four subcommands.
+
+    Args:
+        arguments: The subcommand and its options.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        UserError: If something asked for cannot be done.
+    """
+    quiet()
+    for module in pkgutil.iter_modules(strategies.__path__):  # so that class names need no import path
+        importlib.import_module(f"{strategies.__name__}.{module.name}")
+    try:
+        _CLI(
+            EmbeddingStrategy,
+            DataModule,
+            subclass_mode_model=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
+            args=None if list(arguments) == sys.argv[1:] else list(arguments),
+        )
+    except ArgumentError as error:
+        raise UserError(" ".join(str(error).split())) from error
+    except ValueError as error:
+        if isinstance(error.__cause__, UserError):  # the parser wraps what a constructor says
+            raise error.__cause__ from None
+        raise
+    return 0

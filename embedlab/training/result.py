@@ -1,0 +1,156 @@
+"""What a finished run says of itself: `result.json`, and the identity that makes it the same run or another."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import lightning
+import torch
+import transformers
+
+import embedlab
+from embedlab import runs
+from embedlab.data import DataModule
+from embedlab.strategies.base import EmbeddingStrategy, Trainable
+from embedlab.training.callbacks import Evaluation, Stopwatch
+from embedlab.training.identity import Identity
+
+__all__ = ["Measured", "finish", "notes"]
+
+# Options of the trainer by which a run sees less than its data; noted where they are set.
+PARTS: Final = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches")
+
+
+def notes(config: Any, strategy: EmbeddingStrategy, data: DataModule, evaluation: Evaluation) -> list[str]:
+    """Return what a reader of the results must know about a run."""
+    told = list(strategy.notes)
+    if strategy.backbone is not None and strategy.backbone.tokenization.texts_cut:
+        told.append(f"{strategy.backbone.tokenization.texts_cut} texts were cut to {strategy.backbone.window} tokens")
+    if data.train is not None and data.train.limit == data.fingerprint()["train"]["rows"]:
+        told.append(f"training cut to {data.train.limit} rows")
+    told += [f"trainer.{name} {config.trainer[name]}" for name in PARTS if config.trainer[name] not in (None, 0)]
+    if isinstance(strategy, Trainable) and evaluation.selected is None:
+        undefined = evaluation.metrics["validation"]["undefined"]
+        told.append(f"no epoch could be selected, as {undefined}: the weights of the first validation are kept")
+    return told
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured while a run went on.
+
+    Attributes:
+        evaluation: Metrics, and which epoch was kept.
+        stopwatch: Seconds by phase.
+        tokens: Trained on, by all processes.
+        processes: How many there were.
+    """
+
+    evaluation: Evaluation
+    stopwatch: Stopwatch
+    tokens: int
+    processes: int
+
+
+def finish(
+    folder: Path,
+    config: Any,
+    identity: Identity,
+    strategy: EmbeddingStrategy,
+    data: DataModule,
+    measured: Measured,
+    notes: Sequence[str],
+) -> None:
+    """Write `result.json`, then the status; the last things a run does."""
+    evaluation = measured.evaluation
+    backbone = strategy.backbone
+    own = [p for n, p in strategy.named_parameters() if not n.startswith("backbone.")]
+    trainable = sum(p.numel() for p in strategy.parameters() if p.requires_grad)
+    seconds, charges = dict(measured.stopwatch.seconds), dict(measured.stopwatch.charges)
+    in_score, _ = charges.pop("score", (0.0, 0.0))
+    known = {
+        "features": seconds.pop("features", 0.0) + sum(total for total, _ in charges.values()),
+        "train": seconds.pop("train", 0.0),
+        "score": seconds.pop("score", 0.0) + in_score,
+    }
+    found = sum(found for _, found in measured.stopwatch.charges.values())
+    tested = 2 * sum(m["pairs"] for name, m in evaluation.metrics.items() if name.startswith("test/"))
+    result = {
+        "strategy": type(strategy).__qualname__,
+        "label": config.label,
+        "study": config.study,
+        "seed": config.seed_everything,
+        "request": config.request,
+        "identity": identity.run,
+        "settings": identity.settings,
+        "code": identity.code,
+        "backbone": None
+        if backbone is None
+        else {
+            "name": backbone.name,
+            "revision": backbone.revision,
+            "sha256": backbone.files.sha256,
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+            "layers": backbone.num_layers,
+            "width": backbone.width,
+            "read": backbone.reader.way,
+            "begin_of_text": (strategy.features or backbone.tokenization).beginning,
+        },
+        "data": data.fingerprint(),
+        "metrics": evaluation.metrics,
+        "selected": evaluation.selected,
+        "parameters": {
+            "trainable": trainable,
+            "total": sum(p.numel() for p in own) + (0 if backbone is None else backbone.num_parameters),
+        },
+        "seconds": {
+            **known,
+            "stages": seconds,
+            "total": sum(known.values()) + sum(seconds.values()),
+            "features_found": found,
+        },
+        "texts_per_second": tested / known["score"] if known["score"] else None,
+        "train_tokens": measured.tokens,
+        "schedule": _schedule(config) if isinstance(strategy, Trainable) else None,
+        "processes": measured.processes,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024),
+        "feature_bytes": strategy.feature_bytes,
+        "notes": list(dict.fromkeys(notes)),
+        "versions": {
+            "embedlab": embedlab.__version__,
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        "git_commit": _commit(),
+    }
+    runs.write_result(folder, result)
+    runs.mark(folder, "done")
+
+
+def _schedule(config: Any) -> dict[str, int | None]:
+    """Return how long and in what batches a strategy was trained; the report says so where rows differ."""
+    return {
+        "epochs": config.trainer.max_epochs,
+        "steps": None if config.trainer.max_steps == -1 else config.trainer.max_steps,
+        "batch_size": config.data.batch_size,
+        "validate_every": config.trainer.check_val_every_n_epoch,
+    }
+
+
+def _commit() -> str | None:
+    """Return the commit of embedlab's checkout, where it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
