@@ -54,7 +54,19 @@ LAW: dict[str, set[str]] = {
     "study": {"arguments", "configs", "errors", "preflight", "report", "runs", "signatures", "yaml_files"},
 }
 ANYTHING = {"", "__main__", "cli"}  # import what they need, when they need it
-LIGHT_ROOMS = ("", "__main__", "arguments", "cli", "configs", "errors", "report", "runs", "source_hash", "study", "yaml_files")
+LIGHT_ROOMS = (
+    "",
+    "__main__",
+    "arguments",
+    "cli",
+    "configs",
+    "errors",
+    "report",
+    "runs",
+    "source_hash",
+    "study",
+    "yaml_files",
+)
 
 
 def imports(tree: ast.AST, package: str, at_import: bool = False) -> Iterator[str]:
