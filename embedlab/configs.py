@@ -1,6 +1,6 @@
 """The configurations that ship, found by name: the protocol, strategies, backbones and studies.
 
-The name of `configs/strategies/freeze.yaml` is `strategies/freeze`, or `freeze` alone as long as nothing else ends in it.
+The name of `configs/strategies/freeze.yaml` is `strategies/freeze`, or `freeze` alone while no other name ends in it.
 """
 
 from __future__ import annotations
