@@ -43,13 +43,13 @@ def find(word: str, base: Path | None = None) -> Path:
         UserError: If there is neither, or the name fits several configurations.
     """
     path = Path(word) if base is None else Path(os.path.normpath(base / word))
-    if path.is_file():
+    if os.path.isfile(path):  # unlike `Path.is_file`, False for what cannot be the name of a file
         return path
     if (shipped := _shipped(word)) is not None:
         return shipped
-    if path.suffix or path.is_dir():
+    if path.suffix or os.path.isdir(path):
         return existing(path)  # raises, with the file in that folder that is most like it
-    raise _unknown(word)
+    raise UserError(f"{word} must be a YAML file or the name of one that ships, but is neither; {_near(word)}.")
 
 
 def with_files(words: Sequence[str]) -> list[str]:
@@ -61,7 +61,7 @@ def with_files(words: Sequence[str]) -> list[str]:
     result = list[str]()
     for word in words:
         option, equals, value = word.partition("=")
-        if result and result[-1] in CONFIG:
+        if result and result[-1] in CONFIG and not word.startswith("-"):
             result.append(str(find(word)))
         elif equals and option in CONFIG:
             result.append(f"{option}={find(value)}")
@@ -79,12 +79,11 @@ def _shipped(word: str) -> Path | None:
     return folder() / f"{found[0]}{ENDING}" if found else None
 
 
-def _unknown(word: str) -> UserError:
-    """Say that nothing ships under a name, with the name that is most like it."""
+def _near(word: str) -> str:
+    """Return the end of an error sentence: the name that is most like a word, or how to list all."""
     last = {own.rpartition("/")[2]: own for own in names()}
     near = nearest(word.rpartition("/")[2].removesuffix(ENDING), last)
-    way_out = f"did you mean {last[near]}" if near is not None else "`embedlab configs` lists what ships"
-    return UserError(f"{word} must be a YAML file or the name of one that ships, but is neither; {way_out}.")
+    return f"did you mean {last[near]}" if near is not None else "`embedlab configs` lists what ships"
 
 
 def first_line(path: Path) -> str:
@@ -115,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
     if name is not None:
         # No file of the user's: the shell has made the one that the answer goes to before this is asked.
         if (path := _shipped(name)) is None:
-            raise _unknown(name)
+            raise UserError(f"`NAME` must be what ships, got {name!r}; {_near(name)}.")
         print(path.read_text(encoding="utf-8"), end="")
         return 0
     width = max(map(len, names()))

@@ -221,6 +221,8 @@ def test_is_found_by_name(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("xyz", "xyz must be a YAML file or the name of one that ships, but is neither; `embedlab configs`"),
         ("own.yml", "own.yml does not exist; did you mean own.yaml."),
         ("folder", "folder must be a file, got a folder."),
+        ("a" * 300, "must be a YAML file or the name of one that ships"),
+        ("a\0b", "must be a YAML file or the name of one that ships"),
         ("twin", "twin must be the name of one shipped configuration, but fits backbones/twin and strategies/twin."),
     ],
 )
@@ -247,9 +249,11 @@ def test_one_is_printed_to_start_from(
     printed = capsys.readouterr().out
     assert printed == (CONFIGS / "compare" / "demo.yaml").read_text()
     (tmp_path / "mine.yaml").write_text(printed)
-    assert cli.main(["compare", "mine.yaml", "--dry-run"]) == 0
-    assert "6 to run" in capsys.readouterr().out
-    assert cli.main(["configs", "own"]) == 2
+    study = read_study(Path("mine.yaml"))
+    assert {own.config.parent for own in study.strategies} == {CONFIGS / "strategies"}
+    assert (study.protocol, study.backbone) == (CONFIGS / "protocol.yaml", CONFIGS / "backbones" / "smollm2-135m.yaml")
+    assert cli.main(["configs", "mine.yaml"]) == 2
+    assert "`NAME` must be what ships, got 'mine.yaml'; `embedlab configs` lists" in capsys.readouterr().err
 
 
 def test_a_study_names_its_own_files_and_what_ships(
@@ -273,6 +277,7 @@ def test_a_study_names_its_own_files_and_what_ships(
 
 def test_options_take_names_in_every_form() -> None:
     file = str(CONFIGS / "protocol.yaml")
-    words = ["-c", "protocol", "--config=protocol", "--model.backbone.name", "protocol", "--config", "protocol"]
-    expected = ["-c", file, f"--config={file}", "--model.backbone.name", "protocol", "--config", file]
+    words = ["-c", "protocol", "--config=protocol", "--model.backbone.name", "protocol", "--config", "protocol", "-c"]
+    expected = ["-c", file, f"--config={file}", "--model.backbone.name", "protocol", "--config", file, "-c"]
     assert configs.with_files(words) == expected
+    assert configs.with_files(["-c", "--print_config"]) == ["-c", "--print_config"], "for the parser to refuse"

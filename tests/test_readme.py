@@ -54,7 +54,7 @@ SMALL = (
     "--model.backbone.name DECODER --trainer.logger false --data.train.limit 8 --data.validation.limit 8 "
     f"--data.test '{{stsb: {ROWS}}}'"
 )
-HUB = "model.backbone.name=openai-community/gpt2-medium"
+HUB = "openai-community/gpt2-medium"
 
 # DECODER is the folder of a tiny random decoder.
 COMMANDS = {
@@ -63,17 +63,21 @@ COMMANDS = {
     'make demo TORCH="--index-url https://download.pytorch.org/whl/cpu"': Entry(
         "--index-url https://download.pytorch.org/whl/cpu torch==", "-nB", why="as above"
     ),
-    f".venv/bin/embedlab compare demo --set {HUB} --runs runs-gpt2": Entry(
+    f".venv/bin/embedlab compare demo --model.backbone.name {HUB} --runs runs-gpt2": Entry(
         "in runs-gpt2/demo, 0 finished, 6 to run",
         "--dry-run",
-        {HUB: "model.backbone.name=DECODER"},
+        {HUB: "DECODER"},
         "the decoder comes from the hub, and takes hours",
     ),
     "embedlab configs stsb > study.yaml": Entry(writes="study.yaml"),
     "embedlab fit -c protocol -c strategies/lora_bi -c backbones/smollm2-135m": Entry(
         "test/stsb: Spearman", SMALL, why="a tiny decoder and few rows take seconds"
     ),
-    "embedlab compare stsb --seeds 0 1 2": Entry("15 to run", "--dry-run", why="the study takes hours"),
+    "embedlab compare stsb --seeds 0 1 2": Entry(
+        "15 to run",
+        "--dry-run --model.backbone.name DECODER",
+        why="the study takes hours, and converting the real decoder half a minute",
+    ),
     "embedlab report runs --markdown table.md": Entry("Tfidf", writes="table.md"),
     "embedlab configs strategies/freeze > own.yaml": Entry(writes="own.yaml"),
     "embedlab fit -c config.yaml --run_dir NEW": Entry("run folder: NEW", writes="NEW/result.json"),
