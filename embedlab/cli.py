@@ -18,22 +18,23 @@ usage: embedlab COMMAND ...
 Compare ways of turning a decoder-only language model into a text embedder.
 
 start here:
-  embedlab compare configs/compare/demo.yaml                               strategies side by side, one table
-  embedlab fit -c configs/protocol.yaml -c configs/strategies/freeze.yaml  train and test one strategy
-  embedlab report runs                                                     show what has been run
+  embedlab compare demo                          strategies side by side, one table
+  embedlab fit -c protocol -c strategies/freeze  train and test one strategy
+  embedlab report runs                           show what has been run
 
 commands:
-  compare STUDY.yaml        run every strategy and seed of a study; the same command resumes it
+  compare STUDY             run every strategy and seed of a study; the same command resumes it
   report RUNS               tables of finished runs, as text or Markdown
   fit | validate | test | predict
                             one run; -c FILE takes options from YAML, --model.X, --data.X, --trainer.X set one
+  configs [NAME]            list the YAML files that ship, or print one; -c and compare take their names
   COMMAND --help            all options of a command
 
 options:
   --version                 show the version
   -h, --help                show this
 """
-COMMANDS: Final = ("fit", "validate", "test", "predict", "compare", "report")
+COMMANDS: Final = ("fit", "validate", "test", "predict", "compare", "report", "configs")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,9 +88,12 @@ def _dispatch(arguments: list[str]) -> int:
         from embedlab.report.command import main as report
 
         return report(rest)
-    from embedlab import preflight
+    from embedlab import configs, preflight
 
-    preflight.check(rest)
+    if command == "configs":
+        return configs.main(rest)
+    arguments = [command, *configs.with_files(rest)]
+    preflight.check(arguments[1:])
 
     from embedlab.training import cli
 

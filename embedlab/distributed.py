@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other. In a run of one process everything here returns what it was given."""
+"""Gather tensors and lists over the processes of a run. With one process, every function returns its argument."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Item = TypeVar("Item")
 def gather(values: Tensor) -> Tensor:
     """Join the rows of all processes, first process first; gradients flow back to the process a row came from.
 
-    A loss over the joined rows, computed alike in every process, gets the gradient of one process with the joined
-    batch once the processes' gradients are averaged, as data-parallel training does.
+    If every process computes the same loss over the joined rows, averaging the gradients, as data-parallel training
+    does, gives the gradient that a single process would get on the joined batch.
 
     Args:
         values: Rows of this process, (b, ...); their number may differ between processes.
@@ -47,12 +47,12 @@ def share_sum(number: int) -> int:
 
 
 def _count() -> int:
-    """Return how many processes take part."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 class _Gather(torch.autograd.Function):
-    """Gather in the forward pass; in the backward pass add up what every process asks of a row."""
+    """Gather in the forward pass; in the backward pass sum the gradients of a row over all processes."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:  # type: ignore[override]  # torch types it as variadic

@@ -1,6 +1,4 @@
-"""Losses, as pure functions on float32 tensors.
-
-Three kinds, by what they are given. A configuration names one by its import path.
+"""Losses, as pure functions on float32 tensors. A configuration names one by its import path.
 
 * scored pairs, on predictions and gold scores, both (B,): `mse`, `log_mse`, `variance`, `log_variance`;
   for cosines also `cosent` and `cosine_mse`;
@@ -61,7 +59,7 @@ def variance(predicted: Tensor, gold: Tensor) -> Tensor:
 def log_variance(predicted: Tensor, gold: Tensor) -> Tensor:
     """Natural logarithm of the variance of the residuals (FREEZE, section 4.1.1), as a scalar ().
 
-    It does not see a constant shift of all predictions.
+    A constant shift of all predictions does not change it.
 
     Paper silent: the estimator; the authors' code uses the unbiased one, as here.
     Differs from the paper: 1e-8 is added inside the logarithm. Without it a batch of equal residuals gives
@@ -83,11 +81,11 @@ def cosine_mse(cosine: Tensor, gold: Tensor) -> Tensor:
 
 
 def cosent(cosine: Tensor, gold: Tensor, scale: float = 20.0) -> Tensor:
-    """CoSENT: every pair of text pairs that the cosines order wrongly costs (Su, 2022, "CoSENT").
+    """CoSENT: penalises text pairs ranked against the gold order (Su, 2022, "CoSENT").
 
         L = log(1 + sum over i, j with gold_i > gold_j of exp(scale * (cos_j - cos_i)))
 
-    A batch in which all gold scores are equal orders nothing and costs 0.
+    It is 0 for a batch in which all gold scores are equal.
 
     Args:
         cosine: Cosines of B text pairs, (B,).
@@ -108,7 +106,7 @@ def cosent(cosine: Tensor, gold: Tensor, scale: float = 20.0) -> Tensor:
 def multiple_negatives_ranking(
     anchor: Tensor, candidate: Tensor, label: Tensor, same: Tensor | None = None, scale: float = 20.0
 ) -> Tensor:
-    """Pick each anchor's positive out of all candidates of the batch (Henderson et al., 2017; SGPT, section 4.1).
+    """Cross-entropy of each anchor's positive among all candidates (Henderson et al., 2017; SGPT, section 4.1).
 
         L = -1/B sum_i log softmax_j(scale * cos(anchor_i, candidate_j)) [label_i]
 
@@ -116,8 +114,8 @@ def multiple_negatives_ranking(
         anchor: Unit vectors, (B, E).
         candidate: Unit vectors of all positives and hard negatives, (C, E).
         label: For each anchor the index of its positive among the candidates, (B,).
-        same: True where a candidate is another copy of the anchor's positive or of the anchor itself, (B, C);
-            such a candidate is no negative and is left out.
+        same: True where a candidate has the same text as the anchor or its positive, (B, C); such candidates are
+            masked.
         scale: Inverse temperature, 20 in the original.
 
     Returns:

@@ -11,15 +11,15 @@ __all__ = ["UndefinedCorrelation", "pearson", "spearman"]
 
 
 class UndefinedCorrelation(ValueError):  # noqa: N818  # a finding about the data, not a fault
-    """A correlation that does not exist; the message says why."""
+    """Raised where a correlation is undefined; the message says why."""
 
 
 def pearson(predicted: Tensor, gold: Tensor) -> float:
     """Return Pearson's correlation of N predictions with N gold scores, (N,) each.
 
     Raises:
-        UndefinedCorrelation: If a series is constant, holds something that is no number, or N is below 2.
-        ValueError: If they are not of one length.
+        UndefinedCorrelation: If a series is constant or holds a value that is not finite, or N is below 2.
+        ValueError: If their lengths differ.
 
     >>> round(pearson(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 2, 4])), 4)
     0.982
@@ -30,11 +30,11 @@ def pearson(predicted: Tensor, gold: Tensor) -> float:
 def spearman(predicted: Tensor, gold: Tensor) -> float:
     """Return Spearman's correlation of N predictions with N gold scores, (N,) each; ties share their mean rank.
 
-    It is Pearson's of the ranks; torchmetrics' own goes through float32 and gives 0 where a series is constant.
+    Computed as Pearson's of the float64 ranks; torchmetrics' own uses float32 and returns 0 for a constant series.
 
     Raises:
         UndefinedCorrelation: As for `pearson`.
-        ValueError: If they are not of one length.
+        ValueError: If their lengths differ.
 
     >>> round(spearman(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 2, 400])), 9)
     1.0
@@ -44,7 +44,7 @@ def spearman(predicted: Tensor, gold: Tensor) -> float:
 
 
 def _series(predicted: Tensor, gold: Tensor) -> tuple[Tensor, Tensor]:
-    """Check two series, and bring them to float64 and a scale at which squares neither overflow nor vanish."""
+    """Check two series, and scale them in float64 so that squares neither overflow nor underflow."""
     if predicted.shape != gold.shape or predicted.ndim != 1:
         raise ValueError(
             f"`predicted` and `gold` must be of one length, got {tuple(predicted.shape)} and {tuple(gold.shape)}."

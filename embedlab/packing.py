@@ -1,11 +1,11 @@
-"""Texts laid out for a decoder, without padding.
+"""Packing: B texts as one sequence of T tokens, without padding.
 
-A batch of B texts is one stream of T tokens. Attention stays inside each text and positions restart with each,
-so no linear layer ever computes padding. Neighbours of like length form a *group*: attention treats a group as one
-batched product over a rectangle, which is why texts are sorted by length before they are laid out.
+Attention stays inside each text and positions restart with each, so that no linear layer computes padding.
+Neighbours of similar length form a *group*, which attention computes as one batched product over a padded
+rectangle; texts are therefore sorted by length before they are packed.
 
-A text may go on from an earlier one, its *parent*: it then sees the parent's tokens as if they stood before its own,
-and its positions go on from there. So what several texts begin with is computed once.
+A text may continue an earlier one, its *parent*: its tokens attend to the parent's as if these came before its own, and
+its positions continue the parent's. So a common beginning of several texts is computed once.
 
 Size letters, used throughout the package: `B` texts, `T` tokens of a batch, `D` model width, `L` layers read,
 `E` embedding width, `F` feature width, `V` vocabulary.
@@ -27,7 +27,7 @@ __all__ = ["Group", "PackedBatch", "distinct_texts", "pack", "token_batches"]
 # by the number of calls, not by their size: docs/tried.md has the times of 1.0 (equal lengths only) to 4.0.
 SLACK = 2.0
 
-# Columns of a rectangle at least, as softmax over fewer is not vectorised on the processor.
+# Fewest columns of a rectangle, as softmax over fewer is not vectorised on the processor.
 SHORTEST = 16
 
 
@@ -42,7 +42,7 @@ class Group:
         tokens: For each place the token that stands there, (n * length,), from 0 at the group's begin; places past a
             text's end repeat its last token. None where all texts are equally long, so that places are tokens.
         places: For each token its place, (m,), or None as before.
-        before: Of each text the tokens it goes on from, numbered in the whole stream, (n, P); None where P is 0.
+        before: Indices, in the whole batch, of the P parent tokens of each text, (n, P); None where P is 0.
     """
 
     count: int
@@ -55,13 +55,13 @@ class Group:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """B texts in one stream of T tokens.
+    """B texts as one sequence of T tokens.
 
     Attributes:
         ids: Token ids, (T,), int64.
         lengths: Tokens of each text, B positive integers that sum to T.
         content: True where a token holds a letter or a digit, (T,); brackets and punctuation are False.
-        parents: For each text the earlier text it goes on from, or -1; () where none does.
+        parents: For each text the index of the earlier text it continues, or -1; () where none does.
     """
 
     ids: Tensor
@@ -87,7 +87,7 @@ class PackedBatch:
 
     @cached_property
     def before(self) -> tuple[tuple[int, ...], ...]:
-        """For each text the earlier texts it goes on from, first to last."""
+        """For each text the indices of the earlier texts it continues, first to last."""
         before: list[tuple[int, ...]] = []
         for parent in self.parents or (-1,) * len(self):
             before.append(() if parent < 0 else (*before[parent], parent))
@@ -95,7 +95,7 @@ class PackedBatch:
 
     @cached_property
     def positions(self) -> Tensor:
-        """Position of each token in its own text, (T,), from 0, or from where its parent ends."""
+        """Position of each token in its own text, (T,), from 0, or from the end of its parent."""
         starts = self.offsets[:-1]
         if self.parents:
             starts = starts - torch.tensor([self._length(*own) for own in self.before], device=self.ids.device)
@@ -108,7 +108,7 @@ class PackedBatch:
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
-        """Neighbouring texts of like length, each group one rectangle for attention."""
+        """Neighbouring texts of similar length, each group one rectangle for attention."""
         spans: list[tuple[int, int]] = []  # first text of a group, and the text after its last
         first = longest = total = 0
         for number, length in enumerate(self.lengths):
@@ -138,17 +138,17 @@ class PackedBatch:
         return Group(count, longest, sum(own), tokens, (column < lengths).flatten().nonzero()[:, 0], before)
 
     def _length(self, *texts: int) -> int:
-        """Tokens of some texts together."""
+        """Return the number of tokens of some texts together."""
         return sum(self.lengths[text] for text in texts)
 
 
 def pack(id_lists: Sequence[Sequence[int]], content: Tensor, parents: Sequence[int] = ()) -> PackedBatch:
-    """Put texts one after the other, in the order given.
+    """Pack texts in the order given.
 
     Args:
         id_lists: Token ids of each text, B non-empty lists.
         content: For every id of the vocabulary, whether it holds a letter or a digit, (V,).
-        parents: For each text the earlier one it goes on from, or -1; empty where none does.
+        parents: For each text the index of the earlier one it continues, or -1; empty where none does.
 
     Raises:
         ValueError: If a text has no token.
@@ -178,7 +178,7 @@ def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
     Args:
         lengths: Tokens of each text.
-        budget: Tokens of a batch at most.
+        budget: Most tokens of a batch.
 
     Yields:
         Indices of the texts of one batch.

@@ -1,8 +1,8 @@
-"""From the states of a text's tokens to one vector per text.
+"""Pooling: from the hidden states of tokens to one vector per text.
 
-Every pooling takes packed states (T, D) and their `PackedBatch` and returns (B, D) in float32, whatever the decoder
-computed in. A configuration names a pooling by its import path, `embedlab.pooling.weighted_mean`; a function of
-the same signature in a user's own module works just as well.
+Every pooling takes packed states (T, D) and their `PackedBatch` and returns (B, D) in float32, whatever the dtype of
+the states. A configuration names a pooling by its import path, such as `embedlab.pooling.weighted_mean`; a function of the
+same signature in a user's own module works as well.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def mean(states: Tensor, batch: PackedBatch) -> Tensor:
     """Average the states of a text.
 
     Args:
-        states: One state per token, (T, D).
-        batch: The texts they came from.
+        states: One hidden state per token, (T, D).
+        batch: The packed texts, B of them.
 
     Returns:
         One vector per text, (B, D), float32.
@@ -38,8 +38,8 @@ def weighted_mean(states: Tensor, batch: PackedBatch) -> Tensor:
     A causal decoder's later states have seen more of the text. Every token counts, brackets included.
 
     Args:
-        states: One state per token, (T, D).
-        batch: The texts they came from.
+        states: One hidden state per token, (T, D).
+        batch: The packed texts, B of them.
 
     Returns:
         One vector per text, (B, D), float32.
@@ -51,8 +51,8 @@ def last(states: Tensor, batch: PackedBatch) -> Tensor:
     """Take the state of a text's last token.
 
     Args:
-        states: One state per token, (T, D).
-        batch: The texts they came from.
+        states: One hidden state per token, (T, D).
+        batch: The packed texts, B of them.
 
     Returns:
         One vector per text, (B, D), float32.
@@ -63,11 +63,11 @@ def last(states: Tensor, batch: PackedBatch) -> Tensor:
 def last_content(states: Tensor, batch: PackedBatch) -> Tensor:
     """Take the state of the last token that holds a letter or a digit, or the last token where none does.
 
-    Unlike `last`, a final full stop does not decide what is read.
+    Unlike `last`, it skips final punctuation.
 
     Args:
-        states: One state per token, (T, D).
-        batch: The texts they came from.
+        states: One hidden state per token, (T, D).
+        batch: The packed texts, B of them.
 
     Returns:
         One vector per text, (B, D), float32.

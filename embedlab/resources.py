@@ -1,6 +1,6 @@
 """The cache folder, and the embedded default: a real decoder and the real benchmark out of two PyPI wheels.
 
-Nothing is fetched at run time. The wheels are data to us: their files are found, their code is never imported.
+Nothing is downloaded at run time. Only data files of the wheels are read; their code is never imported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def cache_root() -> Path:
-    """Return the folder for everything that can be made again: `EMBEDLAB_CACHE`, or the platform's place."""
+    """Return the cache folder: `EMBEDLAB_CACHE`, or the platform's default."""
     if own := os.environ.get("EMBEDLAB_CACHE"):
         return Path(own).expanduser()
     if sys.platform == "darwin":
@@ -76,10 +76,9 @@ def _wheel_file(wheel: str, name: str, argument: str, other: str) -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """Return a file's SHA-256, from a note in the cache where the file has not changed since it was taken.
+    """Return a file's SHA-256, from the cache if the file's size, times and inode have not changed since.
 
-    Size, time of last change and inode stand for "not changed": hashing half a gigabyte at every start takes
-    seconds.
+    Hashing half a gigabyte at every start would take seconds.
     """
     path = path.resolve()
     state = path.stat()
@@ -97,7 +96,12 @@ def file_sha256(path: Path) -> str:
 
 
 def keep_note(note: Path, content: dict[str, Any]) -> None:
-    """Keep in the cache what would only take time to find out again; without a cache it is not kept."""
+    """Write JSON into the cache, atomically; if the cache is not writable, write nothing.
+
+    Args:
+        note: The file.
+        content: What can be computed again.
+    """
     unfinished = note.with_suffix(f".{uuid.uuid4().hex[:8]}")
     try:
         note.parent.mkdir(parents=True, exist_ok=True)

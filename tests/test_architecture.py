@@ -39,6 +39,7 @@ LAW: dict[str, set[str]] = {
     "source_hash": set(),
     "yaml_files": {"errors"},
     "arguments": {"errors", "yaml_files"},
+    "configs": {"arguments", "errors", "yaml_files"},
     "losses": {"errors"},
     "resources": {"errors"},
     "pooling": {"packing"},
@@ -50,10 +51,22 @@ LAW: dict[str, set[str]] = {
     "report": {"arguments", "errors", "runs", "yaml_files"},
     "signatures": {"errors", "yaml_files"},
     "preflight": {"errors", "signatures", "yaml_files"},
-    "study": {"arguments", "errors", "preflight", "report", "runs", "signatures", "yaml_files"},
+    "study": {"arguments", "configs", "errors", "preflight", "report", "runs", "signatures", "yaml_files"},
 }
 ANYTHING = {"", "__main__", "cli"}  # import what they need, when they need it
-LIGHT_ROOMS = ("", "__main__", "arguments", "cli", "errors", "report", "runs", "source_hash", "study", "yaml_files")
+LIGHT_ROOMS = (
+    "",
+    "__main__",
+    "arguments",
+    "cli",
+    "configs",
+    "errors",
+    "report",
+    "runs",
+    "source_hash",
+    "study",
+    "yaml_files",
+)
 
 
 def imports(tree: ast.AST, package: str, at_import: bool = False) -> Iterator[str]:

@@ -109,7 +109,7 @@ def test_an_import_too_many_is_seen(tmp_path: Path, by_itself: set[str]) -> None
 def test_help_shows_what_a_newcomer_needs(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    for word in ("embedlab compare configs/compare/demo.yaml", "embedlab fit -c", "embedlab report"):
+    for word in ("embedlab compare demo", "embedlab fit -c", "embedlab report", "configs [NAME]"):
         assert word in out
     assert max(map(len, out.splitlines())) <= 110
 

@@ -14,9 +14,12 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
+from embedlab import cli, configs
 from embedlab.data import Source
+from embedlab.errors import UserError
 from embedlab.signatures import shipped
 from embedlab.strategies.base import EmbeddingStrategy
+from embedlab.study.spec import read_study
 from tests import processes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -54,13 +57,16 @@ def test_a_strategy_file_tells_its_story(path: Path) -> None:
     assert re.search(r"\b(19|20)\d\d\b", head.splitlines()[0]), "the citation comes first"
     for key in ("Run:", "Cost:", "Expect:"):
         assert f"# {key}" in head
-    (run,) = re.findall(r"Run: +(.*)", head)
-    assert all((CONFIGS.parent / word).exists() for word in run.split() if word.endswith(".yaml"))
+    assert ("# Paper:" in head) == ("# Ours:" in head), "what differs stands beside what it differs from"
+    commands = re.findall(r"embedlab (?:fit|compare) .*", head)
+    assert re.findall(r"Run: +(.*)", head) == commands[:1]
+    for command in commands:
+        _, kind, *words = command.split()
+        for word in words if kind == "compare" else [word for word in words if word != "-c"]:
+            assert configs.find(word).parent.parent in (CONFIGS, CONFIGS.parent), command
     expected = " ".join(head.partition("# Expect: ")[2].replace("#", " ").split())
     command = re.search(r"embedlab (fit|compare) .*", expected)
     assert expected.startswith("not yet run") != bool(command), "a number comes from a run that can be repeated"
-    for word in command[0].split() if command else []:
-        assert not word.endswith(".yaml") or (CONFIGS.parent / word).exists()
 
 
 @pytest.mark.parametrize("path", STRATEGIES, ids=lambda p: p.stem)
@@ -181,3 +187,97 @@ def test_print_config_shows_everything_and_runs_nothing(tmp_path: Path) -> None:
     assert shown["model"]["init_args"]["rank"] == 16
     assert shown["model"]["init_args"]["backbone"]["name"] == "smollm2-135m"
     assert {own for own in tmp_path.iterdir() if not own.name.startswith(processes.OUTPUT)} == before
+
+
+# By name ----------------------------------------------------------------------------------------------------
+
+
+def test_everything_that_ships_has_a_name_and_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    names = configs.names()
+    assert {configs.find(name) for name in names} == {*STRATEGIES, *BACKBONES, *STUDIES, CONFIGS / "protocol.yaml"}
+    assert cli.main(["configs"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert list(lines) == names
+    assert all(len(line) <= 112 and not line.endswith(".") for line in lines.values()), "a phrase of one line"
+
+
+@pytest.mark.parametrize("word", ["freeze", "freeze.yaml", "strategies/freeze", "configs/strategies/freeze.yaml"])
+def test_is_found_by_name(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert configs.find(word) == CONFIGS / "strategies" / "freeze.yaml"
+    own = tmp_path / word
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.mkdir()
+    assert configs.find(word) == CONFIGS / "strategies" / "freeze.yaml", "a folder is no configuration"
+    own.rmdir()
+    own.write_text("")
+    assert configs.find(word) == Path(word), "a file of the user's goes first"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("strategies/frezee", "did you mean strategies/freeze."),
+        ("xyz", "xyz must be a YAML file or the name of one that ships, but is neither; `embedlab configs`"),
+        ("own.yml", "own.yml does not exist; did you mean own.yaml."),
+        ("folder", "folder must be a file, got a folder."),
+        ("a" * 300, "must be a YAML file or the name of one that ships"),
+        ("a\0b", "must be a YAML file or the name of one that ships"),
+        ("twin", "twin must be the name of one shipped configuration, but fits backbones/twin and strategies/twin."),
+    ],
+)
+def test_a_name_that_leads_nowhere(word: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("strategies/freeze", "strategies/twin", "backbones/twin"):
+        (tmp_path / "shipped" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "shipped" / f"{name}.yaml").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "own.yaml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(configs, "folder", lambda: tmp_path / "shipped")
+    with pytest.raises(UserError) as caught:
+        configs.find(word)
+    assert message in str(caught.value)
+
+
+def test_one_is_printed_to_start_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Even into a file of its own name, which the shell has made by then; and a copy of a study runs anywhere."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo.yaml").touch()
+    assert cli.main(["configs", "demo.yaml"]) == 0
+    printed = capsys.readouterr().out
+    assert printed == (CONFIGS / "compare" / "demo.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(printed)
+    study = read_study(Path("mine.yaml"))
+    assert {own.config.parent for own in study.strategies} == {CONFIGS / "strategies"}
+    assert (study.protocol, study.backbone) == (CONFIGS / "protocol.yaml", CONFIGS / "backbones" / "smollm2-135m.yaml")
+    assert cli.main(["configs", "mine.yaml"]) == 2
+    assert "`NAME` must be what ships, got 'mine.yaml'; `embedlab configs` lists" in capsys.readouterr().err
+
+
+def test_a_study_names_its_own_files_and_what_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "studies"
+    place.mkdir()
+    (place / "mine.yaml").write_text("model: {class_path: embedlab.strategies.tfidf.Tfidf}\n")
+    lines = "{plain: strategies/tfidf, mine: mine.yaml, far: ../far.yaml}"
+    (tmp_path / "far.yaml").write_text((place / "mine.yaml").read_text())
+    (place / "study.yaml").write_text(f"protocol: protocol\nstrategies: {lines}\n")
+    assert [own.config for own in read_study(Path("studies/study.yaml")).strategies] == [
+        CONFIGS / "strategies" / "tfidf.yaml",
+        Path("studies/mine.yaml"),
+        Path("far.yaml"),
+    ]
+    assert cli.main(["compare", "studies/study.yaml", "--dry-run"]) == 0
+    assert "3 to run" in capsys.readouterr().out
+
+
+def test_options_take_names_in_every_form() -> None:
+    file = str(CONFIGS / "protocol.yaml")
+    words = ["-c", "protocol", "--config=protocol", "--model.backbone.name", "protocol", "--config", "protocol", "-c"]
+    expected = ["-c", file, f"--config={file}", "--model.backbone.name", "protocol", "--config", file, "-c"]
+    assert configs.with_files(words) == expected
+    assert configs.with_files(["-c", "--print_config"]) == ["-c", "--print_config"], "for the parser to refuse"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from importlib.metadata import entry_points, packages_distributions, version
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -18,6 +21,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import embedlab
+from embedlab import configs
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -116,6 +120,88 @@ def test_is_typed_and_licensed() -> None:
     assert PROJECT["license"] == "Apache-2.0"
     assert text.split()[:4] == ["Apache", "License", "Version", "2.0,"]
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+# The wheel --------------------------------------------------------------------------------------------------
+
+
+def test_every_folder_is_packaged_and_tests_are_not() -> None:
+    (mapped,) = SETTINGS["tool"]["setuptools"]["package-dir"].items()
+    assert mapped == ("embedlab.shipped", "configs")
+    code = {path.parent.relative_to(ROOT) for path in (ROOT / "embedlab").rglob("*.py")}
+    data = {path.parent.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
+    names = [".".join(path.parts) for path in code] + [".".join(("embedlab", "shipped", *p.parts[1:])) for p in data]
+    assert SETTINGS["tool"]["setuptools"]["packages"] == sorted(names)
+    assert SETTINGS["tool"]["setuptools"]["package-data"]["*"] == ["*.yaml"]
+    assert not [path for path in (ROOT / "configs").rglob("*") if path.is_file() and path.suffix != ".yaml"]
+
+
+def build(source: Path, *kinds: str) -> list[Path]:
+    """Build from a folder, as pip would, without the network; give the files."""
+    code = "import sys, setuptools.build_meta as b; [print(getattr(b, kind)('out')) for kind in sys.argv[1:]]"
+    subprocess.run([sys.executable, "-c", code, *kinds], cwd=source, check=True, capture_output=True)
+    return [next((source / "out").glob({"build_wheel": "*.whl", "build_sdist": "*.tar.gz"}[kind])) for kind in kinds]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A wheel from a clean copy of the tree, and one from its source distribution."""
+    place = tmp_path_factory.mktemp("build")
+    for name in ("embedlab", "configs", "tests"):
+        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, place)
+    wheel, sdist = build(place, "build_wheel", "build_sdist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(place / "again", filter="data")
+    (source,) = (place / "again").iterdir()
+    return [wheel, *build(source, "build_wheel")]
+
+
+def test_a_wheel_carries_the_configurations_and_no_tests(built: list[Path]) -> None:
+    first, second = (ZipFile(wheel).namelist() for wheel in built)
+    assert sorted(first) == sorted(second)
+    own = {str(path.relative_to(ROOT)) for path in (ROOT / "embedlab").rglob("*.py")} | {"embedlab/py.typed"}
+    shipped = {f"embedlab/shipped/{path.relative_to(ROOT / 'configs')}" for path in (ROOT / "configs").rglob("*.yaml")}
+    assert {name for name in first if ".dist-info/" not in name} == own | shipped
+
+
+def test_an_installed_wheel_finds_what_ships_in_an_empty_folder(built: list[Path], tmp_path: Path) -> None:
+    target, empty = tmp_path / "target", tmp_path / "empty"
+    empty.mkdir()
+
+    def run(*words: str) -> str:
+        words = (sys.executable, *words)
+        done = subprocess.run(
+            words, cwd=empty, env={**os.environ, "PYTHONPATH": str(target)}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run(
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--no-compile",
+        "--target",
+        str(target),
+        str(built[0]),
+    )
+    assert [line.split()[0] for line in run("-m", "embedlab", "configs").splitlines()] == configs.names()
+    planned = run(str(target / "bin" / "embedlab"), "compare", "demo", "--dry-run")
+    assert "6 to run" in planned
+    # A study of a user's own, with what ships by name and by path.
+    shipped = target / "embedlab" / "shipped"
+    beside = "{protocol: ../protocol.yaml, strategies: {plain: ../strategies/tfidf.yaml}}"
+    (shipped / "compare" / "beside.yaml").write_text(beside)
+    (empty / "mine.yaml").write_text("model: {class_path: embedlab.strategies.tfidf.Tfidf}\n")
+    (empty / "study.yaml").write_text("{protocol: protocol, strategies: {plain: tfidf, mine: mine.yaml}}")
+    assert "2 to run" in run("-m", "embedlab", "compare", "study.yaml", "--dry-run")
+    assert "1 to run" in run("-m", "embedlab", "compare", "beside", "--dry-run")
+    assert sorted(path.name for path in empty.iterdir()) == ["mine.yaml", "study.yaml"]
 
 
 def test_what_has_to_pass_can_be_started() -> None:

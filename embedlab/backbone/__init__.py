@@ -1,4 +1,4 @@
-"""The decoder: loaded, proven, packed, read at any block, tuned."""
+"""The decoder: loading, checks of how it may be read, packing, hidden states, log-probabilities, tuning."""
 
 from embedlab.backbone.backbone import Backbone
 from embedlab.backbone.hooks import FINAL, Layer

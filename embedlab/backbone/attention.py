@@ -1,8 +1,8 @@
-"""Attention inside each text of a packed stream, registered with transformers.
+"""Attention inside each text of a packed batch, registered with transformers.
 
-transformers hands every attention layer's query, key and value to the function registered under the model's
+transformers passes every attention layer's query, key and value to the function registered under the model's
 `attn_implementation`, together with any extra keyword the model was called with. So packing needs no copy of
-any model's code: the model is called with `packed=tokens`, and this function cuts the stream at the texts.
+any model's code: the model is called with `packed=batch`, and this function separates the texts.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ PACKED = "embedlab_packed"
 # Up to here plain products with a mask are quicker than the fused kernel, above all in the backward pass.
 LONGEST_PRODUCT = 256
 
-# Beyond it, rows that meet a mask at a time where the kernel's own causal one does not do.
+# Beyond it, rows per kernel call where the kernel's own causal mask cannot be used.
 BLOCK = 256
 
 MASK_BYTES = 2**26  # of all masks that are kept
 
-# What a layer may hand over beside what is used below and leaves the outcome as it is: the positions went into query
-# and key, and the rest asks for what is returned, or for a cache, of which there is none.
+# Further keywords of a layer that do not change the result: positions are already in query and key, and the rest asks
+# for other return values, or for a cache, which is not used.
 HARMLESS: Final = frozenset(
     ("cache_position", "output_attentions", "output_hidden_states", "position_ids", "return_dict", "use_cache")
 )
@@ -42,9 +42,9 @@ _masks: dict[_Key, Tensor] = {}
 def _mask(
     length: int, before: int, groups: int, window: int | None, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Return what is added to the scores of a text, (groups * length, before + length): 0, or minus infinity.
+    """Return the additive mask of a text's scores, (groups * length, before + length): 0, or minus infinity.
 
-    Masks are kept for the next layer, up to MASK_BYTES, the oldest given up first.
+    Masks are kept for the next layer, up to MASK_BYTES, the oldest dropped first.
     """
     key = (length, before, groups, window, dtype, device)
     mask = _masks.get(key)
@@ -60,7 +60,7 @@ def _mask(
 def _hidden(
     row: int, last_row: int, column: int, last_column: int, window: int | None, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Return what is added to some rows and columns of the scores, (rows, columns): 0, or minus infinity."""
+    """Return the additive mask for some rows and columns of the scores, (rows, columns): 0, or minus infinity."""
     distance = torch.arange(row, last_row, device=device)[:, None] - torch.arange(column, last_column, device=device)
     hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
     return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)
@@ -86,20 +86,20 @@ def packed_attention(
         query: (1, heads, T, width of a head).
         key: (1, key heads, T, width of a head); with grouped queries, fewer heads than `query`.
         value: As `key`.
-        attention_mask: What `window_of` made of the mask: the layer's sliding window, or None. The texts' bounds and
-            causality are the rest of the mask.
+        attention_mask: What `window_of` returns in place of a mask: the layer's sliding window, or None. The rest of
+            the mask follows from the bounds of the texts and causality.
         scaling: Factor of the scores; one over the root of the head's width by default.
         dropout: Share of attention weights dropped.
-        packed: The stream's layout.
+        packed: The layout of the batch.
         sliding_window: How far back a token sees, itself included; None for the whole text.
         is_causal: Must not be False.
-        others: Nothing that would change the outcome.
+        others: Keywords in HARMLESS, or None.
 
     Returns:
         (1, T, heads, width of a head), and None for the weights.
 
     Raises:
-        NotImplementedError: If the layer wants something else than causal attention inside each text.
+        NotImplementedError: If the layer needs anything but causal attention inside each text.
     """
     assert packed is not None, "a packed decoder is called with `packed=tokens`, or texts would see each other"
     if unknown := sorted(name for name, value in others.items() if value is not None and name not in HARMLESS):
@@ -135,7 +135,7 @@ class _Products(torch.autograd.Function):
 
     Written out because autograd's own backward of the many views costs more than the products on short texts. The
     query heads of a key head are folded into rows, so that keys and values are never repeated. Places past a text's
-    end need no mask of their own: they come after every token that counts, and nothing is read from them.
+    end need no mask: they come after all tokens of the text, and their outputs are dropped.
     """
 
     @staticmethod
@@ -202,7 +202,7 @@ def _by_autograd(
     dropout: float,
     earlier: Sequence[Tensor] = (),
 ) -> Tensor:
-    """Attend where texts are long, or go on from others: keys and values `earlier`, (n, P, key heads, width) each."""
+    """Attend where texts are long, or continue others with keys and values `earlier`, (n, P, key heads, width) each."""
     q, k, v = _rectangle(q, group, k.shape[1]), _rectangle(k, group), _rectangle(v, group)
     if earlier:
         k, v = (torch.cat([e.transpose(1, 2).flatten(0, 1), own], 1) for e, own in zip(earlier, (k, v), strict=True))
@@ -216,8 +216,8 @@ def _by_autograd(
 def _long(q: Tensor, k: Tensor, v: Tensor, length: int, scale: float, window: int | None, dropout: float) -> Tensor:
     """Attend by PyTorch's kernels, without scores or a mask of (length, length); shapes as rectangles have them.
 
-    Rows that see all before them are left to the kernel's own causal mask. Those with a window, or with tokens
-    before them, go in blocks, each with the columns that it sees and a small mask.
+    Without a window or parent tokens the kernel's own causal mask is used; otherwise rows are computed in blocks, each
+    with the columns that it attends to and a small mask.
     """
     total = k.shape[1]
     before = total - length
@@ -237,14 +237,14 @@ def _long(q: Tensor, k: Tensor, v: Tensor, length: int, scale: float, window: in
 
 
 def window_of(*_: Any, local_size: int | None = None, config: Any = None, **__: Any) -> int | None:
-    """Stand for the mask that transformers would build: the window of the layers it is for, or None for all before.
+    """Return, in place of the mask that transformers would build, the layer's sliding window, or None for no window.
 
     Args:
-        local_size: How far its tokens see.
+        local_size: Length of the window.
         config: The decoder's configuration.
 
     Raises:
-        NotImplementedError: If tokens see the chunk they are in, which is no window.
+        NotImplementedError: If attention is inside chunks rather than a sliding window.
     """
     if local_size is not None and local_size == getattr(config, "attention_chunk_size", None):
         raise NotImplementedError("its attention is cut into chunks, which packed attention does not know")

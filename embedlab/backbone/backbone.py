@@ -1,7 +1,7 @@
-"""The decoder: loaded once, given texts without padding, read at any block.
+"""The decoder as strategies use it: texts in, pooled hidden states of any block or log-probabilities out.
 
-States are numbered as in FREEZE: state 0 is the embedding output, state l the residual stream after block l,
-before the final norm. The output of the final norm is a state of its own, `FINAL`.
+Hidden states are numbered as in FREEZE: state 0 is the embedding output, state l the residual stream after block l,
+before the final norm. The output of the final norm is a separate state, `FINAL`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ __all__ = ["FINAL", "Backbone", "Layer"]
 
 @final
 class Backbone(nn.Module):
-    """A decoder-only language model that reads texts.
+    """A decoder-only language model.
 
-    Building one loads nothing, so that arguments are checked before anything slow happens; `load` does.
+    The constructor loads nothing, so that arguments are checked before anything slow happens; `load` loads the weights.
 
     Args:
         name: `smollm2-135m` (the embedded default), a hub id, a folder, or a `.gguf` file.
         revision: Commit of a hub id; pin it, or a rerun may see other weights.
         dtype: What the decoder computes in; `auto` is bfloat16 where the processor has it, else float32.
         max_length: Longest text in tokens, brackets included; None is the decoder's own window.
-        packed: Whether texts are packed without padding, where that was proven to change nothing.
-        padding_side: Side of the padding where there is any; the states do not depend on it.
+        packed: Whether texts are packed without padding, if a check shows that the decoder's outputs stay the same.
+        padding_side: Side of the padding where texts are padded; the states do not depend on it.
         tokens_per_pass: Tokens of one forward pass when nothing trains.
         begin_of_text: Whether a token stands before each text. `auto` does what the method asks for, else what the
             decoder's own tokenizer does; `always` puts the begin-of-text token first, or the end-of-text token where
@@ -85,12 +85,12 @@ class Backbone(nn.Module):
 
     @cached_property
     def window(self) -> int:
-        """Longest text in tokens, whatever stands around it included."""
+        """Longest text in tokens, including tokens put around it."""
         return self.files.window(self.max_length)
 
     @cached_property
     def tokenization(self) -> Tokenization:
-        """From texts to ids."""
+        """Tokenizes texts: begin-of-text, cutting to the window."""
         size = int(self.files.config.vocab_size)
         return Tokenization(self.files.tokenizer(), size, self.window, self.begin_of_text)
 
@@ -100,18 +100,18 @@ class Backbone(nn.Module):
         return self.tokenization.tokenizer
 
     def load(self, tuning: Tuning | None = None, head: bool = False) -> None:
-        """Load the decoder, find out how it may be read, and choose what trains in it.
+        """Load the decoder, check whether it may be packed, and make parameters trainable.
 
-        A strategy calls this in `configure_model`. A second call with the same wish does nothing. The weights go to
-        the device of the context, which is where Lightning calls `configure_model`, or else to where this module is.
+        A strategy calls this in `configure_model`. A second call with the same arguments does nothing. The weights go
+        to the device of the context that Lightning calls `configure_model` in, or else to the device of this module.
 
         Args:
             tuning: What trains; None is nothing.
             head: Whether the language-model head is needed, for log-probabilities.
 
         Raises:
-            RuntimeError: If the decoder was loaded with another wish.
-            UserError: If the weights are not complete, or no way of reading them gives what transformers gives.
+            RuntimeError: If the decoder was loaded with other arguments.
+            UserError: If the weights are not complete, or the outputs differ from those of transformers' own class.
         """
         tuning = tuning or Frozen()
         if self._wish is not None:
@@ -130,13 +130,13 @@ class Backbone(nn.Module):
 
     @property
     def reader(self) -> Reader:
-        """What runs the decoder; known once it is loaded."""
+        """Runs the decoder, once it is loaded."""
         if self._reader is None:
             raise RuntimeError("the decoder is not loaded; call `backbone.load(tuning)` in `configure_model`.")
         return self._reader
 
     def train(self, mode: bool = True) -> Backbone:
-        """Set training mode, but leave a frozen decoder in evaluation mode."""
+        """Set training mode; a frozen decoder stays in evaluation mode."""
         super().train(mode)
         if self.decoder is not None and not self.trains:
             self.decoder.eval()
@@ -149,7 +149,7 @@ class Backbone(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Parameters of the decoder, with whatever tuning added; counted without loading it where it is not."""
+        """Number of parameters of the decoder, including those that tuning added; does not load it."""
         if self.decoder is not None:
             return sum(p.numel() for p in self.decoder.parameters())
         return sum(p.numel() for p in self.files.empty().parameters())
@@ -162,16 +162,16 @@ class Backbone(nn.Module):
         prefix: Sequence[int] = (),
         suffix: Sequence[int] = (),
     ) -> Tensor:
-        """Pool the states of texts at some layers.
+        """Pool the hidden states of texts at some layers.
 
-        Equal texts are read once. The order, number and company of the texts do not change the result. Before each
-        text stands the token of `begin_of_text`, if any; it counts in pooling like any other.
+        Equal texts are computed once. The result for a text does not depend on the other texts or their order. The
+        token of `begin_of_text`, if any, is put before each text and pooled like any other.
 
         Args:
             texts: B texts.
             pooling: From token states (T, D) to one vector per text.
-            layers: States to read: 0 is the embedding output, l the output of block l, FINAL the final norm's.
-            prefix: Token ids put before each text; one that is the token of `begin_of_text` stands for it.
+            layers: States to pool: 0 is the embedding output, l the output of block l, FINAL that of the final norm.
+            prefix: Token ids put before each text; the token of `begin_of_text` is not repeated if they begin with it.
             suffix: Token ids put after each text.
 
         Returns:
@@ -193,7 +193,7 @@ class Backbone(nn.Module):
         return pack(ids, self.tokenization.content.to(self.device), parents)
 
     def _pooled(self, batch: PackedBatch, pooling: Pooling, layers: Sequence[Layer]) -> Tensor:
-        """Pool a batch's states as they come, (B, len(layers), D)."""
+        """Pool the states of a batch while the decoder runs, (B, len(layers), D)."""
         found: dict[Layer, Tensor] = {}
 
         def see(layer: Layer, states: Tensor) -> None:
@@ -204,17 +204,17 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the decoder computes: where its weights are."""
+        """Device of the decoder's weights."""
         return self.anchor.device if self.decoder is None else next(self.decoder.parameters()).device
 
     def log_probabilities(self, contexts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Give the log-probability of each target token after its context.
+        """Return the log-probability of each target token after its context.
 
-        What contexts share is read once, and the output head is computed only at the positions that are read.
+        Common beginnings of contexts are computed once, and the output head only at positions that predict a target.
 
         Args:
-            contexts: Ids that come first, B non-empty lists; the token of `begin_of_text` is put before them.
-            targets: Ids whose probability is asked, B non-empty lists.
+            contexts: Token ids of the contexts, B non-empty lists; the token of `begin_of_text` is put before them.
+            targets: Token ids of the targets, B non-empty lists.
 
         Returns:
             B float32 tensors, one natural log-probability per target token.

@@ -1,8 +1,8 @@
-"""The feature cache: hidden states of a frozen decoder, computed once per text, kept on disk, read by memory map.
+"""The feature cache: pooled hidden states of a frozen decoder, computed once per text and memory-mapped from disk.
 
-A cache is a folder of shards. Its name is a hash of everything that decides the numbers in it; a text is known by its
-own hash. Runs, seeds and strategies share it: one process computes at a time, under a lock that the system frees when
-its holder dies, and anybody may read meanwhile. A process that is killed loses at most the shard it was computing.
+A cache is a folder of shards. Its name is a hash of everything that determines the values; texts are looked up by their
+hash. Runs, seeds and strategies share it: one process computes at a time, under a lock that the system releases when
+the process ends, and any process may read. A process that is killed loses at most the shard it was computing.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cost:
-    """What computing the features of some texts took, whoever computed them.
+    """The time that computing the features of some texts took, in any process.
 
     Attributes:
-        seconds: In all.
-        seconds_found: Of these, spent earlier or by other processes, whose features were found on disk.
-        texts: Distinct texts.
-        texts_found: Of these, found on disk.
+        seconds: Total.
+        seconds_found: The part spent by earlier or other processes, whose features were found on disk.
+        texts: Number of distinct texts.
+        texts_found: Number of those found on disk.
     """
 
     seconds: float
@@ -66,12 +66,12 @@ class Cost:
 
 @final
 class FeatureCache:
-    """Features by text; no folder is made before there is something to keep.
+    """Features by text. The folder is created with the first shard.
 
     Args:
-        identity: What decides the numbers: decoder hash, layers, pooling and so on; plain JSON types.
+        identity: What determines the values: decoder hash, layers, pooling and so on; plain JSON types.
         shape: Shape of one text's features, (L, D).
-        dtype: What they are kept in.
+        dtype: Data type they are stored in.
         root: Folder of all caches; the user's cache by default.
     """
 
@@ -98,16 +98,16 @@ class FeatureCache:
         block: int = 2048,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        """Compute and keep the features of texts that are not there yet, shortest first.
+        """Compute and store the features of texts that are missing, shortest first.
 
-        While another process computes, this one waits and takes what is finished. Where the disk is full or
-        read-only, features are held in memory, with a warning.
+        While another process computes, this one waits and uses its results. If the disk is full or read-only, features
+        are held in memory, with a warning.
 
         Args:
             texts: Any texts; repeats are computed once.
             compute: From b texts to their features, (b, L, D).
-            block: Texts per shard, fewer where they would take more than 64 MiB; what a killed process loses at most.
-            progress: Told after each block how many of how many missing texts are done.
+            block: Texts per shard, fewer where they would take more than 64 MiB; a killed process loses at most one.
+            progress: Called after each block with the number of texts done and the number that were missing.
         """
         block = max(1, min(block, _SHARD_BYTES // self.row_bytes))
         missing = sorted(self.missing(texts), key=lambda text: (len(text), text))
@@ -141,7 +141,7 @@ class FeatureCache:
         return result
 
     def missing(self, texts: Sequence[str]) -> list[str]:
-        """Return the distinct texts that are not there; the folder is read only where there are any."""
+        """Return the distinct texts without stored features; the folder is listed only if there seem to be any."""
         with self._guard:
             absent = self._absent(texts)
             if absent:
@@ -150,7 +150,7 @@ class FeatureCache:
             return absent
 
     def cost(self, texts: Sequence[str]) -> Cost:
-        """Return what computing texts took, each its share of its shard's seconds, whoever computed it and when.
+        """Return what computing the features of texts took; each text counts its share of its shard's seconds.
 
         Raises:
             KeyError: If a text was never added.
@@ -170,7 +170,7 @@ class FeatureCache:
         return absent
 
     def _intact(self, shard: Shard, row: int) -> bool:
-        """Compare a row with its checksum; a shard with a damaged one is given up."""
+        """Compare a row with its checksum; a shard with a damaged row is renamed and no longer used."""
         if shard.is_intact(row):
             return True
         assert shard.path is not None, "memory keeps what it was given"
@@ -186,7 +186,7 @@ class FeatureCache:
             path.rename(aside)
 
     def _look(self) -> None:
-        """Open the shards that came since the last look."""
+        """Open the shards that were written since the last call."""
         try:
             names = sorted(name for name in os.listdir(self.folder) if name.endswith(SUFFIX))
         except FileNotFoundError:
@@ -209,7 +209,7 @@ class FeatureCache:
 
     @contextmanager
     def _lock(self) -> Iterator[bool]:
-        """Hold the lock: True; False after a second of waiting. True without it where no lock can be written."""
+        """Yield whether the lock was acquired within a second; True without a lock if none can be written."""
         lock = FileLock(self.folder / ".lock")
         held = True
         try:
@@ -255,5 +255,5 @@ class FeatureCache:
 
 
 def _key(text: str) -> bytes:
-    """Return a text's hash; lone surrogates, which UTF-8 refuses, pass."""
+    """Return a text's hash; lone surrogates, which UTF-8 cannot encode, are accepted."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES]

@@ -1,4 +1,4 @@
-"""A decoder that comes as a GGUF file, dequantised once, in float32, into a folder of safetensors in the cache."""
+"""Convert a GGUF file, once, into a folder of float32 safetensors in the cache."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ log = logging.getLogger(__name__)
 
 
 def convert_gguf(file: Path, convert: Callable[[Path, Path], None] | None = None) -> Path:
-    """Return a folder of safetensors with a GGUF file's decoder, made once.
+    """Return the folder of safetensors converted from a GGUF file, converting it if needed.
 
-    Several processes may ask at once: one converts, the others wait. A folder that is half-written or was
-    altered is made again.
+    If several processes call this at once, one converts and the others wait. A folder that is half-written or was
+    altered is converted again.
 
     Args:
         file: The GGUF file.
-        convert: From the file to a new folder; for tests.
+        convert: Called with the file and a new folder to fill; for tests.
 
     Raises:
-        UserError: If the file is no decoder that transformers can convert.
+        UserError: If transformers cannot convert the file.
     """
     source = file_sha256(file)
     folder = cache_root() / "decoders" / f"{file.stem.lower()}-{source[:12]}-v{_CONVERTER}"
@@ -105,7 +105,7 @@ def _convert(file: Path, folder: Path) -> None:
 
 
 def _pre_tokenizer(file: Path) -> str | None:
-    """Return the name of a GGUF file's way to split text before merging."""
+    """Return the name of a GGUF file's pre-tokenizer."""
     from gguf import GGUFReader
 
     field = GGUFReader(file).get_field("tokenizer.ggml.pre")

@@ -1,7 +1,7 @@
-"""States of a decoder, seen while it runs.
+"""Hidden states of a decoder, handed out by hooks while it runs.
 
 State 0 is the embedding output, state l the residual stream after block l, before the final norm. The output of
-the final norm is a state of its own, `FINAL`.
+the final norm is a separate state, `FINAL`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ Layer = int | Literal["final"]
 
 
 class Stop(Exception):  # noqa: N818  # no error: the blocks above are not needed
-    """Leave the decoder's forward once the last state that is wanted is there."""
+    """Raised inside the decoder's forward to end it after the last state wanted."""
 
 
 @contextmanager
 def watch_states(
     blocks: nn.ModuleList, layers: Sequence[Layer], see: Callable[[Layer, Tensor], None]
 ) -> Iterator[None]:
-    """Watch the states of some layers while the decoder runs, and stop it after the last of them.
+    """Call a function with the hidden states of some layers while the decoder runs; stop it after the last of them.
 
     Args:
         blocks: The decoder's blocks, first to last.
-        layers: States to watch; FINAL comes out of no block and is left to the caller.
-        see: Called with a layer and its states, in the shape the block gives them.
+        layers: Layers whose states are wanted; FINAL is no block's output and is left to the caller.
+        see: Called with a layer and its states, in the shape the block returns.
 
     Raises:
         UserError: If the decoder has no such layer.

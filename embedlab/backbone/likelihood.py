@@ -1,9 +1,9 @@
-"""Log-probabilities of many targets after their contexts: nothing is computed twice, or without being read.
+"""Log-probabilities of many targets after their contexts, with common beginnings computed once.
 
-What all contexts begin with (an instruction) is read once a pass, and a context that several targets follow (a
-document with its queries) once as well. Texts are laid out as a tree of three levels, `PackedBatch.parents`:
+The common beginning of all contexts (an instruction) is computed once a pass, and so is a context that several targets
+follow (a document with its queries). Texts are packed as a tree of three levels, `PackedBatch.parents`:
 
-    what all contexts begin with > a context that several targets follow > the rest of a context and its target
+    common beginning of all contexts > context of several targets > rest of a context and its target
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True)
 class _Branch:
-    """A sequence to score: number, shared context, own tokens, how many of these come before the target."""
+    """A sequence to score: index, shared context, own tokens, number of own tokens before the target."""
 
     number: int
     stem: Ids
@@ -37,12 +37,12 @@ class _Branch:
 
 @dataclass
 class Pass:
-    """One pass of the decoder.
+    """The texts of one forward pass of the decoder.
 
     Attributes:
-        texts: Token ids of each text laid out.
-        parents: For each text the earlier one it goes on from, or -1.
-        rows: For each sequence scored, by number, the tokens of the stream that predict its target, in order.
+        texts: Token ids of each packed text.
+        parents: For each text the index of the earlier one it continues, or -1.
+        rows: For each sequence, by index, the positions in the packed batch that predict its target, in order.
     """
 
     texts: list[Ids] = field(default_factory=list)
@@ -53,19 +53,19 @@ class Pass:
 def shared_passes(
     contexts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], budget: int, share: bool = True
 ) -> Iterator[Pass]:
-    """Cut the scoring of targets after their contexts into passes.
+    """Divide the scoring of targets after their contexts into passes.
 
     Args:
-        contexts: Ids that come first, B non-empty lists.
-        targets: Ids to be predicted, B non-empty lists.
-        budget: Tokens of a pass, at most; more only where one sequence is longer.
-        share: Whether beginnings are shared; otherwise every sequence is a text of its own.
+        contexts: Token ids of the contexts, B non-empty lists.
+        targets: Token ids to be predicted, B non-empty lists.
+        budget: Most tokens of a pass, unless one sequence alone is longer.
+        share: Whether common beginnings are computed once; otherwise every sequence is packed whole.
 
     Yields:
         Passes that together hold every sequence once.
 
     Raises:
-        UserError: If a context is empty: a decoder predicts nothing from nothing.
+        UserError: If a context is empty, so that there is no token to predict the first one from.
     """
     whole = [tuple(context) for context in contexts]
     if not all(whole):
@@ -98,12 +98,12 @@ def shared_passes(
 
 
 def _cost(branch: _Branch, stems: set[Ids]) -> int:
-    """Tokens that a sequence adds to a pass which holds some shared contexts already."""
+    """Return the tokens that a sequence adds to a pass that already holds some shared contexts."""
     return len(branch.leaf) + (0 if branch.stem in stems else len(branch.stem))
 
 
 def _laid_out(root: Ids, batch: Sequence[_Branch]) -> Pass:
-    """Put what is shared first, then texts whose beginnings are equally long, by their own length."""
+    """Order the texts of a pass: shared beginnings first, then the rest by length of beginning and own length."""
     plan = Pass()
     end = 0
 
@@ -131,16 +131,16 @@ def _laid_out(root: Ids, batch: Sequence[_Branch]) -> Pass:
 def log_probabilities(
     plan: Pass, states: Tensor, targets: Sequence[Sequence[int]], head: Callable[[Tensor], Tensor]
 ) -> dict[int, Tensor]:
-    """Give the log-probabilities of the targets of one pass.
+    """Return the log-probabilities of the targets of one pass.
 
     Args:
         plan: The pass.
-        states: What the decoder ends with, (T, D).
-        targets: Ids to be predicted, of all sequences.
+        states: Final hidden states, (T, D).
+        targets: Token ids to be predicted, of all sequences.
         head: From states (N, D) to logits (N, V).
 
     Returns:
-        For each sequence of the pass, by number, one natural log-probability per target token, float32.
+        For each sequence of the pass, by index, one natural log-probability per target token, float32.
     """
     device = states.device
     rows = torch.tensor([row for own in plan.rows.values() for row in own], device=device)

@@ -1,4 +1,4 @@
-"""Load a decoder where it shall compute: proven before it is tuned, so that no tuning is taken for an error."""
+"""Load a decoder onto a device. It is compared with transformers' own class before tuning changes it."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def load_reader(
     packed: bool,
     padding_side: Literal["right", "left"],
 ) -> tuple[Reader, list[str]]:
-    """Load a decoder, find out how it may be read, and choose what trains in it.
+    """Load a decoder, check whether it may be packed, and make parameters trainable.
 
     Args:
-        files: The decoder.
-        dtype: What it computes in.
+        files: The decoder's files.
+        dtype: Data type it computes in.
         tuning: What trains in it.
-        head: Whether with its language-model head.
-        device: Where it shall compute.
+        head: Whether to load its language-model head.
+        device: Device it computes on.
         packed: Whether texts may be packed.
-        padding_side: Side of the padding where there is any.
+        padding_side: Side of the padding where texts are padded.
 
     Returns:
-        What reads texts with it, and notes for the readers of results.
+        A reader that runs it on texts, and notes for the run's result.
 
     Raises:
-        UserError: If the weights are not complete, or no way of reading them gives what transformers gives.
+        UserError: If the weights are not complete, or the outputs differ from those of transformers' own class.
     """
     tuning.check(files.empty())
     place = torch.device("cpu") if device.type == "meta" else device  # where something can be computed

@@ -1,4 +1,4 @@
-"""A decoder's files, found by name: built in, in a folder, in a GGUF file, or on the hub; its weights loaded."""
+"""Find a decoder by name (built in, a folder, a GGUF file, a hub id) and load configuration, tokenizer, weights."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["Pretrained", "best_dtype", "decoder_sha256", "find_decoder"]
 
 # Weights only as safetensors: no pickle is ever loaded.
 PATTERNS: Final = ("*.json", "*.safetensors", "*.model", "*.txt")
-# Beside the weights, what decides how a decoder reads a text.
+# The files that, with the weights, determine the outputs for a text.
 DECIDES: Final = ("config.json", "*token*.json", "vocab*", "merges.txt", "*.model")
 
 
 @final
 class Pretrained:
-    """The files of a decoder; looked for when first needed.
+    """The files of a decoder, found on first use.
 
     Args:
         name: `smollm2-135m` (the embedded default), a hub id, a folder, or a `.gguf` file.
@@ -71,10 +71,10 @@ class Pretrained:
         """Return the longest text in tokens.
 
         Args:
-            max_length: What is asked for; None is all that the decoder can read.
+            max_length: The limit asked for; None is the decoder's own.
 
         Raises:
-            UserError: If more is asked for than that.
+            UserError: If it exceeds the decoder's own.
         """
         own = longest_text(self.config)
         if max_length is None:
@@ -86,7 +86,7 @@ class Pretrained:
         return max_length
 
     def tokenizer(self) -> Any:
-        """Load the tokenizer that lies beside the weights.
+        """Load the tokenizer from the decoder's folder.
 
         Raises:
             UserError: If there is none that transformers can load.
@@ -101,7 +101,7 @@ class Pretrained:
             ) from error
 
     def empty(self) -> Any:
-        """Build the modules without weights, in no time.
+        """Build the modules without weights (on the meta device).
 
         Raises:
             UserError: If transformers has no class for it.
@@ -115,11 +115,11 @@ class Pretrained:
             raise UserError(f"`backbone.name` must lead to a decoder, but {self.name!r} does not: {reason}") from error
 
     def load(self, dtype: torch.dtype, head: bool) -> Any:
-        """Load the weights on the processor, with transformers' own attention, frozen, in evaluation mode.
+        """Load the weights on the CPU, with transformers' own attention, frozen, in evaluation mode.
 
         Args:
-            dtype: What it computes in.
-            head: Whether with its language-model head.
+            dtype: Data type it computes in.
+            head: Whether to load its language-model head.
 
         Raises:
             UserError: If the weights are not all there as safetensors, or transformers has no such class.
@@ -208,11 +208,11 @@ def best_dtype() -> torch.dtype:
 
 
 def longest_text(config: PreTrainedConfig) -> int | None:
-    """Return the most tokens of a text that a decoder reads right, whatever is read with it; None if it is not told.
+    """Return the longest text, in tokens, whose outputs do not depend on the rest of its batch; None if not stated.
 
-    That is the number of its positions; of sparse attention, no more tokens than it keeps, as beyond them states were
-    found to differ with what is read beside or after them; and of LongRoPE, the positions of the original model, as
-    one longer text changes how all texts of a pass are turned.
+    That is the number of positions; for sparse attention at most the tokens it keeps, as beyond them states were found
+    to depend on other texts or later tokens; for LongRoPE the positions of the original model, as one longer text
+    changes the rotation of all texts of a pass.
     """
     own = [getattr(config, name, None) for name in ("max_position_embeddings", "index_topk", "keep_window_size")]
     turned = getattr(config, "rope_parameters", None) or {}

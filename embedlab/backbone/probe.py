@@ -1,13 +1,13 @@
-"""How a decoder may be read, found out before it is used.
+"""Check, before a decoder is used, whether texts may be packed, must be padded, or must be read one at a time.
 
-transformers has some two hundred decoders. Many hand every text of a stream to the attention that is registered, but
-for some a text's neighbour leaks in through a convolution or a state that runs on, or attention has parts of its own.
-So nothing is believed: a few short texts are read by transformers' own class, one at a time, and then packed, padded
-or one at a time by us. The first way that gives the same states at every block, the same log-probabilities, and whose
-states do not move when a text's neighbours change, is the one that is used.
+transformers has some two hundred decoders. Many work packed with the registered attention; in others texts of a batch
+influence each other through a convolution or a recurrent state, or attention has parts of its own. So each decoder is
+tested: a few short texts are read by transformers' own class, one at a time, and then packed, padded or one at a time
+by `Reader`. The first way is used that gives the same hidden states at every block and the same log-probabilities,
+and whose states for a text do not change with its neighbours.
 
-The comparison is in float32, whatever the decoder computes in. If that is less, reading in it must not be further off
-from float32 than the class's own reading is.
+The comparison is in float32. For a decoder in a lower precision, the error against float32 must also not exceed that of
+the class's own forward in that precision.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from embedlab.packing import pack
 
 __all__ = ["Proof", "prove"]
 
-NOISE = 1e-5  # of float32, as a share of a layer's largest state
+NOISE = 1e-5  # tolerance in float32, relative to a layer's largest state
 NOISE_OF_LOGARITHMS = 1e-4  # absolute and relative
-TIMES_OWN = 1.5  # the class's own mean error in less than float32, which another order of sums may exceed by chance
+TIMES_OWN = 1.5  # times the class's own mean error in lower precision, as another order of sums may exceed it by chance
 
 # Longer than any convolution, of many lengths, one and its beginning among them: no token may see a later one.
 LENGTHS = (23, 14, 3, 9)
@@ -40,11 +40,11 @@ Outcome = tuple[list[Tensor], list[Tensor]]  # of each text states (L + 2, T, D)
 
 @dataclass(frozen=True)
 class Proof:
-    """How a decoder may be read.
+    """The result of the check.
 
     Attributes:
-        way: The quickest way that was right; None where there is none.
-        reasons: For each quicker way why it is not used, in words for people.
+        way: The fastest way with correct outputs; None if there is none.
+        reasons: For each faster way, the reason it is not used, for notes and messages.
     """
 
     way: Way | None
@@ -57,14 +57,14 @@ class Proof:
 
 
 def prove(reader: Reader, ways: Sequence[Way], vocabulary: int, special: set[int], head: bool) -> Proof:
-    """Find the first way to read a decoder that gives what transformers' own class gives for one text.
+    """Find the first way of reading texts whose outputs equal those of transformers' own class on single texts.
 
     Args:
-        reader: The decoder, not yet tuned.
-        ways: Ways to try, the quickest first.
+        reader: Runs the decoder, which is not tuned yet.
+        ways: Ways to try, the fastest first.
         vocabulary: V, the number of ids.
-        special: Ids that may mean more than a token.
-        head: Whether log-probabilities are wanted.
+        special: Ids of special tokens, which the test texts leave out.
+        head: Whether to compare log-probabilities too.
     """
     last = reader.decoder.dtype
     plain = [i for i in range(vocabulary) if i not in special]
@@ -107,7 +107,7 @@ def prove(reader: Reader, ways: Sequence[Way], vocabulary: int, special: set[int
 
 
 def _by_its_class(reader: Reader, texts: Sequence[Sequence[int]], head: bool) -> Outcome:
-    """Read texts one at a time by the class's own forward, with its own attention."""
+    """Return the outputs for texts, one at a time, of the class's own forward with its own attention."""
     states, scores = [], []
     device = next(reader.decoder.parameters()).device
     for ids in texts:
@@ -125,7 +125,7 @@ def _by_its_class(reader: Reader, texts: Sequence[Sequence[int]], head: bool) ->
 
 
 def _by_us(reader: Reader, texts: Sequence[Sequence[int]], head: bool) -> Outcome:
-    """Read texts together, as `reader` is set to."""
+    """Return the outputs for texts read together by `reader`."""
     device = next(reader.decoder.parameters()).device
     tokens = pack(texts, torch.zeros(1 + max(map(max, texts)), dtype=torch.bool, device=device))
     seen: dict[Layer, Tensor] = {}
@@ -147,7 +147,7 @@ def _stacked(seen: dict[Layer, Tensor], reader: Reader) -> Tensor:
 
 
 def _differs(found: Outcome, expected: Outcome, texts: Sequence[int]) -> str | None:
-    """Say in words how what was found for some texts differs from what is expected; None where it does not."""
+    """Describe how the outputs for some texts differ from those expected; None if they do not."""
     off = max(_error(found[0][i], expected[0][i]) for i in texts)
     if not off <= NOISE:
         return f"states are off by {off:.1g} of their size"
@@ -158,13 +158,13 @@ def _differs(found: Outcome, expected: Outcome, texts: Sequence[int]) -> str | N
 
 
 def _error(found: Tensor, expected: Tensor) -> float:
-    """Largest difference of states (L + 2, T, D), as a share of the largest state of its layer, or of 1."""
+    """Return the largest difference of states (L + 2, T, D), relative to the largest state of its layer, or to 1."""
     scale = expected.abs().amax((1, 2)).clamp_min(1.0)
     return float(((found - expected).abs().amax((1, 2)) / scale).max())
 
 
 def _mean_error(found: Outcome, expected: Outcome) -> float:
-    """Mean difference of states, each layer as a share of its mean size."""
+    """Return the mean difference of states, for each layer relative to its mean absolute state."""
     shares = []
     for own, other in zip(found[0], expected[0], strict=True):
         shares.append((own - other).abs().mean((1, 2)) / other.abs().mean((1, 2)).clamp_min(1e-6))
@@ -173,7 +173,7 @@ def _mean_error(found: Outcome, expected: Outcome) -> float:
 
 @contextmanager
 def _in_float32(decoder: nn.Module) -> Iterator[None]:
-    """Compute in float32: a module's own weights are converted for as long as it runs, so that few are held twice."""
+    """Compute in float32: each module's own weights are converted only while it runs, to save memory."""
     kept: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
 
     def convert(module: nn.Module, _: Any) -> None:

@@ -1,4 +1,4 @@
-"""What `embedlab.backbone.probe` found out about decoders, kept in the cache, and put to use."""
+"""Run the checks of `embedlab.backbone.probe` once per decoder, and keep their results in the cache."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ __all__ = ["proven_reader"]
 def proven_reader(
     decoder: Any, files: Pretrained, head: bool, packed: bool, padding_side: Literal["right", "left"]
 ) -> tuple[Reader, str | None]:
-    """Return what reads a decoder in the quickest way that is right, proving it the first time.
+    """Return a reader for a decoder, set to the fastest way with correct outputs, checked on first use.
 
     Args:
         decoder: The decoder, not yet tuned, with transformers' own attention.
         files: Its files.
-        head: Whether log-probabilities are wanted.
+        head: Whether log-probabilities are needed.
         packed: Whether texts may be packed.
-        padding_side: Side of the padding where there is any.
+        padding_side: Side of the padding where texts are padded.
 
     Returns:
-        The reader, and what a reader of results should know: how texts are read and why, None where they are packed.
+        The reader, and a note for the run's result on how texts are read and why; None where they are packed.
 
     Raises:
-        UserError: If no way of reading it gives what transformers' own class gives.
+        UserError: If no way gives the outputs of transformers' own class.
     """
     reasons: dict[str, str] = {}
     ways: list[Way] = ["packed", "padded", "one text at a time"]
@@ -77,19 +77,19 @@ def proven_reader(
 
 
 def _special_ids(config: PreTrainedConfig) -> set[int]:
-    """Ids that a configuration gives a meaning of their own."""
+    """Return the ids of special tokens that a configuration names."""
     named = [value for name, value in config.to_dict().items() if name.endswith(("token_id", "token_index"))]
     return {own for value in named for own in (value if isinstance(value, list) else [value]) if own is not None}
 
 
 def _sources() -> list[Path]:
-    """The files that decide the outcome of a proof."""
+    """Return the source files that can change the result of the check."""
     modules = (attention, hooks, packing, probe, reader, sys.modules[__name__])
     return [Path(str(module.__file__)) for module in modules]
 
 
 def _note(key: dict[str, Any]) -> Path:
-    """Where the proof is kept; another version of anything that takes part makes it another one."""
+    """Return the file of the result; any change of decoder, code or versions gives another file."""
     return cache_root() / "proofs" / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.json"
 
 

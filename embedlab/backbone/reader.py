@@ -1,7 +1,7 @@
-"""Texts through a decoder: packed without padding, padded, or one at a time.
+"""Run a decoder on texts: packed without padding, padded, or one at a time.
 
-All three ways give the same states and log-probabilities, those of transformers' own class on one text. Which of
-them a decoder allows is found out by `embedlab.backbone.probe`.
+All three ways give the same hidden states and log-probabilities, those of transformers' own class on one text.
+`embedlab.backbone.probe` checks which of them a decoder allows.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Way = Literal["packed", "padded", "one text at a time"]
 
 @final
 class Reader:
-    """Runs a decoder over texts.
+    """Runs a decoder on texts and hands out its hidden states.
 
     Args:
         decoder: A model of transformers, with or without its language-model head.
         num_layers: L, the number of its blocks.
-        padding_side: Side of the padding, where texts are padded.
+        padding_side: Side of the padding where texts are padded.
     """
 
     def __init__(self, decoder: Any, num_layers: int, padding_side: Literal["right", "left"] = "right") -> None:
@@ -47,16 +47,16 @@ class Reader:
         self._output: Any = None  # the class of what the stack gives out
 
     def use(self, way: Way) -> None:
-        """Read this way from now on."""
+        """Choose how texts are read."""
         self.decoder.set_attn_implementation(PACKED if way == "packed" else self._stock)
         self.way = way
 
     def run(self, batch: PackedBatch, layers: Sequence[Layer], see: Callable[[Layer, Tensor], None]) -> None:
-        """Run the decoder and hand out states as they come; blocks above the last one wanted are not run.
+        """Run the decoder and pass on hidden states as they are computed; blocks above the last one wanted are not run.
 
         Args:
             batch: The texts.
-            layers: States to hand out.
+            layers: Layers whose states are wanted.
             see: Called with a layer and its states, (T, D).
         """
         if self.way == "packed":
@@ -76,7 +76,7 @@ class Reader:
     def forward(
         self, model: nn.Module, inputs: dict[str, Any], layers: Sequence[Layer], see: Callable[[Layer, Tensor], None]
     ) -> Any:
-        """Call the decoder, or the part of it below the head, once; return what it gives, None where it was stopped."""
+        """Call the decoder, or the part below the head, once; return its output, or None where it was stopped early."""
 
         def keep(module: nn.Module, arguments: Any, output: Any) -> None:
             self._output = type(output)
@@ -96,9 +96,9 @@ class Reader:
                 handle.remove()
 
     def logits(self, states: Tensor) -> Tensor:
-        """Turn final states (N, D) into logits (N, V) by the class's own forward, scaling and capping included.
+        """Compute logits (N, V) from final states (N, D) by the class's own forward, scaling and capping included.
 
-        The forward runs without the blocks below: their place is taken by the states, whatever texts these are of.
+        The blocks are not run: during the call, the stack of blocks returns the given states.
         """
         with _giving(self.stack, self._output(last_hidden_state=states[None])):
             ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
@@ -106,14 +106,14 @@ class Reader:
         return logits[0]
 
     def _precision(self) -> AbstractContextManager[Any]:
-        """Compute in `dtype` although what trains is kept in float32."""
+        """Compute in `dtype` although trainable parameters are kept in float32."""
         parameters = list(self.decoder.parameters())
         if self.dtype == torch.float32 or not any(p.requires_grad for p in parameters):
             return nullcontext()
         return torch.autocast(parameters[0].device.type, self.dtype)
 
     def _pad(self, batch: PackedBatch) -> tuple[dict[str, Any], Tensor, Tensor]:
-        """Lay texts out as padded rows: the model's inputs, and row and column of each token, (T,)."""
+        """Return the model's inputs for padded texts, and row and column of each token, (T,)."""
         longest = max(batch.lengths)
         rows, columns = batch.text_of, batch.positions
         if self.padding_side == "left":
@@ -129,7 +129,7 @@ class Reader:
 
 @contextmanager
 def _giving(module: nn.Module, output: Any) -> Iterator[None]:
-    """Let a module give one output, whatever it is called with."""
+    """Replace a module's forward by a constant output, for the time of the context."""
     module.forward = lambda *_, **__: output
     try:
         yield

@@ -5,9 +5,9 @@
     checksums  (n,)          CRC-32 of each row
     seconds                  what computing the n rows took, in the header
 
-A shard is taken for damaged only where that is proven: its header does not read, its size is not what the header says,
-or a row is not what its checksum says. An error of the system (too many open files, no permission) proves nothing and
-is raised as it comes.
+A shard counts as damaged only if its header cannot be parsed, its size differs from the header, or a row differs from
+its checksum. An error of the operating system (too many open files, no permission) is no sign of damage and is raised
+unchanged.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SUFFIX: Final = ".safetensors"
 
 
 class DamagedShard(Exception):  # noqa: N818  # named for what it tells
-    """Raised for a file that is not what was written."""
+    """Raised for a file whose content differs from what was written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +44,11 @@ class Shard:
     """Features of n texts.
 
     Attributes:
-        path: Its file, or None where it is held in memory.
+        path: Its file, or None if it is held in memory.
         rows: The features as bytes, (n, bytes of a row); NumPy has no bfloat16.
         keys: The texts' hashes, n.
         checksums: CRC-32 of each row, n.
-        seconds: What computing them took.
+        seconds: Time that computing them took.
         size: Bytes on disk.
         own: Whether this process computed it.
     """
@@ -62,12 +62,12 @@ class Shard:
     own: bool
 
     def is_intact(self, row: int) -> bool:
-        """Tell whether a row is what was written."""
+        """Tell whether a row matches its checksum."""
         return zlib.crc32(self.rows[row]) == self.checksums[row]
 
     @property
     def share(self) -> float:
-        """Seconds that one of its texts is charged."""
+        """Seconds per text."""
         return self.seconds / len(self.keys)
 
 
@@ -78,7 +78,7 @@ def in_memory(features: Tensor, keys: Sequence[bytes], seconds: float) -> Shard:
 
 
 def open_shard(path: Path, row_bytes: int, own: bool = False) -> Shard:
-    """Map a shard; its features are read from disk as they are asked for.
+    """Memory-map a shard; features are read from disk on access.
 
     Args:
         path: The file.
@@ -86,9 +86,9 @@ def open_shard(path: Path, row_bytes: int, own: bool = False) -> Shard:
         own: Whether this process computed it.
 
     Raises:
-        DamagedShard: If its header does not read or does not fit the file. So a file that was cut short is found
-            here; reading past its end by map would kill the process.
-        OSError: If it cannot be read now, which says nothing about what it holds.
+        DamagedShard: If its header cannot be parsed or does not fit the file. This finds truncated files; reading past
+            the end of a mapped file would kill the process.
+        OSError: If it cannot be read now; its content may be intact.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -126,12 +126,12 @@ def open_shard(path: Path, row_bytes: int, own: bool = False) -> Shard:
 
 
 def write_shard(path: Path, features: Tensor, shard: Shard) -> None:
-    """Write a shard under its name once it is whole on disk.
+    """Write a shard atomically.
 
     Args:
         path: The file, which does not exist.
-        features: The features with their dtype, (n, *shape).
-        shard: The same in memory.
+        features: The features in their dtype, (n, *shape).
+        shard: The same features as a shard in memory.
 
     Raises:
         OSError: If it cannot be written; nothing is left of it then.
@@ -143,7 +143,7 @@ def write_shard(path: Path, features: Tensor, shard: Shard) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it has its name only when all of it is on disk.
+    """Write a file atomically: it gets its name only when all of it is on disk.
 
     Raises:
         OSError: If it cannot be written; nothing is left of it then.

@@ -1,4 +1,4 @@
-"""Token ids of texts: what stands before each, where they are cut, and their names in words."""
+"""Tokenize texts: tokens put before each, and cutting to the window."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BeginOfText = Literal["auto", "always", "never"]
 
 @final
 class Tokenization:
-    """A decoder's tokenizer, its window, and the token that stands before each text.
+    """A decoder's tokenizer, with its window and the token put before each text.
 
     Args:
         tokenizer: A tokenizer of transformers.
         vocabulary_size: V, the rows of the decoder's embedding.
-        window: Longest text in tokens, whatever stands around it included.
+        window: Longest text in tokens, including tokens put around it.
         begin_of_text: As an argument of `Backbone`.
     """
 
@@ -35,7 +35,7 @@ class Tokenization:
 
     @property
     def texts_cut(self) -> int:
-        """Distinct texts that were longer than the window."""
+        """Number of distinct texts that were longer than the window."""
         return len(self._cut)
 
     @cached_property
@@ -47,7 +47,7 @@ class Tokenization:
         return torch.tensor(marks + [False] * (self._size - len(marks)))
 
     def ids(self, texts: Sequence[str], prefix: Sequence[int] = (), suffix: Sequence[int] = ()) -> list[list[int]]:
-        """Tokenize texts; put ids around each after cutting, so that they are never cut and never merge.
+        """Tokenize texts and cut them; then put ids around each, which are so never cut and never merge with the text.
 
         Args:
             texts: B texts.
@@ -88,16 +88,16 @@ class Tokenization:
 
     @cached_property
     def bos(self) -> tuple[int, ...]:
-        """The id that a method may ask for before a text: begin-of-text, or else end-of-text; () where none may be."""
+        """The id that a method may put before a text: begin-of-text, or else end-of-text; () for `never`."""
         own = self.tokenizer.bos_token_id
         own = self.tokenizer.eos_token_id if own is None else own
         return () if own is None or self.begin_of_text == "never" else (int(own),)
 
     @cached_property
     def begin(self) -> tuple[int, ...]:
-        """Ids that stand before every text: what was asked for, or what the tokenizer itself puts there.
+        """Ids put before every text: as `begin_of_text` says, or as the tokenizer itself does.
 
-        Some tokenizers also append an end-of-text token; that is left out, as it would be what is read last.
+        Some tokenizers also append an end-of-text token; it is left out, as last-token pooling would pool it.
         """
         if self.begin_of_text != "auto":
             return self.bos
@@ -106,13 +106,13 @@ class Tokenization:
 
     @property
     def beginning(self) -> str:
-        """What stands before every text, in words: its tokens, or "none"."""
+        """The tokens put before every text, as a string; "none" without any."""
         return self.words(self.begin)
 
     def begun(self, ids: Sequence[int]) -> Sequence[int]:
-        """Put `begin` before ids that do not begin with it."""
+        """Return ids with `begin` before them, unless they already begin with it."""
         return ids if tuple(ids[: len(self.begin)]) == self.begin else (*self.begin, *ids)
 
     def words(self, ids: Sequence[int]) -> str:
-        """Name ids by their tokens; no id is "none"."""
+        """Return the tokens of ids as a string; "none" without any."""
         return "".join(self.tokenizer.convert_ids_to_tokens(list(ids))) or "none"

@@ -1,8 +1,8 @@
-"""What trains in a decoder: nothing, its biases, adapters, or everything.
+"""Which parameters of a decoder train: none, its biases, adapters, or all.
 
-Each way is a class with one method, `apply`, which leaves exactly the chosen parameters trainable and returns a
-sentence for the log and the run's result, or None where there is nothing to say. What trains is kept in float32
-whatever the decoder computes in: an update smaller than bfloat16 can hold would be lost.
+Each choice is a class with a method `apply`, which makes exactly the chosen parameters trainable and returns a note for
+the log and the run's result, or None. Trainable parameters are kept in float32 whatever the decoder computes in, as
+bfloat16 would lose small updates.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = ["BitFit", "Frozen", "Full", "LoRA", "Tuning"]
 
 
 class Tuning(ABC):
-    """A choice of what trains in a decoder."""
+    """A choice of trainable parameters."""
 
     def check(self, shell: nn.Module) -> None:  # most choices fit every decoder
-        """Refuse a decoder that lacks what is wanted; `shell` has its modules, but no weights yet."""
+        """Raise a UserError if the decoder lacks what is needed; `shell` has its modules, but no weights yet."""
 
     @abstractmethod
     def apply(self, decoder: nn.Module) -> str | None:
@@ -47,7 +47,7 @@ class Frozen(Tuning):
 @final
 @dataclass
 class Full(Tuning):
-    """Everything trains, but for the token and position tables when `embeddings` is false.
+    """Everything trains, except the embedding tables if `embeddings` is false.
 
     Args:
         embeddings: Whether the embedding tables train too.
@@ -72,21 +72,21 @@ class BitFit(Tuning):
     """Only bias vectors train (Ben Zaken et al., 2022; SGPT, section 4.1).
 
     Differs from the paper: a decoder without any bias, as those of the Llama family, gets zero-initialised ones
-    on its linear layers and norms. It starts as the same function, and what training can reach is what BitFit
-    could reach had the decoder been trained with biases.
+    on its linear layers and norms. It starts as the same function, and training reaches the same functions as BitFit
+    on a decoder that has biases.
 
     Args:
-        add: Whether missing biases are added; None adds them only where the decoder has none at all.
+        add: Whether missing biases are added; None adds them only if the decoder has none at all.
 
     Attributes:
-        added: How many were, once it has been applied.
+        added: Number of biases that `apply` added.
     """
 
     add: bool | None = None
     added: int = field(default=0, init=False, compare=False)
 
     def apply(self, decoder: nn.Module) -> str | None:
-        """Make biases trainable, adding zero ones where needed."""
+        """Make biases trainable, after adding zero-initialised ones where needed."""
         decoder.requires_grad_(False)
         has_bias = any(_is_bias(name) for name, _ in decoder.named_parameters())
         if self.add or (self.add is None and not has_bias):
@@ -115,8 +115,8 @@ class LoRA(Tuning):
         rank: r, the rank of each update.
         alpha: The update is scaled by alpha / rank.
         dropout: Dropout on the adapters' input.
-        targets: Names of the layers that get an adapter, such as `q_proj`; None takes every linear layer of
-            the blocks.
+        targets: Names of the layers that get an adapter, such as `q_proj`; None is every linear layer of the
+            blocks.
     """
 
     rank: int = 16
@@ -125,7 +125,7 @@ class LoRA(Tuning):
     targets: list[str] | None = None
 
     def check(self, shell: nn.Module) -> None:
-        """Refuse targets that the decoder lacks."""
+        """Raise a UserError for targets that the decoder lacks."""
         available = _linear_names(shell)
         for target in self.targets or []:
             if target not in available:
@@ -136,7 +136,7 @@ class LoRA(Tuning):
                 )
 
     def apply(self, decoder: nn.Module) -> str | None:
-        """Put adapters on the target layers, in place."""
+        """Add adapters to the target layers, in place."""
         conv = any(isinstance(module, Conv1D) for module in decoder.modules())
         config = LoraConfig(
             r=self.rank,
@@ -154,12 +154,12 @@ class LoRA(Tuning):
 
 
 def _is_bias(name: str) -> bool:
-    """Tell whether a parameter is a bias vector by the last part of its name, the output head's excluded."""
+    """Tell from a parameter's name whether it is a bias vector; that of the output head is not."""
     return name.rpartition(".")[2] == "bias" and "lm_head" not in name
 
 
 def _add_bias(module: nn.Module) -> int:
-    """Give a linear layer or a norm without bias a zero one; return how many were added, 0 or 1."""
+    """Add a zero bias to a linear layer or norm without one; return the number added, 0 or 1."""
     if isinstance(module, nn.Linear) and module.bias is None:
         module.bias = nn.Parameter(module.weight.new_zeros(module.out_features))
         return 1
@@ -187,7 +187,7 @@ def _linear_names(decoder: nn.Module) -> set[str]:
 
 
 def _train_in_float32(decoder: nn.Module) -> None:
-    """Keep whatever trains in float32; of a layer norm all, as its weight and bias must be of one kind."""
+    """Convert trainable parameters to float32; of a layer norm all, as weight and bias must have one dtype."""
     for parameter in decoder.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -1,6 +1,6 @@
-"""What a strategy is: something that scores pairs of texts; perhaps it embeds, perhaps it trains.
+"""The base classes of strategies. All score pairs of texts; some embed texts, some train.
 
-The class tree says what a strategy needs, and nothing asks for names:
+What the framework does with a strategy follows from its base classes, never from its name:
 
     EmbeddingStrategy        score(first, second) -> (B,)
       Embedder               embed(texts, role) -> (B, E); the score is their cosine
@@ -37,20 +37,20 @@ Progress = Callable[[int, int], None]
 
 
 def silent(done: int, total: int) -> None:
-    """Report no progress."""
+    """Ignore progress: what is used where nobody asks for it."""
 
 
 class EmbeddingStrategy(LightningModule, ABC):
     """A published way to turn a decoder-only language model into a scorer of text pairs.
 
     Lightning calls the hooks below in this order: `configure_model` (build and load), `prepare` (statistics of
-    the training texts), `precompute` (features of texts that will soon be needed), then steps.
+    the training texts), `precompute` (cached features of all texts to come), then steps.
 
     Attributes:
         paper: What the paper fixes, by argument; `training.warmup` is the field `warmup` of the argument `training`.
-            Each `__init__` calls `compare_with_paper`, and whatever differs is told with the run's results.
+            Each `__init__` calls `compare_with_paper`, which adds what differs to the run's notes.
         departures: What differs from the paper whatever the arguments.
-        features: Cached states of a frozen decoder; set by a strategy that reads nothing else.
+        features: Cached hidden states of a frozen decoder; set by a strategy that uses nothing else of the decoder.
     """
 
     paper: ClassVar[Mapping[str, Published]] = {}
@@ -89,21 +89,24 @@ class EmbeddingStrategy(LightningModule, ABC):
 
     @final
     def precompute(self, texts: Sequence[str], progress: Progress = silent) -> None:
-        """Compute the features of texts that will soon be needed, in bulk, where features are cached.
+        """Compute and cache the features of texts; does nothing for a strategy without cached features.
 
         Args:
             texts: Any texts.
-            progress: Told how many of how many texts are done.
+            progress: Called with the number of texts done and the number of all.
         """
         if self.features is not None:
             self.features.precompute(texts, progress)
 
     @final
     def feature_cost(self, texts: Sequence[str]) -> Cost | None:
-        """Return what the features of texts took, whoever computed them and when; None where none are cached.
+        """Return the seconds that computing the features of texts took, in this run or an earlier one.
 
         Args:
             texts: Texts that `precompute` was given.
+
+        Returns:
+            The cost, or None for a strategy without cached features.
         """
         return None if self.features is None else self.features.cost(texts)
 
@@ -114,32 +117,33 @@ class EmbeddingStrategy(LightningModule, ABC):
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the results must know about this run."""
+        """Notes that reports print: departures from the paper, how texts were read, what `remarks` adds."""
         own = [] if self.backbone is None else self.backbone.notes
         told = [f"differs from the paper: {what}" for what in [*self._differences, *self.departures]]
         return [*own, *told, *self.remarks()]
 
     def remarks(self) -> Sequence[str]:  # most strategies have none
-        """What happened in this run that its reader must know."""
+        """Notes of the strategy's own, such as how many texts were cut."""
         return ()
 
     @final
     def compare_with_paper(self, arguments: Mapping[str, Any], paper: Mapping[str, Published] | None = None) -> None:
-        """Note every argument that is not as published.
+        """Add a note for every argument that differs from what the paper fixes.
 
         Args:
             arguments: Those of `__init__` by name; `locals()` there is just that.
-            paper: What is fixed; None is `paper` of the class. Given for what depends on the decoder.
+            paper: What the paper fixes; None is `paper` of the class. Given where it depends on the decoder.
         """
         self._differences += differences(self.paper if paper is None else paper, arguments)
 
     @final
     def prepare_once(self, texts: Callable[[], Sequence[str]], progress: Progress = silent) -> None:
-        """Call `prepare` unless that was done, by this process or by the one that wrote the checkpoint.
+        """Call `prepare` unless it was called before, in this process or in the one that wrote the loaded checkpoint.
 
         Args:
-            texts: Gives the distinct training texts.
-            progress: Told how many of how many texts are done; `prepare` finds it as `self.progress`.
+            texts: Returns the distinct training texts; called only if needed.
+            progress: Called with the number of texts done and the number of all; `prepare` reads it as
+                `self.progress`.
         """
         if not self.prepared:
             self.progress = progress
@@ -164,7 +168,7 @@ class EmbeddingStrategy(LightningModule, ABC):
 
     @final
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what was learned, with the hash of the decoder it belongs to."""
+        """Drop frozen weights from the checkpoint; add the strategy's name and the decoder's hash."""
         frozen = {n for n, p in self.named_parameters() if n.startswith("backbone.") and not p.requires_grad}
         buffers = {n for n, _ in self.named_buffers() if n.startswith("backbone.")}
         weights = checkpoint["state_dict"]
@@ -174,7 +178,7 @@ class EmbeddingStrategy(LightningModule, ABC):
 
     @final
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another strategy or decoder, or one that lacks something learned."""
+        """Refuse a checkpoint of another strategy or decoder, or one that lacks a learned tensor."""
         if (came := checkpoint.get("strategy")) != type(self).__qualname__:
             raise UserError(
                 f"`ckpt_path` must hold a checkpoint of {type(self).__qualname__}, got one of {came or 'another program'}; "
@@ -200,25 +204,25 @@ class EmbeddingStrategy(LightningModule, ABC):
 
 
 class Embedder(EmbeddingStrategy, ABC):
-    """A strategy that gives each text one vector; pairs are scored by cosine.
+    """A strategy that maps each text to one vector; pairs are scored by cosine.
 
     Attributes:
-        symmetric: Whether a text has the same vector in either role. Then texts that several pairs share are
-            embedded once.
+        symmetric: Whether a text has the same vector in either role. Then both sides are embedded in one call, and a
+            text that several pairs share only once.
     """
 
     symmetric: bool = False
 
     @abstractmethod
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
-        """Give each text a vector.
+        """Embed texts.
 
         Args:
             texts: B texts.
-            role: Whether they search or are searched; None where both sides are alike.
+            role: Whether the texts are queries or documents; None where both sides are alike.
 
         Returns:
-            One vector per text, (B, E), float32, of any length.
+            One vector per text, (B, E), float32, of any norm.
         """
 
     @final
@@ -232,7 +236,7 @@ class Embedder(EmbeddingStrategy, ABC):
 
 
 class Trainable(EmbeddingStrategy, ABC):
-    """A strategy that learns by gradient. Its `__init__` sets `plan`, how it learns."""
+    """A strategy trained by gradient descent. Its `__init__` sets `plan`: learning rate, decay, warm-up, clipping."""
 
     plan: Training
     learns_from: ClassVar[tuple[type, ...]] = (Pairs, Triplets)
@@ -240,20 +244,20 @@ class Trainable(EmbeddingStrategy, ABC):
 
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
-        """Give the loss of one batch of the kinds this strategy trains on, a scalar ()."""
+        """Return the loss of a batch of one of the classes in `learns_from`, a scalar ()."""
 
     def stages(self) -> tuple[Stage, ...]:
-        """Name the stages that come before the main one, in order."""
+        """Return the pretraining stages, in the order they run; () for none."""
         return ()
 
     @final
     def set_stage(self, stage: Stage | None) -> None:
-        """Train this stage from now on; None is the main one."""
+        """Switch training to a pretraining stage, or to the main stage with None."""
         self._stage = stage
 
     @property
     def stage(self) -> str | None:
-        """Name of the stage that is training; None is the main one."""
+        """Name of the pretraining stage that is training; None in the main stage."""
         return None if self._stage is None else self._stage.name
 
     @final
@@ -265,12 +269,12 @@ class Trainable(EmbeddingStrategy, ABC):
         return loss
 
     def rate_factors(self, name: str) -> Sequence[float] | None:  # most parameters are of one piece
-        """Give factors on the learning rate of a parameter's slices along its first axis; None is 1 for all."""
+        """Return a factor on the learning rate for each slice of a parameter along its first axis; None is 1 for all."""
         return None
 
     @property
     def _now(self) -> Training:
-        """How the stage that is training learns."""
+        """The training settings of the current stage."""
         return self.plan if self._stage is None else self._stage.training
 
     @final
@@ -280,7 +284,7 @@ class Trainable(EmbeddingStrategy, ABC):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as the strategy's method does, unless the trainer was told otherwise."""
+        """Clip gradients by the trainer's setting if there is one, else by the strategy's own."""
         limit = self._now.gradient_clip if gradient_clip_val is None else gradient_clip_val
         if limit:
             by_value = gradient_clip_algorithm == "value"

@@ -1,4 +1,4 @@
-"""The loss that bi-encoders share: one on scored pairs, ranking on triplets, over the batches of all processes."""
+"""The loss of the bi-encoders, over all processes: a pair loss on scored pairs, a ranking loss on triplets."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["contrastive_loss"]
 
 
 def contrastive_loss(strategy: Embedder, batch: Pairs | Triplets, pair_loss: PairLoss, scale: float) -> Tensor:
-    """Give the loss of a bi-encoder, a scalar (): `pair_loss` on scored pairs, ranking on triplets.
+    """Return the loss of a bi-encoder, a scalar (): `pair_loss` on scored pairs, ranking on triplets.
 
-    In ranking, the candidates of every anchor are all positives and all hard negatives of the batch. One that
-    equals the anchor's positive, or the anchor, is not used against it. Where several processes share a batch, each
-    has the loss of all of it.
+    In ranking, the candidates of every anchor are all positives and all hard negatives of the batch. A candidate whose
+    text equals the anchor or its positive is masked. Where several processes share a batch, each computes the loss of
+    the whole batch.
     Differs from the paper: SGPT's loader keeps equal texts out of a batch instead.
 
     Args:
-        strategy: What embeds the texts; of triplets, anchors as queries and candidates as documents.
+        strategy: Embeds the texts; of triplets, anchors as queries and candidates as documents.
         batch: B scored pairs, or B triplets with any number of hard negatives each.
         pair_loss: From cosines (B,) and gold scores (B,) to a scalar.
         scale: Inverse temperature of the ranking.

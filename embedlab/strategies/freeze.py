@@ -1,4 +1,4 @@
-"""FREEZE: learn from the latents of every block of a decoder that is never touched.
+"""FREEZE: train small networks on the latents (hidden states) of every block of a frozen decoder.
 
 McDonald, Marsano and McLaughlin, 2024. FREEZE!: Pretrained Language Models as Frozen Feature Extractors for
 Semantic Tasks. Brown University, sections 3.2 and 4.
@@ -43,9 +43,9 @@ class Pretraining:
 
     Args:
         source: Where the sentences come from. Paper silent: which 20,000 of GenericsKB.
-        epochs: Passes over them. Differs from the paper: 10, not 250, as the latents fit soon.
+        epochs: Passes over them. Differs from the paper: 10, not 250, as the reconstruction error falls fast.
         batch_size: Sentences of a batch.
-        training: How the autoencoders learn.
+        training: Learning rate, decay and so on of the autoencoders.
         rate_growth: Block l of L, counted from 0, learns at the rate times 1 + rate_growth * l / L.
     """
 
@@ -62,15 +62,15 @@ class Freeze(Trainable):
 
     Args:
         backbone: The decoder; never trained.
-        pooling: Which token's state is the latent; `last` in the paper.
+        pooling: From a block's token states to one latent per text; `last` in the paper.
         final_punctuation: Whether a final . ! or ? stays, is taken off, or is added where missing.
         bos: Whether a begin-of-text token is put first, as the authors' tool did by default; never pooled.
-        center: Whether each latent is taken less its own mean over the width, as the authors' tool did to GPT-2.
+        center: Whether its own mean over the width is subtracted from each latent, as the authors' tool did for GPT-2.
         standardize: Whether each coordinate of the latents is scaled by mean and deviation of the training texts.
         network: Widths, activation, dropout and precision of encoders and head.
         loss: From predictions and gold scores to a scalar; `log_variance` in the paper.
         pretraining: Stage 1; None leaves it out.
-        training: How stage 2 learns.
+        training: Learning rate, decay and so on of stage 2.
     """
 
     paper = (
@@ -122,27 +122,27 @@ class Freeze(Trainable):
         self.siamese.train_part(autoencoders=self.stage is not None)
 
     def stages(self) -> tuple[Stage, ...]:
-        """Stage 1, where asked for (section 4.2.3)."""
+        """Stage 1, unless `pretraining` is None (section 4.2.3)."""
         if (own := self.pretraining) is None:
             return ()
         how = (own.epochs, own.batch_size, own.training, self.reconstruction)
         return (Stage("autoencoders", own.source, *how, trains="siamese.coders"),)
 
     def rate_factors(self, name: str) -> Sequence[float] | None:
-        """Let the autoencoders of later blocks learn faster."""
+        """Return higher learning rates for the autoencoders of later blocks."""
         if self.stage is None or self.pretraining is None:
             return None
         blocks = self.siamese.coders.blocks_of(name.removeprefix("siamese.coders."))
         return [1 + self.pretraining.rate_growth * block / self.backbone.num_layers for block in blocks]
 
     def prepare(self, texts: Sequence[str]) -> None:
-        """Take mean and deviation of each coordinate of the training latents (section 3.2)."""
+        """Compute mean and standard deviation of each coordinate over the training texts' latents (section 3.2)."""
         if self.standardize:
             self.precompute(texts, self.progress)
             self.siamese.standardize(self._latents(texts))
 
     def reconstruction(self, batch: Texts) -> Tensor:
-        """Fit the autoencoders to sentences, ()."""
+        """Return the reconstruction error of the autoencoders on sentences, ()."""
         return self.siamese.reconstruction(self._latents(batch.text))
 
     def score(self, first: Sequence[str], second: Sequence[str]) -> Tensor:
@@ -150,7 +150,7 @@ class Freeze(Trainable):
         return self.siamese.forward(self._latents([*first, *second]))
 
     def loss(self, batch: Pairs) -> Tensor:
-        """Fit the scores of pairs, ()."""
+        """Return the loss of the scores of pairs, ()."""
         return self.pair_loss(gather(self.score(*batch.sides)), gather(cast(Tensor, batch.score)))
 
     def _latents(self, texts: Sequence[str]) -> Tensor:

@@ -1,4 +1,4 @@
-"""One small network per block of a decoder, all blocks computed together.
+"""The networks of FREEZE: one small network per block of a decoder, all blocks computed together.
 
 Blocks whose networks have the same shape form a group; a group is one batched product per layer of the network
 instead of a loop over modules.
@@ -23,7 +23,7 @@ PAPER_WIDTH = 1024  # of gpt2-medium
 
 
 class LayerwiseLinear(nn.Module):
-    """A linear layer of its own for each of L blocks: (L, B, in) to (L, B, out).
+    """L separate linear layers, one per block, as one batched product: (L, B, in) to (L, B, out).
 
     Args:
         layers: L, the number of blocks.
@@ -45,7 +45,7 @@ class LayerwiseLinear(nn.Module):
 
 
 class _LayerwiseNorm(nn.Module):
-    """A layer norm of its own for each of L blocks: (L, B, width) to the same."""
+    """L separate layer norms, one per block: (L, B, width) to the same shape."""
 
     def __init__(self, layers: int, width: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class LayerwiseAutoencoder(nn.Module):
         self.decoders: nn.ModuleList | None = None
 
     def keep_decoders(self, keep: bool) -> None:
-        """Add the decoder halves if they are wanted and not there; drop them if they are not."""
+        """Add the decoder halves if `keep` and there are none; drop them if not `keep`."""
         if not keep:
             self.decoders = None
         elif self.decoders is None:
@@ -145,10 +145,10 @@ class NetworkOptions:
 
     Args:
         widths: Bottlenecks of equal shares of the blocks, lower first; section 4.2.3.
-        scale_widths: Whether they are meant for a decoder of width 1024 and scaled to the one at hand.
+        scale_widths: Whether `widths` are for a decoder of width 1024 and are scaled to the decoder's own width.
         activation: Class of the activations; GELU in the paper, `torch.nn.SiLU` in the authors' code for Qwen2.
         dropout: Dropout after each norm.
-        precision: What they compute in; weights, cosines and the head stay float32.
+        precision: Data type the autoencoders compute in; weights, cosines and the head stay float32.
     """
 
     widths: Sequence[int] = (256, 512)
@@ -181,7 +181,7 @@ class SiameseNetwork(nn.Module):
         layers: L, the number of blocks.
         width: D, the width of the latents.
         options: How the networks are built.
-        center: Whether each latent is taken less its own mean over the width.
+        center: Whether its own mean over the width is subtracted from each latent.
     """
 
     mean: Tensor
@@ -204,20 +204,23 @@ class SiameseNetwork(nn.Module):
         return self.head.forward(cosines.T)
 
     def reconstruction(self, latents: Tensor) -> Tensor:
-        """Squared error of the autoencoders on (B, L, D), summed over blocks, so that each learns as if alone, ()."""
+        """Return the squared reconstruction error of latents (B, L, D), ().
+
+        It is summed over blocks, so that each autoencoder trains as if alone.
+        """
         latents = self.normal(latents)
         with self._precision(latents):
             rebuilt = self.coders.decode(self.coders.encode(latents))
         return functional.mse_loss(rebuilt.float(), latents, reduction="none").mean((0, 2)).sum()
 
     def standardize(self, latents: Tensor) -> None:
-        """Scale each coordinate from now on by mean and deviation of these latents, (B, L, D)."""
+        """Set the mean and standard deviation that latents are scaled by, from the latents given, (B, L, D)."""
         latents = self.normal(latents).double()
         self.mean.copy_(latents.mean(0))
         self.scale.copy_(latents.std(0).clamp_min(1e-6))
 
     def normal(self, latents: Tensor) -> Tensor:
-        """Take latents (B, L, D) to float32, centre and scale them as asked for."""
+        """Convert latents (B, L, D) to float32, centre them if `center`, and scale them."""
         latents = latents.float()
         latents = latents - latents.mean(-1, keepdim=True) if self.center else latents
         return (latents - self.mean) / self.scale

@@ -1,4 +1,4 @@
-"""LoRA bi-encoder: tune low-rank adapters, pool the last states.
+"""LoRA bi-encoder: train low-rank adapters in the decoder, pool its final hidden states.
 
 Hu et al., 2021. LoRA: Low-Rank Adaptation of Large Language Models. arXiv:2106.09685, section 4.1.
 
@@ -33,18 +33,18 @@ TRAINING = Training(learning_rate=5e-4, weight_decay=0.01, warmup=0.1, decay=Tru
 
 @final
 class LoRABiEncoder(Trainable, Embedder):
-    """Pooled last states of a decoder with low-rank adapters.
+    """Pooled final hidden states of a decoder with low-rank adapters.
 
     Args:
         backbone: The decoder.
         rank: r, the rank of each update.
         alpha: The update is scaled by alpha / rank.
         dropout: Dropout on the adapters' input; on a processor it costs a quarter of each step, so it is off.
-        targets: Names of the layers that get an adapter; None takes every linear layer of the blocks.
+        targets: Names of the layers that get an adapter; None is every linear layer of the blocks.
         pooling: From token states to one vector.
         pair_loss: Loss on scored pairs, from cosines and gold scores.
         scale: Inverse temperature of the ranking loss on triplets.
-        training: How it learns.
+        training: Learning rate, decay, warm-up and clipping.
     """
 
     departures = ("the paper embeds no texts; rank, rate, pooling and losses are the common recipe",)
@@ -72,13 +72,13 @@ class LoRABiEncoder(Trainable, Embedder):
         self.pooling, self.pair_loss, self.scale, self.plan = pooling, pair_loss, scale, training
 
     def configure_model(self) -> None:
-        """Load the decoder and put the adapters on."""
+        """Load the decoder and add the adapters."""
         self.backbone.load(self.tuning)
 
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
-        """Pool the final states of texts, (B, D); the role makes no difference."""
+        """Pool the final hidden states of texts, (B, D), the same in either role."""
         return self.backbone.pool(texts, self.pooling)[:, 0]
 
     def loss(self, batch: Pairs | Triplets) -> Tensor:
-        """Fit the cosines of scored pairs, or rank triplets, ()."""
+        """Return the pair loss of scored pairs, or the ranking loss of triplets, ()."""
         return contrastive_loss(self, batch, self.pair_loss, self.scale)

@@ -1,7 +1,4 @@
-"""How a strategy learns: stages, learning rates, AdamW.
-
-Networks of many blocks are kept in stacked parameters; their slices may have learning rates of their own.
-"""
+"""Training settings, pretraining stages, and AdamW with a learning rate per slice of a parameter."""
 
 from __future__ import annotations
 
@@ -22,16 +19,16 @@ __all__ = ["SlicedAdamW", "Stage", "Training", "adamw", "num_steps", "sliced"]
 
 @dataclass(frozen=True)
 class Training:
-    """How a strategy learns. Epochs and batch size are the trainer's and the data's.
+    """Settings of the optimiser. Epochs and batch size are options of the trainer and the data.
 
     Args:
-        learning_rate: Peak learning rate of AdamW; None leaves it to a strategy that has several.
+        learning_rate: Peak learning rate of AdamW; None lets a strategy with several published rates choose.
         weight_decay: Decay of AdamW; with 0 it is Adam.
         vectors_decay: Whether biases and the parameters of norms decay too, or matrices only.
         warmup: Share of all steps over which the learning rate rises from 0.
-        decay: Whether it then falls linearly to 0, or stays.
+        decay: Whether it then falls linearly to 0; otherwise it stays constant.
         gradient_clip: Largest norm of the gradient of all parameters; None clips nothing. A
-            `trainer.gradient_clip_val` goes before it.
+            `trainer.gradient_clip_val` takes precedence.
     """
 
     learning_rate: float | None = 2e-5
@@ -48,16 +45,16 @@ class Training:
 
 @dataclass(frozen=True)
 class Stage:
-    """A training stage before the main one, with data of its own.
+    """A pretraining stage with data of its own.
 
     Args:
-        name: What it is called in logs and the run folder.
+        name: Its name in logs and the run folder.
         source: Where its texts come from.
         epochs: Passes over these texts.
         batch_size: Texts of a batch.
-        training: How it learns.
+        training: Settings of its optimiser.
         loss: From one of its batches to a scalar ().
-        trains: Name of the part of the strategy that it trains.
+        trains: Attribute path of the submodule it trains.
     """
 
     name: str
@@ -79,11 +76,11 @@ def adamw(
     """Build AdamW with a linear warm-up and, if asked for, a linear decay.
 
     Args:
-        module: What trains.
-        part: Beginning of the names of the parameters that do.
-        training: How they learn.
+        module: The module with the parameters.
+        part: Prefix of the names of those to train.
+        training: Settings of the optimiser.
         rate_factors: From a parameter's name to factors on the learning rate of its slices; None is 1 for all.
-        steps: Of the whole training.
+        steps: Optimiser steps of the whole training.
 
     Raises:
         UserError: If no learning rate is given.
@@ -118,10 +115,10 @@ def adamw(
 
 
 def num_steps(trainer: Trainer) -> int:
-    """Count the steps of the training to come.
+    """Count the optimiser steps of the training that is about to start.
 
-    Lightning's own count sets the loaders up before a checkpoint is restored; the loader's position in it is
-    then dropped without a word, and a resumed epoch starts over.
+    Lightning's own count sets the loaders up before a checkpoint is restored; their position in the checkpoint is
+    then silently dropped, and a resumed epoch starts over.
 
     Raises:
         UserError: If nothing says where training ends.
@@ -140,13 +137,13 @@ def num_steps(trainer: Trainer) -> int:
 class SlicedAdamW(torch.optim.AdamW):
     """AdamW in which slices of one parameter may stand in different groups.
 
-    Networks of many blocks are kept in one stacked tensor, so that a block has no parameter that a group could
-    name. Here its slices are what is optimised: they share the parameter's memory, and before a step each gets its
-    slice of the parameter's gradient. Scaling the gradient instead would change nothing, as Adam divides it out.
+    The networks of all blocks are one stacked tensor, so that there is no parameter per block to give a learning rate
+    to. Its slices are optimised instead: they share the parameter's memory, and before a step each gets its slice of
+    the parameter's gradient. Scaling the gradient would change nothing, as Adam divides it out.
 
     Args:
-        groups: As for any optimiser; what is no parameter itself must be among `slices`.
-        slices: Parameter to what `sliced` returned for it.
+        groups: As for any optimiser; each tensor is a parameter or one of `slices`.
+        slices: For each sliced parameter, what `sliced` returned for it.
         lr: Learning rate of groups that set none.
     """
 
@@ -157,7 +154,7 @@ class SlicedAdamW(torch.optim.AdamW):
         super().__init__(list(groups), lr=lr, fused=True)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget all gradients, those of stacked parameters too."""
+        """Clear all gradients, those of stacked parameters included."""
         super().zero_grad(set_to_none)
         for parameter in self.slices:
             parameter.grad = None

@@ -1,4 +1,4 @@
-"""The untrained decoder: pool its states, nothing else; the floor under every other strategy.
+"""The untrained baseline: pooled hidden states of a frozen decoder.
 
 Reimers and Gurevych, 2019. Sentence-BERT. arXiv:1908.10084, section 4.1, where averaging the states of a
 pretrained model is the baseline. Optional centring and scaling by training texts undo the common direction of a
@@ -29,9 +29,9 @@ class PooledDecoder(Embedder):
     Args:
         backbone: The decoder.
         pooling: From token states to one vector.
-        layer: State to read: 0 is the embedding output, l the output of block l, "final" the final norm's.
-        standardize: Nothing; `center`, less the mean of the training texts; or `zscore`, by their standard
-            deviation too, each coordinate by itself.
+        layer: Hidden state to pool: 0 is the embedding output, l the output of block l, "final" that of the final norm.
+        standardize: `none`; `center` subtracts the mean of the training texts' vectors; `zscore` also divides by their
+            standard deviation, per coordinate.
     """
 
     paper = published("section 4.1", pooling=pooling.mean, layer=FINAL, standardize="none")
@@ -53,7 +53,7 @@ class PooledDecoder(Embedder):
         self.pooling, self.layer, self.standardize = pooling, layer, standardize
 
     def configure_model(self) -> None:
-        """Load the decoder; make room for the statistics, (D,) each."""
+        """Load the decoder; allocate mean and scale, (D,) each."""
         self.backbone.load()
         if not self.built:
             self.register_buffer("mean", torch.zeros(self.backbone.width))
@@ -61,7 +61,7 @@ class PooledDecoder(Embedder):
             self.built = True
 
     def prepare(self, texts: Sequence[str]) -> None:
-        """Take mean and standard deviation of the training texts' vectors."""
+        """Compute mean and standard deviation of the training texts' vectors."""
         if self.standardize == "none":
             return
         parts = []
@@ -74,7 +74,7 @@ class PooledDecoder(Embedder):
             self.scale.copy_(vectors.std(0).clamp_min(1e-6))
 
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
-        """Pool, center and scale, (B, D); the role makes no difference."""
+        """Pool, center and scale, (B, D), the same in either role."""
         return (self._pool(texts) - self.mean) / self.scale
 
     def _pool(self, texts: Sequence[str]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a paper fixes about its own method, and what a configuration does differently."""
+"""Compare arguments with the values that a paper published."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["Published", "differences", "published"]
 
 @dataclass(frozen=True)
 class Published:
-    """A value that a paper, or its authors' code, fixes.
+    """A published value of an argument.
 
     Args:
-        value: Its value of an argument; of a dataclass, every field counts.
-        source: Where it says so.
+        value: The value; of a dataclass, every field is compared.
+        source: Where it is published, such as a section of the paper.
     """
 
     value: Any
@@ -23,7 +23,7 @@ class Published:
 
 
 def published(source: str, **values: Any) -> dict[str, Published]:
-    """Say that one source fixes some arguments; `a__b` is the field `b` of the argument `a`.
+    """Return published values of one source, by argument; `a__b` is the field `b` of the argument `a`.
 
     >>> published("section 3", width=2)["width"]
     Published(value=2, source='section 3')
@@ -32,10 +32,10 @@ def published(source: str, **values: Any) -> dict[str, Published]:
 
 
 def differences(paper: Mapping[str, Published], arguments: Mapping[str, Any]) -> list[str]:
-    """Tell what is not as published.
+    """List the arguments that differ from their published values.
 
     Args:
-        paper: What is fixed; `training.warmup` is the field `warmup` of the argument `training`. A field of an
+        paper: Published values; `training.warmup` is the field `warmup` of the argument `training`. A field of an
             argument that is None is not compared.
         arguments: Arguments by name.
 

@@ -1,11 +1,11 @@
-"""SGPT bi-encoder: tune a decoder's biases, average its states with weights that grow along the text.
+"""SGPT bi-encoder: train the biases of a decoder, average its final hidden states with weights that grow with position.
 
 Muennighoff, 2022. SGPT: GPT Sentence Embeddings for Semantic Search. arXiv:2202.08904, section 4.
 
     v = sum_i w_i h_i,   w_i = i / sum_j j                                              (equation 2)
     J = -1/B sum_i log  exp(20 cos(q_i, d_i)) / sum_j exp(20 cos(q_i, d_j))             (equation 3)
 
-For search the two sides are told apart by brackets, [query] and {document}, as token ids.
+For search, queries and documents are marked by brackets, [query] and {document}, as token ids.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ ADDED_RATE = 2e-3  # Differs from the paper: biases that start at zero have furt
 
 @final
 class SGPTBiEncoder(Trainable, Embedder):
-    """Position-weighted mean of the last states, with only biases tuned.
+    """Position-weighted mean of the final hidden states, with only biases trained.
 
     Args:
         backbone: The decoder.
         pooling: From token states to one vector.
-        brackets: Whether queries and documents get their brackets, in training and in scoring.
+        brackets: Whether queries and documents are put in brackets, in training and in scoring.
         tuning: What trains in the decoder; None is BitFit.
         pair_loss: Loss on scored pairs, from cosines and gold scores.
         scale: Inverse temperature of the ranking loss on triplets.
-        training: How it learns. A learning rate of None is the published one where the decoder's own biases are
-            tuned, and a higher one where zero biases are added.
+        training: Settings of the optimiser. A learning rate of None is the published one where the decoder has biases,
+            and a higher one where zero biases are added.
     """
 
     paper = published("section 4.1", pooling=pooling.weighted_mean, tuning="BitFit") | published(
@@ -93,7 +93,7 @@ class SGPTBiEncoder(Trainable, Embedder):
         self.pair_loss, self.scale, self.plan, self.decided = pair_loss, scale, training, False
 
     def configure_model(self) -> None:
-        """Load the decoder, choose what trains and how fast."""
+        """Load the decoder, choose its trainable parameters and the learning rate."""
         self.backbone.load(self.tuning)
         if not self.decided:
             added = isinstance(self.tuning, BitFit) and self.tuning.added > 0
@@ -102,15 +102,15 @@ class SGPTBiEncoder(Trainable, Embedder):
             self.compare_with_paper({"training": self.plan}, published("the NLI models", training__learning_rate=RATE))
 
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
-        """Pool the final states of texts, in the brackets of their role, (B, D)."""
+        """Pool the final hidden states of texts, in the brackets of their role, (B, D)."""
         prefix, suffix = self._bracket_ids(role)
         return self.backbone.pool(texts, self.pooling, prefix=prefix, suffix=suffix)[:, 0]
 
     def loss(self, batch: Pairs | Triplets) -> Tensor:
-        """Rank triplets (equation 3), or fit the cosines of scored pairs, ().
+        """Return the ranking loss of triplets (equation 3), or the pair loss of scored pairs, ().
 
-        Differs from the paper: it trains on triplets only; scored pairs are ours, so that all strategies can
-        share STS-B.
+        Differs from the paper: it trains on triplets only; scored pairs are ours, so that all strategies can train on
+        STS-B.
         """
         return contrastive_loss(self, batch, self.pair_loss, self.scale)
 

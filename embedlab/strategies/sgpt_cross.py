@@ -1,4 +1,4 @@
-"""SGPT cross-encoder: score a pair by how probable one text is after a prompt that holds the other; no training.
+"""SGPT cross-encoder: score a pair by the log-probability of one text after a prompt with the other; no training.
 
 Muennighoff, 2022. SGPT: GPT Sentence Embeddings for Semantic Search. arXiv:2202.08904, section 3.
 
@@ -40,12 +40,12 @@ def mean(conditional: Tensor, unconditional: Tensor, length: Tensor) -> Tensor:
 
 
 def gain(conditional: Tensor, unconditional: Tensor, length: Tensor) -> Tensor:
-    """Score by what the document adds, l(q | d) - l(q), (B,)."""
+    """Score by the gain over no document, l(q | d) - l(q), (B,)."""
     return conditional - unconditional
 
 
 def ratio(conditional: Tensor, unconditional: Tensor, length: Tensor) -> Tensor:
-    """Score by the share of l(q) that the document explains, -l(q | d) / l(q), (B,); both are negative."""
+    """Score by the ratio to no document, -l(q | d) / l(q), (B,); both log-probabilities are negative."""
     return -conditional / unconditional
 
 
@@ -53,8 +53,8 @@ def ratio(conditional: Tensor, unconditional: Tensor, length: Tensor) -> Tensor:
 class SGPTCrossEncoder(EmbeddingStrategy):
     """Log-probability of the query given the document.
 
-    Prompt, document and query are tokenized apart, so that what is cut where they exceed the decoder's window is
-    the document, and a query only where no room would be left for a document; the prompt is never cut.
+    Prompt, document and query are tokenized separately. Where they exceed the decoder's window the document is cut, and
+    a query only if no room is left for a document; the prompt is never cut.
 
     Args:
         backbone: The decoder; it needs its language-model head.
@@ -97,13 +97,13 @@ class SGPTCrossEncoder(EmbeddingStrategy):
         self.backbone.load(Frozen(), head=True)
 
     def remarks(self) -> list[str]:
-        """Tell how many texts were cut."""
+        """Return how many texts were cut, as a note."""
         counts = {f"documents at the {self.cut}": self.documents_cut, "queries at the end": self.queries_cut}
         cut = [f"{len(texts)} {what}" for what, texts in counts.items() if texts]
         return [f"cut to the window of {self.backbone.window} tokens: {', '.join(cut)}"] if cut else []
 
     def score(self, first: Sequence[str], second: Sequence[str]) -> Tensor:
-        """Score queries by their documents, (B,), float32."""
+        """Score pairs of query and document, (B,), float32."""
         forward = self._direction(first, second)
         return (forward + self._direction(second, first)) / 2 if self.both else forward
 

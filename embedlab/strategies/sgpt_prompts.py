@@ -3,8 +3,9 @@ r"""Prompts of the SGPT cross-encoder, quoted to the letter from the authors' no
 `{}` is where the document goes; the query follows the prompt directly. One-shot prompts begin with an example,
 a document and a query that belongs to it. Yes-or-no prompts have a second `{}` for the query and ask for an answer.
 
-A blank before a document, query or answer (as in A, L, M and the Quora prompts) is put to its front, where tokenizers
-expect it; at the end of the prompt it would be a token of its own, which no text has. M becomes L by that.
+A blank before a document, query or answer (as in A, L, M and the Quora prompts) is moved to its front, where tokenizers
+expect it; at the end of the prompt it would be a token of its own, which does not occur in running text. This makes M
+equal to L.
 
 Differs from the paper: the authors took their one-shot example from the test judgements; here the user gives one.
 """
@@ -26,16 +27,15 @@ _BOT: Final = (
 
 @dataclass(frozen=True)
 class Segments:
-    """A prompt in the pieces that are tokenized apart, in their order.
+    """A prompt in the pieces that are tokenized separately, in order.
 
     Attributes:
         before: Instruction, example and whatever else comes before the document.
-        document: Blanks put to the front of the document.
-        after: What stands between document and query.
-        query: Blanks put to the front of the query.
-        closing: What follows the query of a yes-or-no prompt.
-        answers: What is answered where document and query belong together, and where not; None where the query
-            itself is what is predicted.
+        document: Blanks put before the document.
+        after: Text between document and query.
+        query: Blanks put before the query.
+        closing: Text after the query of a yes-or-no prompt.
+        answers: The answers for a matching and a non-matching pair; None where the query itself is predicted.
     """
 
     before: str
@@ -48,13 +48,12 @@ class Segments:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What stands around a document before a query.
+    """A prompt: text with a place for a document, followed by a query.
 
     Attributes:
         template: Text with one `{}` for the document; with `answers`, a second one for the query.
         shot: Text with `{}` for the example's document and `{}` for its query, put first; None without example.
-        answers: What is answered where document and query belong together, and where they do not; None where the
-            query itself is what is predicted.
+        answers: The answers for a matching and a non-matching pair; None where the query itself is predicted.
     """
 
     template: str
@@ -77,7 +76,7 @@ class Prompt:
 
 
 def _blank(text: str) -> tuple[str, str]:
-    """Take the blanks off the end of a text."""
+    """Split off the blanks at the end of a text."""
     bare = text.rstrip(" ")
     return bare, text[len(bare) :]
 

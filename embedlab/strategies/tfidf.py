@@ -1,4 +1,4 @@
-"""TF-IDF: cosine of weighted word counts; what any embedder must beat.
+"""TF-IDF: cosine of weighted word counts, the baseline without a decoder.
 
 Salton and Buckley, 1988. Term-weighting approaches in automatic text retrieval. Information Processing and
 Management 24(5), in scikit-learn's form:
@@ -38,7 +38,7 @@ class Tfidf(Embedder):
         self.fitted = True
 
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
-        """Weigh the words of texts, (B, vocabulary); a text without a known word is all zeros."""
+        """Return TF-IDF vectors of texts, (B, vocabulary); that of a text without a known word is all zeros."""
         counts = self.vectorizer.transform(texts)
         return torch.from_numpy(counts.toarray().astype(np.float32)).to(self.device)
 

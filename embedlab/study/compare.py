@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from embedlab import runs
+from embedlab import configs, runs
 from embedlab.arguments import Parser
 from embedlab.errors import UserError
 from embedlab.report import render
@@ -53,7 +53,7 @@ def main(arguments: list[str], command: Command = fit_command, heartbeat: float 
         KeyboardInterrupt: If interrupted; no process is left behind.
     """
     options, typed = _read_options(arguments)
-    study = read_study(options.study)
+    study = read_study(configs.find(options.study))
     seeds = study.seeds if options.seeds is None else options.seeds
     every = plan(
         replace(
@@ -106,9 +106,9 @@ def _read_options(arguments: Sequence[str]) -> tuple[Namespace, dict[str, Any]]:
         "embedlab compare",
         "Run every strategy and seed of a study and show one table; run it again to resume.",
         "overrides: KEY=VALUE or --KEY VALUE, such as trainer.max_epochs=1 or --data.train.limit 200\n"
-        "example:   embedlab compare configs/compare/demo.yaml --seeds 0 1 2 --jobs 2",
+        "example:   embedlab compare demo --seeds 0 1 2 --jobs 2",
     )
-    parser.add_argument("study", metavar="STUDY.yaml", type=Path, help="the study")
+    parser.add_argument("study", metavar="STUDY.yaml", help="the study; a name such as demo for one that ships")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", default=[], help="override for every run")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="the same")
     parser.add_argument("--seeds", metavar="N", nargs="+", help="seeds instead of the study's: 0,1,2 or 0 1 2")

@@ -1,6 +1,6 @@
 """A study: which strategies are compared, on what, with which seeds.
 
-It is described by a YAML file, in which paths are relative to the file:
+It is described by a YAML file, in which paths are relative to the file; what ships can be given by name:
 
     study: demo                       # runs go to runs/<study>/<label>/seed-<n>
     protocol: ../protocol.yaml        # what all runs share
@@ -17,7 +17,6 @@ It is described by a YAML file, in which paths are relative to the file:
 
 from __future__ import annotations
 
-import os
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -25,12 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from embedlab import preflight, runs
+from embedlab import configs, preflight, runs
 from embedlab.errors import UserError
 from embedlab.runs.identity import request_hash
 from embedlab.signatures import ClassInfo
 from embedlab.study.jobs import Job
-from embedlab.yaml_files import existing, hint, read_yaml, write_value
+from embedlab.yaml_files import hint, read_yaml, write_value
 
 __all__ = [
     "Command",
@@ -164,10 +163,9 @@ def _check_name(name: str, key: str, path: Path) -> None:
 
 
 def _file(value: Any, key: str, path: Path) -> Path:
-    """Resolve a path written in the study's file."""
-    found = Path(os.path.normpath(path.parent / str(value)))
+    """Resolve a path, or the name of what ships, written in the study's file."""
     try:
-        return existing(found)
+        return configs.find(str(value), path.parent)
     except UserError as error:
         raise UserError(f"`{key}` in {path}: {error}") from error
 

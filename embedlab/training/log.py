@@ -68,5 +68,6 @@ def quiet() -> None:
         ".*module\\(s\\) in eval mode.*",
         ".*number of training batches.*smaller than the logging interval.*",
         ".*save_weights_only.*",
+        ".*args parameter is intended to run from within Python.*",  # names of what ships were replaced by files
     ):
         warnings.filterwarnings("ignore", message)
