@@ -24,7 +24,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, NamedTuple
@@ -126,11 +126,7 @@ def sources_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def module_hash(module: str, path: Path) -> str:
-    """Return a short hash of a module's syntax tree.
-
-    Raises:
-        OSError, SyntaxError: If it cannot be read.
-    """
+    """Return a short hash of a module's syntax tree."""
     return _module(module, path).hash[:12]
 
 
@@ -172,8 +168,7 @@ def _file(module: str) -> Path:
     Raises:
         OSError, TypeError: If it has none.
     """
-    file = inspect.getsourcefile(sys.modules[module])
-    if file is None:
+    if (file := inspect.getsourcefile(sys.modules[module])) is None:
         raise OSError(f"{module} has no source file")
     return Path(file)
 
@@ -230,8 +225,13 @@ def _reached(items: Iterable[_Item]) -> dict[str, str]:
         tree = module.tree
         trees = [tree] if item.name is None else [*_definitions(tree, item.name)]
         found[key] = module.hash if item.name is None else _hash("\n".join(sorted(map(_written, trees))))
-        waiting += (target for own in trees for node in ast.walk(own) for target in _imported(node, item, tree))
+        waiting += (target for own in trees for node in _nodes(own) for target in _imported(node, item, tree))
     return found
+
+
+@cache
+def _nodes(tree: ast.AST) -> list[ast.AST]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom | ast.Attribute)]
 
 
 def _definitions(tree: ast.Module, name: str) -> Iterator[ast.stmt]:
@@ -239,9 +239,7 @@ def _definitions(tree: ast.Module, name: str) -> Iterator[ast.stmt]:
     waiting, seen = [name], {name}
     while waiting:
         wanted = waiting.pop()
-        for statement in tree.body:
-            if wanted not in _defined(statement):
-                continue
+        for statement in (own for own in tree.body if wanted in _defined(own)):
             yield statement
             used = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)} - seen
             seen |= used
@@ -272,7 +270,7 @@ def _imported(node: ast.AST, item: _Item, tree: ast.Module) -> Iterator[_Item]:
                 yield from (own._replace(name=alias.name) for own in _modules(source, item))
             elif f"{source}.{alias.name}" in PARTS:
                 here = alias.asname or alias.name
-                nodes = (own for own in ast.walk(tree) if isinstance(own, ast.Attribute))
+                nodes = (own for own in _nodes(tree) if isinstance(own, ast.Attribute))
                 used = {own.attr for own in nodes if isinstance(own.value, ast.Name) and own.value.id == here}
                 yield from (own._replace(name=name) for own in whole for name in sorted(used)) if used else whole
             else:
