@@ -29,7 +29,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, NamedTuple
 
-__all__ = ["FRAME", "PARTS", "code_of", "is_of_a_method", "module_hash", "sources_of"]
+__all__ = ["FRAME", "PARTS", "code_of", "is_of_a_method", "module_hashes", "sources_of"]
 
 PACKAGE: Final = Path(__file__).parent
 # Beside the strategies, what a method names: by definition, not by module.
@@ -43,8 +43,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Module:
-    """A module's syntax tree without docstrings, and what it was loaded with."""
+    """A module's source, its syntax tree without docstrings, and what it was loaded with."""
 
+    source: bytes
     tree: ast.Module
     spec: object
 
@@ -125,9 +126,10 @@ def sources_of(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def module_hash(module: str, path: Path) -> str:
-    """Return a short hash of a module's syntax tree."""
-    return _module(module, path).hash[:12]
+def module_hashes(module: str, path: Path) -> tuple[str, str]:
+    """Return hashes of a module's source as it stands, and of its syntax tree."""
+    own = _module(module, path)
+    return hashlib.sha256(own.source).hexdigest(), own.hash
 
 
 def _named(path: str) -> Iterator[tuple[str, str, Any]]:
@@ -185,13 +187,13 @@ def _module(name: str, path: Path) -> _Module:
     spec = getattr(sys.modules.get(name), "__spec__", None)  # another one once it is loaded anew
     held = _read.get((name, path))
     if held is None or held.spec is not spec:
-        tree = ast.parse(path.read_bytes())  # `inspect.getsource` may give what the file was before
+        tree = ast.parse(source := path.read_bytes())  # `inspect.getsource` may give what the file was before
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 first = node.body[0].value if node.body and isinstance(node.body[0], ast.Expr) else None
                 if isinstance(first, ast.Constant) and isinstance(first.value, str):
                     node.body = node.body[1:]
-        held = _read[name, path] = _Module(tree, spec)
+        held = _read[name, path] = _Module(source, tree, spec)
     return held
 
 

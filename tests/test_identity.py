@@ -411,6 +411,41 @@ def test_what_was_loaded_counts_not_what_the_file_became(tmp_path: Path, monkeyp
     monkeypatch.delitem(sys.modules, "edited_later")
 
 
+WITH_LAMBDA = """
+from collections.abc import Callable
+from torch import Tensor
+from embedlab.strategies.base import Embedder
+
+
+class WithLambda(Embedder):
+    def __init__(self, scale: Callable[[Tensor], Tensor] = lambda x: 2 * x) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def embed(self, texts, role=None): ...
+"""
+
+
+@pytest.mark.filterwarnings("ignore:(?s).*Unable to serialize instance")
+def test_a_default_without_a_name_counts_by_the_source_it_is_written_in(place: Place) -> None:
+    """The parser writes its address, which is another one in every process."""
+    path = place.folder / "with_lambda.py"
+    path.write_text(WITH_LAMBDA)
+    module = importlib.import_module("with_lambda")
+    words = ["-c", str(place.folder / "protocol.yaml"), "--model", "with_lambda.WithLambda"]
+    parsed = place.parser.parse_args(words)
+    run = Run(yaml.safe_load(place.parser.dump(parsed)), lambda: place.parser.instantiate_classes(parsed))
+    written = run.config["model"]["init_args"]["scale"]
+    assert " at 0x" in written
+    before = run.identity()
+    elsewhere = {**run.config["model"], "init_args": {"scale": written.replace(" at 0x", " at 0xff")}}
+    assert run.identity({"model": elsewhere}) == before
+    path.write_text(WITH_LAMBDA.replace("2 * x", "x + 2"))
+    importlib.reload(module)
+    assert run.identity().run != before.run
+    del sys.modules["with_lambda"]
+
+
 # What is recorded beside it ---------------------------------------------------------------------------------
 
 

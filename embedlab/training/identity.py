@@ -18,6 +18,7 @@ with versions of packages, that of embedlab included.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -34,6 +35,7 @@ __all__ = ["Identity", "identify"]
 # What does not change a result: names and places.
 PLACES: Final = ("run_dir", "study", "label", "request")
 BACKBONE: Final = set(inspect.signature(Backbone).parameters)
+UNWRITTEN: Final = "Unable to serialize instance"  # what jsonargparse writes for an object
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Identity:
     Attributes:
         run: Hash of all that decides the result, the seed included.
         settings: The same without the seed: equal for all runs of a row of the table.
-        code: Short hash of every module that does not decide the result, by its name without `embedlab.`.
+        code: Short hashes of every module that does not decide the result, by its name without `embedlab.`.
     """
 
     run: str
@@ -66,8 +68,7 @@ def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataM
     kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in SHOWN}
     sources = sources_of(_strings(kept))
     backbone = strategy.backbone
-    if backbone is not None:
-        kept = _with_dtype(kept, str(backbone.dtype).removeprefix("torch."))
+    kept = _settled(kept, None if backbone is None else str(backbone.dtype).removeprefix("torch."))
     stages = strategy.stages() if isinstance(strategy, Trainable) else ()
     decided = {
         "config": kept,
@@ -80,12 +81,18 @@ def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataM
     return Identity(content_hash(decided), content_hash(without_seed), shared_code())
 
 
-def _with_dtype(value: Any, dtype: str) -> Any:
-    """Put the resolved precision wherever a configuration describes the decoder."""
+def _settled(value: Any, dtype: str | None) -> Any:
+    """Put the resolved precision wherever a configuration describes the decoder, and take away addresses in memory.
+
+    These stand in the text that the parser writes for a default it has no import path for, such as a lambda. What that
+    computes is known all the same: it is written in a module that counts, as the class which has the default is named.
+    """
     if isinstance(value, Mapping):
-        found = {key: _with_dtype(own, dtype) for key, own in value.items()}
+        found = {key: _settled(own, dtype) for key, own in value.items()}
         return {**found, "dtype": dtype} if set(value) == BACKBONE else found
-    return [_with_dtype(own, dtype) for own in value] if isinstance(value, list) else value
+    if isinstance(value, str) and value.startswith(UNWRITTEN):
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", value)
+    return [_settled(own, dtype) for own in value] if isinstance(value, list) else value
 
 
 def _strings(value: Any) -> Iterator[str]:
