@@ -387,6 +387,18 @@ def test_a_thing_that_is_handed_on_counts_by_both_modules(tmp_path: Path, monkey
     monkeypatch.delitem(sys.modules, "handing_on")
 
 
+def test_the_packages_around_a_module_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing a module runs them first."""
+    (tmp_path / "around" / "without_init").mkdir(parents=True)
+    (tmp_path / "around" / "__init__.py").write_text("ONE = 1\n")
+    (tmp_path / "around" / "without_init" / "inside.py").write_text("def take(): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("around.without_init.inside")
+    assert set(sources_of(["around.without_init.inside.take"])) == {"around", "around.without_init.inside"}
+    for name in [name for name in sys.modules if name.partition(".")[0] == "around"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
 def test_an_import_that_cannot_be_read_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "late_import.py").write_text("def take():\n    import broken_one, missing_one, late_import\n")
     (tmp_path / "broken_one.py").write_text("def (")
