@@ -29,7 +29,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, NamedTuple
 
-__all__ = ["FRAME", "PARTS", "code_of", "is_of_a_method", "module_hashes", "sources_of"]
+__all__ = ["FRAME", "PACKAGE", "PARTS", "code_of", "is_of_a_method", "module_hashes", "sources_of"]
 
 PACKAGE: Final = Path(__file__).parent
 # Beside the strategies, what a method names: by definition, not by module.
