@@ -1,27 +1,83 @@
-"""What a function computes, told from its code: a hash that changes with the code but not with its comments."""
+"""What code computes, told from its source: hashes that change with the code but not with comments or layout.
+
+Two things stand on it: the key of cached features holds the source of the pooling (`code_of`), and the identity of a
+run holds the sources of what its configuration names (`sources_of`).
+
+Syntax trees without docstrings are compared. Of a module in `PARTS`, where functions and classes that have nothing to
+do with each other stand side by side, only the named definitions count, with those they use of the same module; of any
+other, the whole module. Imports are followed, by files, without importing anything:
+
+- from a module of embedlab, and into embedlab from a user's module, to the strategies and to `PARTS`. `FRAME` is not
+  followed: it decides numbers, but those of every strategy, as do backbone, data and training;
+- from a user's module to all modules under the folder that its package is in, but not to installed packages.
+
+Sources are read once per loaded module. A file that is edited later, while this process or its children still run what
+was loaded, does not change what they say of themselves.
+"""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import inspect
+import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType
+from typing import Any, Final, NamedTuple
 
-__all__ = ["code_of"]
+__all__ = ["FRAME", "PACKAGE", "PARTS", "code_of", "is_of_a_method", "module_hashes", "sources_of"]
 
-_OURS = "embedlab"
-_POOLINGS = "embedlab.pooling"  # the one module of embedlab whose code a user's pooling may stand on
+PACKAGE: Final = Path(__file__).parent
+# Beside the strategies, what a method names: by definition, not by module.
+PARTS: Final = ("embedlab.backbone.tuning", "embedlab.losses", "embedlab.pooling")
+# Beside the strategies, what all of them share.
+FRAME: Final = tuple(f"embedlab.strategies.{name}" for name in ("base", "optimisation", "published"))
+INSTALLED: Final = {"site-packages", "dist-packages"}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Module:
+    """A module's source, its syntax tree without docstrings, and what it was loaded with."""
+
+    source: bytes
+    tree: ast.Module
+    spec: object
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the whole tree."""
+        return _hash(_written(self.tree))
+
+
+class _Item(NamedTuple):
+    """A module, by name and file, or one definition of it."""
+
+    module: str
+    path: Path
+    name: str | None = None
+
+
+def is_of_a_method(module: str) -> bool:
+    """Tell whether a module of embedlab belongs to the methods that name it, not to what all runs share.
+
+    >>> is_of_a_method("embedlab.strategies.freeze"), is_of_a_method("embedlab.strategies.base")
+    (True, False)
+    """
+    return module in PARTS or (module.startswith("embedlab.strategies.") and module not in FRAME)
 
 
 def code_of(function: Callable[..., object]) -> str | None:
-    """Return a function's import path and a hash of its code, without comments, docstrings and layout.
+    """Return a function's import path and a hash of its code.
 
     Of a function of embedlab, the code is its definition and those it uses of the same module, so that another
     function beside it changes nothing. Of any other, it is the whole module, with the modules of the same project
-    that it imports; installed packages are taken as they are.
+    that it imports; other installed packages are taken as they are.
 
     Returns:
         None where no import path leads to the function (a lambda, a function made inside another, an object with
@@ -33,37 +89,151 @@ def code_of(function: Callable[..., object]) -> str | None:
     if module is None or vars(module).get(function.__qualname__) is not function:
         return None
     try:
-        tree = _tree(module)
-        if not any(function.__name__ in _defined(statement) for statement in tree.body):
+        path = _file(module.__name__)
+        if not any(function.__name__ in _defined(statement) for statement in _module(module.__name__, path).tree.body):
             return None
-        ours = module.__name__.partition(".")[0] == _OURS
-        trees: list[ast.AST] = [*_definitions(tree, function.__name__)] if ours else [*_trees(module, {}).values()]
+        name = function.__name__ if _top(module.__name__) == "embedlab" else None
+        sources = _reached([_Item(module.__name__, path, name)])
     except (OSError, TypeError, SyntaxError):
         return None
-    dumps = sorted(ast.dump(tree) for tree in trees)
-    return f"{module.__name__}.{function.__qualname__} {hashlib.sha256(repr(dumps).encode()).hexdigest()}"
+    return f"{module.__name__}.{function.__qualname__} {_hash(' '.join(sorted(sources.values())))}"
 
 
-def _tree(module: ModuleType) -> ast.Module:
-    """Return a module's syntax tree without docstrings.
+def sources_of(names: Iterable[str]) -> dict[str, str]:
+    """Return what the things that a configuration names stand on.
+
+    Args:
+        names: Strings, among them import paths of loaded classes and functions. Others are left alone, and so are
+            things of the standard library and of installed packages.
+
+    Returns:
+        For each module, or module and definition such as "embedlab.losses:cosent", a hash of its syntax tree. For a
+        thing whose source cannot be read, its `repr`, which is told in the log: a run that names it can hardly be
+        known again.
+    """
+    found: dict[str, str] = {}
+    for name in sorted(set(names)):
+        for module, definition, value in _named(name):
+            if _is_installed(module) if _top(module) != "embedlab" else not is_of_a_method(module):
+                continue
+            try:
+                item = _Item(module, _file(module), definition if module in PARTS else None)
+                packages = () if item.name else _modules(module, item)
+                found |= _reached([item, *packages])
+            except (OSError, TypeError, SyntaxError):
+                found[name] = repr(value)
+                log.warning("%s cannot be told by its source, so a later run that names it may count as another", name)
+    return found
+
+
+def module_hashes(module: str, path: Path) -> tuple[str, str]:
+    """Return hashes of a module's source as it stands, and of its syntax tree."""
+    own = _module(module, path)
+    return hashlib.sha256(own.source).hexdigest(), own.hash
+
+
+def _named(path: str) -> Iterator[tuple[str, str, Any]]:
+    """Give modules in which an import path finds a thing, with the thing's name there and the thing.
+
+    They are the one that the path names and, where that only hands it on, the one that defines it.
+    """
+    parts = path.split(".")
+    loaded = [end for end in range(1, len(parts)) if ".".join(parts[:end]) in sys.modules]
+    if not loaded:
+        return
+    module, names = ".".join(parts[: loaded[-1]]), parts[loaded[-1] :]
+    value = sys.modules[module]
+    for name in names:
+        value = getattr(value, name, None)  # type: ignore[assignment]
+    if not callable(value):
+        return
+    found = {module: names[0]}
+    if (own := getattr(value, "__module__", None)) in sys.modules:
+        found.setdefault(own, getattr(value, "__qualname__", names[0]).partition(".")[0])
+    yield from ((where, what, value) for where, what in found.items())
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _is_installed(module: str) -> bool:
+    """Tell whether a module is of the standard library or an installed package, not of the user's own."""
+    top = sys.modules.get(_top(module))
+    places = [getattr(top, "__file__", None) or "", *getattr(top, "__path__", [])]
+    return _top(module) in sys.stdlib_module_names or any(INSTALLED & set(Path(place).parts) for place in places)
+
+
+def _file(module: str) -> Path:
+    """Return the source file of a loaded module.
 
     Raises:
-        OSError, TypeError, SyntaxError: If its code cannot be read.
+        OSError, TypeError: If it has none.
     """
-    file = inspect.getsourcefile(module)
-    if file is None:
-        raise OSError(f"{module.__name__} has no source file")
-    tree = ast.parse(Path(file).read_bytes())  # `inspect.getsource` may give what the file was before
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:]
-    return tree
+    if (file := inspect.getsourcefile(sys.modules[module])) is None:
+        raise OSError(f"{module} has no source file")
+    return Path(file)
+
+
+_read: dict[tuple[str, Path], _Module] = {}
+
+
+def _module(name: str, path: Path) -> _Module:
+    """Return a module as it was when first asked for since it was loaded.
+
+    Raises:
+        OSError, SyntaxError: If it cannot be read.
+    """
+    spec = getattr(sys.modules.get(name), "__spec__", None)  # another one once it is loaded anew
+    held = _read.get((name, path))
+    if held is None or held.spec is not spec:
+        tree = ast.parse(source := path.read_bytes())  # `inspect.getsource` may give what the file was before
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0].value if node.body and isinstance(node.body[0], ast.Expr) else None
+                if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                    node.body = node.body[1:]
+        held = _read[name, path] = _Module(source, tree, spec)
+    return held
+
+
+def _written(node: object) -> str:
+    """Write a syntax tree without what is empty, in which versions of Python differ."""
+    if isinstance(node, ast.AST):
+        fields = (f"{name}={_written(own)}" for name, own in ast.iter_fields(node) if own is not None and own != [])
+        return f"{type(node).__name__}({','.join(fields)})"
+    return f"[{','.join(map(_written, node))}]" if isinstance(node, list) else repr(node)
+
+
+def _hash(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _reached(items: Iterable[_Item]) -> dict[str, str]:
+    """Return the hashes of modules and definitions and, in turn, of those they import."""
+    found: dict[str, str] = {}
+    waiting = list(items)
+    while waiting:
+        item = waiting.pop()
+        key = item.module if item.name is None else f"{item.module}:{item.name}"
+        if key in found:
+            continue
+        try:
+            module = _module(item.module, item.path)
+        except SyntaxError:
+            if item.module in sys.modules:
+                raise
+            continue  # nothing can import it
+        tree = module.tree
+        trees = [tree] if item.name is None else [*_definitions(tree, item.name)]
+        found[key] = module.hash if item.name is None else _hash("\n".join(sorted(map(_written, trees))))
+        waiting += (target for own in trees for node in _nodes(own) for target in _imported(node, item, tree))
+    return found
+
+
+@cache
+def _nodes(tree: ast.AST) -> list[ast.AST]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom | ast.Attribute)]
 
 
 def _definitions(tree: ast.Module, name: str) -> Iterator[ast.stmt]:
@@ -71,9 +241,7 @@ def _definitions(tree: ast.Module, name: str) -> Iterator[ast.stmt]:
     waiting, seen = [name], {name}
     while waiting:
         wanted = waiting.pop()
-        for statement in tree.body:
-            if wanted not in _defined(statement):
-                continue
+        for statement in (own for own in tree.body if wanted in _defined(own)):
             yield statement
             used = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)} - seen
             seen |= used
@@ -88,38 +256,45 @@ def _defined(statement: ast.stmt) -> set[str]:
     return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
-def _trees(module: ModuleType, seen: dict[str, ast.Module]) -> dict[str, ast.Module]:
-    """Return the trees of a module and, in turn, of the modules of its own project that it imports, by name."""
-    seen[module.__name__] = _tree(module)
-    package = module.__spec__.parent if module.__spec__ is not None else None
-    for node in ast.walk(seen[module.__name__]):
-        for name in _imported(node, package or ""):
-            if name not in seen and name in sys.modules and _is_beside(sys.modules[name], module):
-                _trees(sys.modules[name], seen)
-    return seen
-
-
-def _imported(node: ast.AST, package: str) -> Iterator[str]:
-    """Give the names of the modules that a statement may import."""
+def _imported(node: ast.AST, item: _Item, tree: ast.Module) -> Iterator[_Item]:
+    """Give what a statement imports, of what is followed: modules, or definitions of `PARTS`."""
     if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
+        for alias in node.names:
+            yield from _modules(alias.name, item)
     elif isinstance(node, ast.ImportFrom):
-        above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+        parts = item.module.split(".")
+        inside = item.path.stem != "__init__"
+        above = parts[: len(parts) + 1 - node.level - inside] if node.level else []
         source = ".".join([*above, *([node.module] if node.module else [])])
-        yield source
-        yield from (f"{source}.{alias.name}" for alias in node.names)
+        for alias in node.names:
+            whole = [*_modules(f"{source}.{alias.name}", item)]
+            if source in PARTS and alias.name != "*":
+                yield from (own._replace(name=alias.name) for own in _modules(source, item))
+            elif f"{source}.{alias.name}" in PARTS:
+                here = alias.asname or alias.name
+                nodes = (own for own in _nodes(tree) if isinstance(own, ast.Attribute))
+                used = {own.attr for own in nodes if isinstance(own.value, ast.Name) and own.value.id == here}
+                yield from (own._replace(name=name) for own in whole for name in sorted(used)) if used else whole
+            else:
+                yield from whole or _modules(source, item)
 
 
-def _is_beside(module: ModuleType, other: ModuleType) -> bool:
-    """Tell whether a module belongs to another's project: its package, or the folder which that package is in."""
-    top = module.__name__.partition(".")[0]
-    if top == _OURS:
-        return module.__name__ == _POOLINGS
-    if top == other.__name__.partition(".")[0]:
-        return True
-    file, beside = getattr(module, "__file__", None), getattr(other, "__file__", None)  # built-in ones have none
-    if file is None or beside is None:
-        return False
-    root = Path(beside).resolve().parents[other.__name__.count(".") + (Path(beside).stem == "__init__")]
-    path = Path(file).resolve()
-    return path.is_relative_to(root) and not {"site-packages", "dist-packages"} & set(path.parts)
+def _modules(module: str, asking: _Item) -> Iterator[_Item]:
+    """Give a module and the packages it is in, where an import by another module is followed to them."""
+    if _top(module) == "embedlab":
+        root, names = PACKAGE.parent, [module] if is_of_a_method(module) else []
+    elif _top(asking.module) == "embedlab":
+        return
+    else:
+        root = asking.path.resolve().parents[asking.module.count(".") + (asking.path.stem == "__init__")]
+        if _found(root, module) is None or (INSTALLED & set(root.parts) and _top(module) != _top(asking.module)):
+            return
+        parts = module.split(".")
+        names = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    yield from (_Item(name, path) for name in names if (path := _found(root, name)) is not None)
+
+
+def _found(root: Path, module: str) -> Path | None:
+    """Return the file of a module under a folder of packages; None where there is none."""
+    place = root.joinpath(*module.split("."))
+    return next((own for own in (place / "__init__.py", place.with_name(f"{place.name}.py")) if own.is_file()), None)

@@ -47,7 +47,7 @@ LAW: dict[str, set[str]] = {
     "data": {"errors", "resources"},
     "strategies": {"backbone", "data", "distributed", "errors", "losses", "packing", "pooling"},
     "runs": {"errors", "source_hash", "yaml_files"},
-    "training": {"backbone", "data", "distributed", "errors", "metrics", "runs", "strategies"},
+    "training": {"backbone", "data", "distributed", "errors", "metrics", "runs", "source_hash", "strategies"},
     "report": {"arguments", "errors", "runs", "yaml_files"},
     "signatures": {"errors", "yaml_files"},
     "preflight": {"errors", "signatures", "yaml_files"},

@@ -23,6 +23,7 @@ from scipy.stats import spearmanr
 import embedlab
 from embedlab import cli, runs
 from embedlab.report import command, render, statistics
+from embedlab.runs.code import shared_code
 
 ROOT = Path(embedlab.__file__).parent.parent
 LABELS = np.round(np.random.default_rng(0).random(80), 2)
@@ -50,7 +51,7 @@ def finish(root: Path, label: str, seed: int = 0, noise: float = 0.3, study: str
         "label": label,
         "study": study,
         "seed": seed,
-        "request": "abc",
+        "code": shared_code(),
         "backbone": {"name": "small"},
         "metrics": metrics,
         "parameters": {"trainable": 4_884_480, "total": 9},
@@ -188,16 +189,63 @@ def test_what_the_configuration_does_not_tell_is_looked_for_elsewhere(tmp_path: 
         "m (1)": [],
         "m (2)": ["differs from m (1) in the content of data.train"],
         "m (3)": ["differs from m (1) in the files of the decoder"],
-        "m (4)": ["differs from m (1) in something that config.yaml does not tell, such as code"],
+        "m (4)": ["differs from m (1) in something that config.yaml does not tell, such as the code of what it names"],
     }
 
 
 def test_many_differences_are_counted_not_listed(tmp_path: Path, show: Show) -> None:
+    for label, options in (("many", "abcdefg"), ("few", "abcde")):
+        for seed in (0, 1):
+            finish(tmp_path, label, seed, config={"model": {name: f"{name}{seed}" for name in options}})
+    notes = notes_of(show(tmp_path, "--resamples", 0))
+    (note,) = notes["many (2)"]
+    assert note.startswith("differs from many (1) in model.a: a1 instead of a0, model.b: b1 instead of b0, ")
+    assert note.endswith("model.d: d1 instead of d0, and 3 more")
+    (note,) = notes["few (2)"]  # one more would be named as shortly as counted
+    assert note.endswith("model.d: d1 instead of d0, model.e: e1 instead of e0")
+
+
+def test_an_older_result_joins_the_row_it_is_like_if_there_is_just_one(tmp_path: Path, show: Show) -> None:
+    finish(tmp_path, "joins", 0, settings="a", config=limited(8))
+    finish(tmp_path, "joins", 1, config=limited(8))
+    finish(tmp_path, "other", 0, settings="a", config=limited(8))
+    finish(tmp_path, "other", 1, config=limited(9))
+    for seed, settings in enumerate(("a", "b", None)):
+        finish(tmp_path, "unclear", seed, settings=settings, config=limited(8))
+    found = {row[0]: row[2] for row in rows(show(tmp_path, "--resamples", 0))}
+    assert found == {"joins": "2"} | {f"other ({n})": "1" for n in (1, 2)} | {f"unclear ({n})": "1" for n in (1, 2, 3)}
+
+
+def test_what_auto_precision_was_is_told(tmp_path: Path, show: Show) -> None:
+    for seed, dtype in enumerate(("float32", "bfloat16")):
+        finish(tmp_path, "m", seed, settings=dtype, backbone={"name": "small", "dtype": dtype})
+    told = "differs from m (1) in what `dtype: auto` was: bfloat16 instead of float32"
+    assert notes_of(show(tmp_path, "--resamples", 0))["m (2)"] == [told]
+
+
+@pytest.mark.parametrize("code", [{}, {"versions": "0.1"}], ids=["the version decided", "code is known"])
+def test_the_version_explains_older_rows_only(tmp_path: Path, show: Show, code: dict[str, str]) -> None:
     for seed in (0, 1):
-        finish(tmp_path, "m", seed, config={"model": {name: f"{name}{seed}" for name in "abcdefg"}})
-    (note,) = notes_of(show(tmp_path, "--resamples", 0))["m (2)"]
-    assert note.startswith("differs from m (1) in model.a: a1 instead of a0, model.b: b1 instead of b0, ")
-    assert note.endswith("and 3 more")
+        finish(tmp_path, "m", seed, settings=str(seed), versions={"embedlab": f"0.{seed}"}, code=code)
+    notes = " ".join(notes_of(show(tmp_path, "--resamples", 0))["m (2)"])
+    assert ("the version of embedlab" in notes) == (not code)
+
+
+def test_older_code_is_told(tmp_path: Path, show: Show) -> None:
+    now = shared_code()
+    finish(tmp_path, "same", code=now)
+    finish(tmp_path, "older", code={**now, "packing": "0", "backbone.reader": "0"})
+    finish(tmp_path, "before a module came", code={name: own for name, own in now.items() if name != "packing"})
+    finish(tmp_path, "layout", code={**now, "moved": "0"})
+    for number, code in enumerate((None, {}, "damaged", ["packing"])):
+        finish(tmp_path, f"unknown {number}", code=code)
+    assert notes_of(show(tmp_path, "--resamples", 0)) == {
+        "same": [],
+        "older": ["older code: backbone.reader, packing"],
+        "before a module came": [],
+        "layout": ["other code"],
+        **{f"unknown {number}": ["other code"] for number in range(4)},
+    }
 
 
 def test_how_a_run_is_shown_makes_no_row(tmp_path: Path, show: Show) -> None:
@@ -317,6 +365,18 @@ def test_a_damaged_result_is_a_failure_of_that_run_only(tmp_path: Path, show: Sh
     assert [row[0] for row in rows(out)] == ["good"]
     assert "failed: bad, seed 0: " in out
     assert "it is damaged" in out
+
+
+def test_a_run_in_a_folder_of_its_own_is_named_by_its_configuration_or_that_folder(tmp_path: Path, show: Show) -> None:
+    for name in ("begun", "queued", "damaged"):
+        runs.mark(tmp_path / "demo" / name, "queued")
+    config = {"study": "single", "label": "Tfidf", "seed_everything": 3}
+    (tmp_path / "demo" / "begun" / runs.CONFIG).write_text(yaml.safe_dump(config))
+    (tmp_path / "demo" / "damaged" / runs.RESULT).write_text("{")
+    (tmp_path / "demo" / "damaged" / runs.CONFIG).write_text("[")
+    lines = show(tmp_path).splitlines()
+    assert {"queued: Tfidf, seed 3", "queued: queued"} <= set(lines)
+    assert any(line.startswith("failed: damaged: ") for line in lines)
 
 
 def test_nothing_finished_yet(tmp_path: Path, show: Show) -> None:

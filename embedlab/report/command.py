@@ -19,7 +19,8 @@ from embedlab.errors import UserError
 from embedlab.report import render, statistics
 from embedlab.report.render import Report, Row, Table
 from embedlab.report.rows import Group, Run, group_runs
-from embedlab.yaml_files import hint
+from embedlab.runs.code import OTHER, older_code
+from embedlab.yaml_files import hint, read_yaml
 
 __all__ = ["collect", "main", "summarise"]
 
@@ -96,12 +97,12 @@ def collect(folder: Path) -> list[Run]:
 
 
 def _read(folder: Path) -> Run:
-    study, label, seed = runs.identify(folder)
     try:
         result = runs.read_result(folder)
         status = runs.read_status(folder)
     except UserError as error:
-        return Run(folder, study, label, seed, "failed", str(error), None)
+        return Run(folder, *_named(folder), "failed", str(error), None)
+    study, label, seed = runs.identify(folder) if result is not None else _named(folder)
     if result is not None:
         study, label = result.get("study") or study, result.get("label") or label
         return Run(folder, study, label, result.get("seed", seed), "done", None, result)
@@ -112,6 +113,19 @@ def _read(folder: Path) -> Run:
     if state == "done":
         state, reason = "failed", f"{runs.RESULT} is missing"
     return Run(folder, study, label, seed, state, reason, None)
+
+
+def _named(folder: Path) -> tuple[str, str, int | None]:
+    """Return study, label and seed of a run without a result: by its configuration, or else by where it lies."""
+    study, label, seed = runs.identify(folder)
+    if seed is None:  # `run_dir` was given, so that the folder above is no label
+        study, label = label, folder.absolute().name
+    try:
+        config = read_yaml(folder / runs.CONFIG)
+    except UserError:  # the run has not come so far
+        return study, label, seed
+    study, label = (str(config.get(key) or place) for key, place in (("study", study), ("label", label)))
+    return study, label, own if isinstance(own := config.get("seed_everything"), int) else seed
 
 
 def summarise(found: Sequence[Run], only: str | None = None, resamples: int = RESAMPLES) -> Report:
@@ -166,6 +180,7 @@ def _row(group: Group, name: str, resamples: int, footnotes: dict[str, int], wit
     notes = [*group.notes, *(note for result in results for note in result.get("notes") or [])]
     notes += [f"undefined: {metric['undefined']}" for metric in metrics if metric.get("undefined")]
     notes += _costs(results)
+    notes += [note for result in results if (note := _code(result)) is not None]
     if with_schedule:
         notes += [note for result in results if (note := _schedule(result)) is not None]
     interval = None
@@ -212,6 +227,13 @@ def _costs(results: Sequence[Mapping[str, Any]]) -> list[str]:
         cost = render.duration(sum(charged) / len(charged))
         notes.append(f"features were found in the cache; the {cost} they once cost are charged")
     return notes + [f"{number} processes" for result in results if (number := result.get("processes") or 1) > 1]
+
+
+def _code(result: Mapping[str, Any]) -> str | None:
+    """Say that a run was made by other code than there is now; None where it was not."""
+    if (changed := older_code(result)) == [OTHER]:
+        return OTHER
+    return f"older code: {', '.join(changed)}" if changed else None
 
 
 def _over_seeds(values: Sequence[float | None]) -> tuple[float, float | None] | None:

@@ -78,17 +78,30 @@ class Group:
 
 def group_runs(found: Sequence[Run]) -> list[Group]:
     """Put runs into the rows they belong to; a label of which nothing is finished has none."""
-    labels: dict[tuple[str, str], dict[str, list[Run]]] = {}
+    labels: dict[tuple[str, str], list[Run]] = {}
     waiting: dict[tuple[str, str], list[Run]] = {}
     for run in found:
-        name = (run.study, run.label)
-        if run.result is None:
-            waiting.setdefault(name, []).append(run)
-        else:
-            labels.setdefault(name, {}).setdefault(_settings(run, run.result), []).append(run)
-    return [
-        group for name, rows in labels.items() for group in _groups_of_label(list(rows.values()), waiting.get(name, []))
-    ]
+        (waiting if run.result is None else labels).setdefault((run.study, run.label), []).append(run)
+    return [group for name, own in labels.items() for group in _groups_of_label(_rows(own), waiting.get(name, []))]
+
+
+def _rows(finished: Sequence[Run]) -> list[list[Run]]:
+    """Share the finished runs of one label out to rows, by what all seeds of a row share: the hash in the result.
+
+    An older result has none. It joins the row whose configuration, data and decoder are its own, if there is just one.
+    """
+    alike: dict[str, set[str]] = {}  # likeness to hashes
+    known = {run.folder: own for run in finished if (own := (run.result or {}).get("settings"))}
+    if len(known) < len(finished):
+        for run in finished:
+            if run.folder in known:
+                alike.setdefault(_likeness(run), set()).add(str(known[run.folder]))
+    rows: dict[str, list[Run]] = {}
+    for run in finished:
+        settings = known.get(run.folder) or _likeness(run)
+        same = alike.get(settings, set())
+        rows.setdefault(next(iter(same)) if len(same) == 1 else str(settings), []).append(run)
+    return list(rows.values())
 
 
 def _groups_of_label(rows: Sequence[Sequence[Run]], waiting: Sequence[Run]) -> Iterator[Group]:
@@ -108,13 +121,11 @@ def _groups_of_label(rows: Sequence[Sequence[Run]], waiting: Sequence[Run]) -> I
         )
 
 
-def _settings(run: Run, result: Mapping[str, Any]) -> str:
-    """Return what all seeds of a row share: the hash in the result; for older results one made up for it."""
-    if own := result.get("settings"):
-        return str(own)
-    config = _config(run.folder)
-    if config is None:
-        return str(run.folder)  # nobody knows, so it stands by itself
+def _likeness(run: Run) -> str:
+    """Return what seeds of a row share, as far as the run folder tells; itself, if it tells nothing."""
+    if (config := _config(run.folder)) is None:
+        return str(run.folder)
+    result = run.result or {}
     return content_hash([config, result.get("data"), (result.get("backbone") or {}).get("sha256")])
 
 
@@ -167,9 +178,10 @@ def _differences(one: Run, other: Run) -> str:
     if not found:
         found = list(_changes_outside(one.result or {}, other.result or {}))
     if not found:
-        return f"something that {runs.CONFIG} does not tell, such as code"
-    more = [f"and {len(found) - LISTED} more"] if len(found) > LISTED else []
-    return ", ".join([*found[:LISTED], *more])
+        return f"something that {runs.CONFIG} does not tell, such as the code of what it names"
+    if len(found) > LISTED + 1:  # a last one is as short as the words that it was left out
+        found[LISTED:] = [f"and {len(found) - LISTED} more"]
+    return ", ".join(found)
 
 
 def _changes(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -187,11 +199,15 @@ def _changes_outside(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterat
     for name in dict.fromkeys([*before, *after]):
         if before.get(name) != after.get(name):
             yield f"the content of data.{name.replace('/', '.')}"
-    if (one.get("backbone") or {}).get("sha256") != (other.get("backbone") or {}).get("sha256"):
+    old, new = (own.get("backbone") or {} for own in (one, other))
+    if old.get("sha256") != new.get("sha256"):
         yield "the files of the decoder"
-    old, new = ((own.get("versions") or {}).get("embedlab") for own in (one, other))
-    if old != new:
-        yield f"the version of embedlab: {_shown(new)} instead of {_shown(old)}"
+    if old.get("dtype") != new.get("dtype"):
+        yield f"what `dtype: auto` was: {_shown(new.get('dtype'))} instead of {_shown(old.get('dtype'))}"
+    if not (one.get("code") and other.get("code")):  # before a run's code was told, the version made it another one
+        old, new = ((own.get("versions") or {}).get("embedlab") for own in (one, other))
+        if old != new:
+            yield f"the version of embedlab: {_shown(new)} instead of {_shown(old)}"
 
 
 def _shown(value: Any) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import lightning
+import peft
 import torch
 import transformers
 
@@ -87,10 +88,9 @@ def finish(
         "label": config.label,
         "study": config.study,
         "seed": config.seed_everything,
-        "request": config.request,
         "identity": identity.run,
         "settings": identity.settings,
-        "code": identity.code,
+        "code": dict(identity.code),
         "backbone": None
         if backbone is None
         else {
@@ -129,6 +129,7 @@ def finish(
             "torch": torch.__version__,
             "lightning": lightning.__version__,
             "transformers": transformers.__version__,
+            "peft": peft.__version__,
             "python": platform.python_version(),
         },
         "git_commit": _commit(),
