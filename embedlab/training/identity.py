@@ -16,7 +16,7 @@ from embedlab.strategies.base import EmbeddingStrategy
 __all__ = ["Identity", "identify"]
 
 # What does not change a result: names and places.
-PLACES: Final = ("run_dir", "study", "label", "request")
+PLACES: Final = ("run_dir", "study", "label")
 
 
 @dataclass(frozen=True)

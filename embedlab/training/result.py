@@ -87,7 +87,6 @@ def finish(
         "label": config.label,
         "study": config.study,
         "seed": config.seed_everything,
-        "request": config.request,
         "identity": identity.run,
         "settings": identity.settings,
         "code": identity.code,
