@@ -44,7 +44,7 @@ def check(strategies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _answer(wanted: Mapping[str, Any], read: dict[str, DataModule]) -> dict[str, Any]:
     files, overrides, faults = _applying(wanted)
-    answer = {"files": files, "overrides": overrides, "content": {}, "identities": {}, "faults": faults}
+    answer: dict[str, Any] = {"files": files, "overrides": overrides, "content": {}, "identities": {}, "faults": faults}
     try:
         found = run(lambda: _Check(files, overrides, wanted, read))
     except _FaultsError as error:
@@ -120,7 +120,7 @@ class _Check(RunCLI):
         try:
             typed = self.parse([*args, *_typed(self.overrides)])
         except UserError as error:
-            raise _FaultsError(self._one_by_one(args) or [str(error)]) from error
+            raise _FaultsError(self._one_by_one(args) or [str(error)]) from None
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "overrides.yaml"
             self.content = self._as_file(args, self.plain(typed), file)

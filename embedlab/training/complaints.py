@@ -60,7 +60,7 @@ def complaint(message: str, parser: ArgumentParser, arguments: Sequence[str]) ->
     for line in message.splitlines():
         depth = len(line) - len(line.lstrip(" -"))
         if match := KEY.search(line):
-            keys = [*(own for own in keys if own[0] < depth), (depth, match[1])]
+            keys, base = [*(own for own in keys if own[0] < depth), (depth, match[1])], ""
         elif match := BASE.search(line):
             base = match[2]
             if match[1]:
@@ -177,7 +177,8 @@ def _no_class(line: str, option: str, chosen: str, base: str, arguments: Sequenc
 
 def _below(base: type) -> Sequence[type]:
     """Return the classes that were imported and descend from another."""
-    return [kind for own in base.__subclasses__() for kind in (own, *_below(own))]
+    found: list[type] = base.__subclasses__()
+    return [kind for own in found for kind in (own, *_below(own))]
 
 
 def _concrete(base: type) -> dict[str, str]:
@@ -228,7 +229,8 @@ def _inside(content: Any, part: str) -> Any:
     """Return what a key holds, in `init_args` or in the members of a list too."""
     members = content if isinstance(content, list) else [content]
     for own in members:
-        for place in (own, own.get("init_args") if isinstance(own, Mapping) else None):
+        places: tuple[Any, ...] = (own, own.get("init_args")) if isinstance(own, Mapping) else ()
+        for place in places:
             if isinstance(place, Mapping) and part == ANY:
                 return list(place.values())
             if isinstance(place, Mapping) and part in place:
