@@ -15,9 +15,9 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from embedlab.data import Source
-from embedlab.signatures import shipped
 from embedlab.strategies.base import EmbeddingStrategy
 from tests import processes
+from tests.strategies.test_contract import found
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
@@ -29,7 +29,7 @@ STANDS_FOR = {"smollm2-135m": "llama", "gpt2-medium": "gpt2", "gpt-neo-125m": "g
 
 def test_every_strategy_has_a_configuration_and_every_configuration_a_strategy() -> None:
     named = {yaml.safe_load(path.read_text())["model"]["class_path"].rpartition(".")[2] for path in STRATEGIES}
-    assert named == {name for name, info in shipped().items() if not info.abstract}
+    assert named == {kind.__name__ for kind in found()}
 
 
 # What a strategy's file may lay over the protocol: how long it learns, never on what or how it is judged.
