@@ -91,15 +91,31 @@ STUDY = """
       simple: simple.yaml
     """
 
+PROTOCOL = """
+    data:
+      train: {path: pairs.tsv}
+      validation: {path: pairs.tsv}
+      test: {own: {path: pairs.tsv}}
+      batch_size: 8
+    trainer: {max_epochs: 2, logger: false, enable_model_summary: false}
+    """
 
-def make_study(folder: Path) -> None:
-    """Write the study with all its files."""
+
+def make_study(folder: Path, decoder: str = "small") -> None:
+    """Write the study with all its files.
+
+    Args:
+        folder: Where.
+        decoder: What its backbone names.
+    """
+    pairs = [f"A man plays tune {i}.\tA woman plays tune {i % 3}.\t{i / 8}" for i in range(8)]
     for name, content in {
         "study_methods.py": STRATEGIES,
         "fake.py": FAKE,
         "study.yaml": STUDY,
-        "protocol.yaml": "data: {batch_size: 8}\ntrainer: {max_epochs: 2}\n",
-        "small.yaml": "model: {init_args: {backbone: {name: small}}}\n",
+        "pairs.tsv": "\n".join(["sentence1\tsentence2\tscore", *pairs]) + "\n",
+        "protocol.yaml": PROTOCOL,
+        "small.yaml": f"model: {{init_args: {{backbone: {{name: {decoder}}}}}}}\n",
         "method.yaml": "model: {class_path: study_methods.Method}\n",
         "simple.yaml": "model: {class_path: study_methods.Simple}\n",
     }.items():
@@ -136,6 +152,17 @@ class Fake:
         """Start the script."""
         job = replace(job, arguments=[*job.arguments, "--identity", job.identity])
         return spawn(job, threads, [sys.executable, str(self.folder / "fake.py")])
+
+
+class Judge(Fake):
+    """In place of that process: checks as it does, but in this one, and starts the script."""
+
+    def check(self, strategies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Check with the parser itself, on what comes out of a pipe."""
+        from embedlab.training.check import check
+
+        answers: list[dict[str, Any]] = json.loads(json.dumps(check(json.loads(json.dumps(strategies)))))
+        return answers
 
 
 def fake(folder: Path) -> Callable[[], AbstractContextManager[Fake]]:

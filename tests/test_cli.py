@@ -205,9 +205,15 @@ FILES = {
         ("-c list.yaml", "list.yaml must hold `key: value` pairs, got list."),
         ("-c top.yaml", "`modle` in top.yaml must be one of this program's options; did you mean model."),
         ("-c method.yaml --modle.width 3", "`modle` must be one of this program's options; did you mean model."),
-        ("-c old.yaml", "`embedlab.tuning.LoRA` in old.yaml must be written embedlab.backbone.tuning.LoRA, as it has moved."),
+        (
+            "-c old.yaml",
+            "`embedlab.tuning.LoRA` in old.yaml must be written embedlab.backbone.tuning.LoRA, as it has moved.",
+        ),
         ("--model.tuning embedlab.tuning.LoRA", "must be written embedlab.backbone.tuning.LoRA"),
-        ("-c before.yaml", "`request` in before.yaml must be left out, as it is no longer an option; delete that line."),
+        (
+            "-c before.yaml",
+            "`request` in before.yaml must be left out, as it is no longer an option; delete that line.",
+        ),
     ],
 )
 def test_files_and_names_at_the_top_are_answered_at_once(
@@ -222,7 +228,10 @@ def test_files_and_names_at_the_top_are_answered_at_once(
     ("arguments", "message"),
     [
         ("", "`model` must name a strategy, got none; give -c configs/strategies/NAME.yaml"),
-        ("-c method.yaml --max_epochs 3", "`max_epochs` must be an option of embedlab fit; did you mean trainer.max_epochs."),
+        (
+            "-c method.yaml --max_epochs 3",
+            "`max_epochs` must be an option of embedlab fit; did you mean trainer.max_epochs.",
+        ),
         ("-c method.yaml -c flat.yaml", "`max_epochs` in flat.yaml must be an option"),
         ("-c method.yaml --width 3", "; did you mean model.width."),
         ("-c method.yaml --trainer.max_epoch 3", "`trainer.max_epoch` must be an option of Trainer; did you mean"),
@@ -232,7 +241,10 @@ def test_files_and_names_at_the_top_are_answered_at_once(
         ("-c method.yaml --model.init_args.widht 3", "did you mean model.width."),
         ("--model.width 3 -c method.yaml", "`model.width` must come behind what names the class"),
         ("-c wrong.yaml", "`model.widht` in wrong.yaml must be an option of Method; did you mean model.width."),
-        ("-c below.yaml", "`model.training.warmpu` in below.yaml must be an option of Method; did you mean model.training.w"),
+        (
+            "-c below.yaml",
+            "`model.training.warmpu` in below.yaml must be an option of Method; did you mean model.training.w",
+        ),
         ("-c method.yaml --model.backbone.dtyp float32", "`model.backbone.dtyp` must be an option of Method"),
         ('-c method.yaml --model.backbone {"dtyp":"x"}', "did you mean model.backbone.dtype."),
         ("-c simple.yaml -c small.yaml", "`model.backbone` in small.yaml must be an option of Simple"),
@@ -241,11 +253,20 @@ def test_files_and_names_at_the_top_are_answered_at_once(
         ("--model own_methods.Half", "must be a class that can be built, but own_methods.Half is abstract;"),
         ("--model own_methods.Other", "must be an EmbeddingStrategy, but own_methods.Other does not subclass it;"),
         ("--model nowhere.Method", "there is no module 'nowhere'"),
-        ("-c method.yaml --model.tuning.class_path embedlab.tunning.LoRA", "did you mean embedlab.backbone.tuning.LoRA."),
-        ("-c unknown.yaml", "`model` in unknown.yaml must lead to a class, but own_methods defines no Metod; did you mean"),
+        (
+            "-c method.yaml --model.tuning.class_path embedlab.tunning.LoRA",
+            "did you mean embedlab.backbone.tuning.LoRA.",
+        ),
+        (
+            "-c unknown.yaml",
+            "`model` in unknown.yaml must lead to a class, but own_methods defines no Metod; did you mean",
+        ),
         ("-c parts.yaml", "`model.tuning` in parts.yaml must lead to a class, but embedlab.backbone.tuning defines no"),
         ("-c depth.yaml", "`model.tuning.rnak` in depth.yaml must be an option of LoRA; did you mean"),
-        ("-c simple.yaml --data.trian.path x", "`data.trian` must be an option of DataModule; did you mean data.train."),
+        (
+            "-c simple.yaml --data.trian.path x",
+            "`data.trian` must be an option of DataModule; did you mean data.train.",
+        ),
         ("-c simple.yaml --data.train.pth x", "did you mean data.train.path."),
         ("-c simple.yaml -c data.yaml", "`data.train.pth` in data.yaml must be an option of Source"),
         ("-c simple.yaml --data.test.any.pth x", "did you mean data.test.any.path."),
@@ -292,8 +313,7 @@ def test_what_is_right_passes(here: Path, monkeypatch: pytest.MonkeyPatch, argum
     write(
         here,
         {
-            "merged": "label: &b small\n"
-            "model: {class_path: own_methods.Method, init_args: {backbone: {name: *b}}}\n",
+            "merged": "label: &b small\nmodel: {class_path: own_methods.Method, init_args: {backbone: {name: *b}}}\n",
             "sub": "model: own.yaml\n",
             "own": "class_path: own_methods.Method\n",
         },

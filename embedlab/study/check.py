@@ -18,7 +18,7 @@ from embedlab.errors import UserError
 from embedlab.study.jobs import Job, Started, spawn
 from embedlab.study.spec import Strategy, Study
 
-__all__ = ["Checked", "Checker", "check", "server"]
+__all__ = ["Checked", "Checker", "Server", "check", "server"]
 
 FORKS: Final = hasattr(os, "fork") and sys.platform != "darwin"  # whose system libraries do not outlive a fork
 PATIENCE: Final = 5.0  # seconds that the process has to end
@@ -111,31 +111,43 @@ def _wanted(study: Study, strategy: Strategy, root: os.PathLike[str]) -> dict[st
 
 
 @contextmanager
-def server() -> Iterator[Checker]:
-    """Start the process, and end it; what it has started goes on."""
-    own = _Server()
+def server() -> Iterator[Server]:
+    """Give the process, and end it; what it has started goes on."""
+    own = Server()
     try:
         yield own
     finally:
         own.close()
 
 
-class _Server:
+class Server:
     """The process, which is sent requests and sends answers as lines of JSON."""
 
     def __init__(self) -> None:
         self.lost, self.statuses = False, dict[int, int]()
         self._number, self._waiting = 0, b""
         self._errors = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "embedlab.training.server"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            bufsize=0,
-            env={"PYTHONUNBUFFERED": "1", **os.environ},
-            start_new_session=True,  # Ctrl-C is for us
-        )
+        self._running: subprocess.Popen[bytes] | None = None
+
+    @property
+    def _process(self) -> subprocess.Popen[bytes]:
+        """The process, started when it is first needed."""
+        if self._running is None:
+            self._running = subprocess.Popen(
+                [sys.executable, "-m", "embedlab.training.server"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                bufsize=0,
+                env={"PYTHONUNBUFFERED": "1", **os.environ},
+                start_new_session=True,  # Ctrl-C is for us
+            )
+        return self._running
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
 
     def check(self, strategies: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """Check strategies in a process forked for that."""
@@ -153,6 +165,9 @@ class _Server:
 
     def close(self) -> None:
         """End it, whatever it is at."""
+        self._errors.close()
+        if self._running is None:
+            return
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):
@@ -161,7 +176,6 @@ class _Server:
             os.killpg(self._process.pid, signal.SIGTERM)  # runs lead groups of their own
         self._process.wait()
         self._process.stdout.close()
-        self._errors.close()
 
     def read(self, wait: bool = False) -> list[dict[str, Any]]:
         """Note what runs ended with; return other answers."""
@@ -209,7 +223,7 @@ class _Forked:
 
     pid: int
     number: int
-    server: _Server
+    server: Server
 
     def poll(self) -> int | None:
         """Return its exit status, minus the number of the signal that killed it, or None while it is not known."""

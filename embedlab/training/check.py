@@ -52,7 +52,8 @@ def _answer(wanted: Mapping[str, Any], read: dict[str, DataModule]) -> dict[str,
     except UserError as error:
         faults.append(str(error))
     except Exception as error:  # of a class of the user's own, which may raise anything
-        faults.append(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        cause = error.__cause__ or error
+        faults.append(f"{type(cause).__name__}: {' '.join(str(cause).split())}")
     else:
         faults += found.faults
         answer |= {"content": found.content, "identities": found.identities}
