@@ -304,11 +304,11 @@ def write(folder: Path, files: dict[str, str]) -> None:
 def test_what_is_right_passes(here: Path, monkeypatch: pytest.MonkeyPatch, arguments: str) -> None:
     from embedlab.training.cli import RunCLI
 
-    class Parsed(Exception):
+    class ParsedError(Exception):
         """The parser had no complaint."""
 
     def parsed(self: RunCLI) -> None:
-        raise Parsed
+        raise ParsedError
 
     write(
         here,
@@ -319,7 +319,7 @@ def test_what_is_right_passes(here: Path, monkeypatch: pytest.MonkeyPatch, argum
         },
     )
     monkeypatch.setattr(RunCLI, "before_instantiate_classes", parsed)
-    with pytest.raises(Parsed):
+    with pytest.raises(ParsedError):
         cli.main(["fit", *arguments.split()])
 
 

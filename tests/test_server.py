@@ -116,7 +116,8 @@ def test_a_check_leaves_nothing_behind_for_the_next(place: tuple[Path, check.Ser
     """Each is done by a process of its own: an edited class is read anew."""
     for name in ("width", "breadth"):
         (place[0] / "edited.py").write_text(
-            f"from study_methods import Simple\nclass Edited(Simple):\n    def __init__(self, {name}: int = 3): super().__init__()\n"
+            "from study_methods import Simple\n"
+            f"class Edited(Simple):\n    def __init__(self, {name}: int = 3): super().__init__()\n"
         )
         (place[0] / "edited.yaml").write_text("model: {class_path: edited.Edited}\n")
         wanted = {

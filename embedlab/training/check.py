@@ -5,14 +5,13 @@ So its configuration is judged by the parser itself, its data are read, and its 
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import Namespace
 
 from embedlab.data import DataModule
 from embedlab.errors import UserError
@@ -113,64 +112,62 @@ class _Check(RunCLI):
         self.faults: list[str] = []
         super().__init__(["fit", *_words(files), "--seed_everything", str(self.seeds[0]), *wanted["places"]])
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+    def parse(self, arguments: Sequence[str]) -> Namespace:
         """Parse with the overrides, as a file that means what they would if they were typed."""
         if not self.overrides:
-            super().parse_arguments(parser, args)
-            return
+            return super().parse(arguments)
         try:
-            typed = self.parse([*args, *_typed(self.overrides)])
+            typed = super().parse([*arguments, *_typed(self.overrides)])
         except UserError as error:
-            raise _FaultsError(self._one_by_one(args) or [str(error)]) from None
+            raise _FaultsError(self._one_by_one(arguments) or [str(error)]) from None
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "overrides.yaml"
-            self.content = self._as_file(args, self.plain(typed), file)
-            super().parse_arguments(parser, [*args, "-c", str(file)])
+            return self._as_file(arguments, typed, Path(folder) / "overrides.yaml")
 
     def _one_by_one(self, args: Sequence[str]) -> list[str]:
         """Return what is wrong with the files, or else with each override by itself."""
         faults = []
         for more in [[], *(_typed({key: value}) for key, value in self.overrides.items())]:
             try:
-                self.parse([*args, *more])
+                super().parse([*args, *more])
             except UserError as error:
                 faults.append(str(error))
                 if not more:
                     break
         return faults
 
-    def _as_file(self, args: Sequence[str], wanted: Mapping[str, Any], file: Path) -> dict[str, Any]:
-        """Write the overrides into a file.
+    def _as_file(self, args: Sequence[str], typed: Namespace, file: Path) -> Namespace:
+        """Parse with the overrides in a file.
 
         A file replaces a dictionary or list where a typed option changes a member of it; where that makes a difference,
         the whole argument is written as it comes out.
         """
+        parse, wanted = super().parse, _without_files(typed)
 
-        def same(content: Mapping[str, Any]) -> bool:
+        def filed(content: Mapping[str, Any]) -> Namespace | None:
             file.write_text(yaml.safe_dump(content, sort_keys=False))
             try:
-                return self.plain(self.parse([*args, "-c", str(file)])) == wanted
+                found = parse([*args, "-c", str(file)])
             except UserError:
-                return False
+                return None
+            return found if _without_files(found) == wanted else None
 
-        content = _nested(self.overrides)
-        if same(content):
-            return content
+        self.content = _nested(self.overrides)
+        if (found := filed(self.content)) is not None:
+            return found
+        plain = self.plain(typed)
         for section, name in {tuple(key.split(".")[:2]) for key in self.overrides if "." in key}:
-            own = name.removesuffix("+")
-            here, there = content[section], wanted[section]
+            here, there = self.content[section], plain[section]
             if section == "model":
                 here, there = here["init_args"], there["init_args"]
-            here.pop(name, None)
-            here[own] = there[own]
-        if not same(content):
-            raise UserError(f"`overrides` must be such as a YAML file can hold, got {', '.join(self.overrides)}.")
-        return content
+            here.pop(name)
+            here[name.removesuffix("+")] = there[name.removesuffix("+")]
+        if (found := filed(self.content)) is not None:
+            return found
+        raise UserError(f"`overrides` must be such as a YAML file can hold, got {', '.join(self.overrides)}.")
 
     def after_instantiate_classes(self) -> None:
         """Read the data and the decoder's configuration."""
-        key = json.dumps(self.plain(self.config)["data"], sort_keys=True, default=str)
-        self.datamodule = self.read.setdefault(key, self.datamodule)
+        self.datamodule = self.read.setdefault(repr(self.config.fit.data), self.datamodule)
         for step in (self.check_data, self._check_decoder):
             try:
                 step()
@@ -188,6 +185,13 @@ class _Check(RunCLI):
             self.identities = {
                 seed: identify({**config, "seed_everything": seed}, model, datamodule).run for seed in self.seeds
             }
+
+
+def _without_files(config: Namespace) -> Namespace:
+    """Leave out which files a configuration came from."""
+    config = config.clone()
+    config.fit.pop("config", None)
+    return config
 
 
 def _words(files: Sequence[str]) -> list[str]:
