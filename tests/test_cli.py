@@ -323,6 +323,32 @@ def test_what_is_right_passes(here: Path, monkeypatch: pytest.MonkeyPatch, argum
         cli.main(["fit", *arguments.split()])
 
 
+def test_a_checkpoint_never_overrides_what_was_typed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would take the class and its arguments from what the checkpoint says of them."""
+    import torch
+
+    from embedlab.training.cli import RunCLI
+
+    seen = {}
+
+    def stop(self: RunCLI) -> None:
+        seen.update(self.plain(self.config))
+        raise UserError("seen")
+
+    monkeypatch.setattr(RunCLI, "instantiate_classes", stop)
+    torch.save({"hyper_parameters": {"_class_path": "own_methods.Simple"}}, here / "own.ckpt")
+    assert cli.main(["test", "-c", "method.yaml", "--model.width", "5", "--ckpt_path", "own.ckpt"]) == 2
+    assert seen["model"]["class_path"] == "own_methods.Method"
+    assert seen["model"]["init_args"]["width"] == 5
+    assert seen["ckpt_path"] == "own.ckpt"
+
+
+def test_a_damaged_checkpoint_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "own.ckpt").write_text("nothing")
+    said = error(capsys, "test", "-c", "method.yaml", "--ckpt_path", "own.ckpt")
+    assert said.startswith("`ckpt_path` must name a checkpoint, such as RUN/checkpoints/best.ckpt, but own.ckpt is")
+
+
 # YAML -------------------------------------------------------------------------------------------------------
 
 

@@ -145,6 +145,14 @@ def test_threads_are_shared_out(place: tuple[Path, check.Server]) -> None:
     assert status == 13
 
 
+def test_where_nothing_is_forked_a_run_is_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "FORKS", False)
+    monkeypatch.setattr(check, "spawn", lambda job, threads: (job.label, threads))
+    with check.server() as server:
+        started: object = server.start(Job("x", 0, Path("x"), "x", []), 2)
+    assert started == ("x", 2)
+
+
 def waited(pid: int) -> None:
     """Wait for a process that need not be a child of this one (Linux)."""
     process = os.pidfd_open(pid)

@@ -153,7 +153,7 @@ class Server:
         """Check strategies in a process forked for that."""
         answer = self._ask(do="check", strategies=strategies)
         if answer is None or answer["answer"] is None:
-            raise RuntimeError(f"the process that checks a study died: {self._last_words()}")
+            raise UserError(f"the process that checks a study must live, but it died of: {self._last_words()}.")
         found: Sequence[Mapping[str, Any]] = answer["answer"]
         return found
 
@@ -178,15 +178,19 @@ class Server:
         self._process.stdout.close()
 
     def read(self, wait: bool = False) -> list[dict[str, Any]]:
-        """Note what runs ended with; return other answers."""
+        """Note what runs ended with; return other answers.
+
+        Args:
+            wait: Whether to wait until the process says something, or is gone.
+        """
         assert self._process.stdout is not None
         answers = list[dict[str, Any]]()
-        os.set_blocking(self._process.stdout.fileno(), wait)
-        while not self.lost and not answers:
+        while not self.lost:
+            os.set_blocking(self._process.stdout.fileno(), wait)
             part = self._process.stdout.read(1 << 16)
             if part is None:  # nothing yet
                 break
-            self.lost = not part
+            wait, self.lost = False, not part
             *lines, self._waiting = (self._waiting + part).split(b"\n")
             for answer in map(json.loads, lines):
                 if "status" in answer:

@@ -36,8 +36,8 @@ def main() -> int:
     """Serve until stdin ends; return the exit status of this process or of a run forked from it."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what an import prints is no answer
-    if sys.path[0] == os.getcwd():  # put first by `python -m`: a user's folder must not hide an installed package
-        sys.path.append(sys.path.pop(0))
+    here = os.getcwd()  # `python -m` puts it first: a user's folder must not hide an installed package
+    sys.path[:] = [*(own for own in sys.path if own != here), here]
     for module in WARM:
         importlib.import_module(module)
     importlib.import_module("embedlab.training.cli").prepare()
