@@ -91,13 +91,15 @@ def _serve(answers: BinaryIO) -> Request | None:
 
 
 def _checked(strategies: Sequence[Request]) -> Any:
-    """Check strategies in a process of their own."""
+    """Check strategies in a process of their own, but for macOS, whose system libraries do not outlive a fork."""
+    check = importlib.import_module("embedlab.training.check").check
+    if sys.platform == "darwin":
+        return check(strategies)
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             os.close(reader)
-            check = importlib.import_module("embedlab.training.check").check
             with os.fdopen(writer, "w") as file:
                 json.dump(check(strategies), file)
         finally:
