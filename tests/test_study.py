@@ -210,11 +210,14 @@ def test_every_fault_is_told_at_once(here: Path) -> None:
     assert not Path("runs").exists()
 
 
-def test_what_a_class_raises_is_a_fault_of_its_strategy(here: Path) -> None:
+@pytest.mark.parametrize(
+    ("raised", "told"), [("KeyError('lost')", "KeyError: 'lost'"), ("SystemExit(3)", "SystemExit: 3")]
+)
+def test_what_a_class_raises_is_a_fault_of_its_strategy(here: Path, raised: str, told: str) -> None:
     with (here / "study_methods.py").open("a") as file:
-        file.write("\nclass Odd(Simple):\n    def __init__(self):\n        raise KeyError('lost')\n")
+        file.write(f"\nclass Odd(Simple):\n    def __init__(self):\n        raise {raised}\n")
     (here / "simple.yaml").write_text("model: {class_path: study_methods.Odd}\n")
-    with pytest.raises(UserError, match=r"^simple: KeyError: 'lost'$"):
+    with pytest.raises(UserError, match=f"^simple: {told}$"):
         compare.main(["study.yaml"])
 
 

@@ -50,7 +50,7 @@ def _answer(wanted: Mapping[str, Any], read: dict[str, DataModule]) -> dict[str,
         faults += error.faults
     except UserError as error:
         faults.append(str(error))
-    except Exception as error:  # of a class of the user's own, which may raise anything
+    except (Exception, SystemExit) as error:  # of a class of the user's own, which may raise anything
         cause = error.__cause__ or error
         faults.append(f"{type(cause).__name__}: {' '.join(str(cause).split())}")
     else:
