@@ -7,7 +7,7 @@ import sys
 from typing import Final
 
 import embedlab
-from embedlab.errors import UserError
+from embedlab.errors import UserError, exit_status
 from embedlab.yaml_files import hint
 
 __all__ = ["main"]
@@ -50,16 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # last, so that a user's folder never hides an installed package
     try:
-        return _dispatch(arguments)
-    except UserError as error:
-        print(f"embedlab: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "embedlab: interrupted; nothing finished is lost, the same command resumes where it stopped.",
-            file=sys.stderr,
-        )
-        return 130
+        return exit_status(lambda: _dispatch(arguments))
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -88,12 +79,12 @@ def _dispatch(arguments: list[str]) -> int:
         from embedlab.report.command import main as report
 
         return report(rest)
-    from embedlab import configs, preflight
+    from embedlab import configs, precheck
 
     if command == "configs":
         return configs.main(rest)
     arguments = [command, *configs.with_files(rest)]
-    preflight.check(arguments[1:])
+    precheck.check(arguments[1:])
 
     from embedlab.training import cli
 

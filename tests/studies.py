@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
@@ -9,20 +10,34 @@ import select
 import signal
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+
+from embedlab.runs.identity import content_hash
+from embedlab.study.jobs import Job, Spawned, spawn
+from embedlab.yaml_files import read_yaml
 
 STRATEGIES = """
     from embedlab.strategies.base import Embedder
     from embedlab.backbone import Backbone
 
     class Method(Embedder):
-        def __init__(self, backbone: Backbone, width: int = 3) -> None: ...
+        def __init__(self, backbone: Backbone, width: int = 3) -> None:
+            super().__init__()
+            self.backbone = backbone
+
+        def embed(self, texts, role=None): ...
 
     class Simple(Embedder):
-        def __init__(self, depth: int = 1) -> None: ...
+        def __init__(self, depth: int = 1) -> None:
+            super().__init__()
+
+        def embed(self, texts, role=None): ...
     """
 
 # Reads how to behave from control.json: {label: "fail" | "die" | "wait" | "nothing"}.
@@ -30,7 +45,7 @@ FAKE = """
     import hashlib, json, os, pathlib, signal, socket, sys, time
     a = dict(zip(sys.argv[2::1], sys.argv[3::1]))
     configs = [pathlib.Path(b).read_text() for a, b in zip(sys.argv, sys.argv[1:]) if a == "-c"]
-    settings = hashlib.sha256(json.dumps([configs, sys.argv[sys.argv.index("--request") + 2:]]).encode()).hexdigest()
+    settings = hashlib.sha256(json.dumps(configs).encode()).hexdigest()
     folder, label, seed = pathlib.Path(a["--run_dir"]), a["--label"], int(a["--seed_everything"])
     here = pathlib.Path(__file__).parent
     with open(here / "starts.txt", "a") as file:
@@ -41,7 +56,7 @@ FAKE = """
         part.write_text(json.dumps(content))
         part.replace(folder / name)
     status = {"state": "running", "started": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
-              "pid": os.getpid(), "host": socket.gethostname(), "request": a["--request"]}
+              "pid": os.getpid(), "host": socket.gethostname(), "identity": a["--identity"]}
     write("status.json", status)
     write("progress.json", {"phase": "training", "done": 1, "total": 4, "seconds_left": 30.0})
     control = here / "control.json"
@@ -60,7 +75,7 @@ FAKE = """
     score = 0.5 + len(label) / 100 + seed / 1000
     write("result.json", {
         "schema_version": 1, "strategy": "Method", "label": label, "study": a["--study"], "seed": seed,
-        "request": a["--request"], "settings": settings, "backbone": {"name": "small"},
+        "identity": a["--identity"], "settings": settings, "backbone": {"name": "small"},
         "metrics": {"test/stsb": {"spearman": score, "pearson": score, "pairs": 9, "undefined": None}},
         "parameters": {"trainable": 10}, "seconds": {"train": 1.0, "score": 0.5, "total": 1.5}, "notes": []})
     write("status.json", {**status, "state": "done"})
@@ -76,24 +91,83 @@ STUDY = """
       simple: simple.yaml
     """
 
+PROTOCOL = """
+    data:
+      train: {path: pairs.tsv}
+      validation: {path: pairs.tsv}
+      test: {own: {path: pairs.tsv}}
+      batch_size: 8
+    trainer: {max_epochs: 2, logger: false, enable_model_summary: false}
+    """
 
-def make_study(folder: Path) -> None:
-    """Write the study with all its files."""
+
+def make_study(folder: Path, decoder: str = "small") -> None:
+    """Write the study with all its files.
+
+    Args:
+        folder: Where.
+        decoder: What its backbone names.
+    """
+    pairs = [f"A man plays tune {i}.\tA woman plays tune {i % 3}.\t{i / 8}" for i in range(8)]
     for name, content in {
         "study_methods.py": STRATEGIES,
         "fake.py": FAKE,
         "study.yaml": STUDY,
-        "protocol.yaml": "data: {batch_size: 8}\ntrainer: {max_epochs: 2}\n",
-        "small.yaml": "model: {init_args: {backbone: {name: small}}}\n",
+        "pairs.tsv": "\n".join(["sentence1\tsentence2\tscore", *pairs]) + "\n",
+        "protocol.yaml": PROTOCOL,
+        "small.yaml": f"model: {{init_args: {{backbone: {{name: {decoder}}}}}}}\n",
         "method.yaml": "model: {class_path: study_methods.Method}\n",
         "simple.yaml": "model: {class_path: study_methods.Simple}\n",
     }.items():
         (folder / name).write_text(textwrap.dedent(content))
 
 
-def fake(folder: Path) -> Callable[[list[str]], list[str]]:
-    """Return how the script is started."""
-    return lambda arguments: [sys.executable, str(folder / "fake.py"), *arguments]
+class Fake:
+    """In place of the process that checks a study and starts its runs: finds nothing wrong, and starts the script."""
+
+    lost = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def check(self, strategies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Accept everything; what decides a run are its files, its overrides, its seed, and the strategies' code."""
+        code = ast.dump(ast.parse((self.folder / "study_methods.py").read_text()))
+        answers = []
+        for wanted in strategies:
+            files, shared = list(wanted["files"]), dict(wanted["shared"])
+            if "Method" in Path(files[-1]).read_text():
+                files.append(wanted["backbone"])
+            else:
+                shared = {key: value for key, value in shared.items() if not key.startswith("model.backbone")}
+            overrides = dict(sorted({**shared, **wanted["own"]}.items()))
+            decides = [[read_yaml(Path(file)) for file in files], overrides, code]
+            identities = {str(seed): content_hash([*decides, seed]) for seed in wanted["seeds"]}
+            answers.append(
+                {"files": files, "overrides": overrides, "content": overrides, "identities": identities, "faults": []}
+            )
+        return answers
+
+    def start(self, job: Job, threads: int | None) -> Spawned:
+        """Start the script."""
+        job = replace(job, arguments=[*job.arguments, "--identity", job.identity])
+        return spawn(job, threads, [sys.executable, str(self.folder / "fake.py")])
+
+
+class Judge(Fake):
+    """In place of that process: checks as it does, but in this one, and starts the script."""
+
+    def check(self, strategies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Check with the parser itself, on what comes out of a pipe."""
+        from embedlab.training.check import check
+
+        answers: list[dict[str, Any]] = json.loads(json.dumps(check(json.loads(json.dumps(strategies)))))
+        return answers
+
+
+def fake(folder: Path) -> Callable[[], AbstractContextManager[Fake]]:
+    """Return how the stand-in is had."""
+    return lambda: nullcontext(Fake(folder))
 
 
 def control(folder: Path, **how: str) -> None:

@@ -1,4 +1,4 @@
-"""The command line: quick answers, and one sentence for every slip of the pen."""
+"""The command line: quick answers, and one sentence for everything that is wrong."""
 
 from __future__ import annotations
 
@@ -13,20 +13,28 @@ from pathlib import Path
 import pytest
 
 import embedlab
-from embedlab import cli, preflight, signatures, yaml_files
+from embedlab import cli, yaml_files
 from embedlab.errors import UserError
 from embedlab.study import compare
 
 ROOT = Path(embedlab.__file__).parent.parent
 STRATEGIES = """
-    from embedlab.strategies.base import Embedder, EmbeddingStrategy, Training
+    from embedlab.strategies.base import Embedder, Training
     from embedlab.backbone import Backbone
+    from embedlab.backbone.tuning import Tuning
 
     class Method(Embedder):
-        def __init__(self, backbone: Backbone, width: int = 3, training: Training = None) -> None: ...
+        def __init__(
+            self, backbone: Backbone, width: int = 3, training: Training = Training(), tuning: Tuning | None = None
+        ) -> None:
+            super().__init__()
 
-    class Simple(Embedder): ...
-    class Half(Embedder, ABC): ...
+        def embed(self, texts, role=None): ...
+
+    class Simple(Embedder):
+        def embed(self, texts, role=None): ...
+
+    class Half(Embedder): ...
     class Other: ...
     """
 
@@ -89,7 +97,7 @@ WITH_TABLES = QUICK | {"numpy", "psutil", "rich"}
         (["compare", "--help"], 0, WITH_TABLES),
         (["report", "--help"], 0, WITH_TABLES),
         (["cmpare"], 2, QUICK),
-        (["fit", "--trainer.max_epoch", "3", "--model", "Tfidf"], 2, QUICK),
+        (["fit", "--modle", "Tfidf"], 2, QUICK),
         (["fit", "-c", "nowhere.yaml"], 2, QUICK),
         (["compare", "nowhere.yaml"], 2, WITH_TABLES),
         (["report", "nowhere"], 2, WITH_TABLES),
@@ -159,13 +167,34 @@ def test_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert "resumes" in capsys.readouterr().err
 
 
-# Checks before the import of torch --------------------------------------------------------------------------
+# Wrong command lines ----------------------------------------------------------------------------------------
+
+FILES = {
+    "broken": "a: 1\nb: ]\n",
+    "twice": "model:\n  width: 1\n  width: 2\n",
+    "list": "- a\n",
+    "top": "modle: {}\n",
+    "old": "model: {class_path: own_methods.Method, init_args: {tuning: {class_path: embedlab.tuning.LoRA}}}\n",
+    "before": "model: {class_path: own_methods.Simple}\nrequest: abc\n",
+    "wrong": "model: {class_path: own_methods.Method, init_args: {widht: 3}}\n",
+    "below": "model: {class_path: own_methods.Method, init_args: {training: {warmpu: 3}}}\n",
+    "unknown": "model: {class_path: own_methods.Metod}\n",
+    "parts": "model:\n  class_path: own_methods.Method\n  init_args:\n"
+    "    tuning: {class_path: embedlab.backbone.tuning.LoRRA}\n",
+    "depth": "model:\n  class_path: own_methods.Method\n  init_args:\n"
+    "    tuning: {class_path: embedlab.backbone.tuning.LoRA, init_args: {rnak: 3}}\n",
+    "epochs": "trainer: {max_epoch: 3}\n",
+    "flat": "max_epochs: 3\n",
+    "data": "data: {train: {pth: x}}\n",
+    "test": "data: {test: {any: {pth: x}}}\n",
+    "logger": "trainer: {logger: [{class_path: lightning.pytorch.loggers.CSVLoger}]}\n",
+    "saved": "trainer: {logger: [{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dirr: x}}]}\n",
+}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "`model` must name a strategy, got none; give -c configs/strategies/NAME.yaml"),
         ("-c metod.yaml", "metod.yaml does not exist; did you mean method.yaml."),
         ("--config=metod.yaml", "did you mean method.yaml."),
         ("-c missing/metod.yaml", "there is no folder missing."),
@@ -175,128 +204,149 @@ def test_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         ("-c twice.yaml", "twice.yaml, line 3 must be YAML, but the key 'width' stands there twice."),
         ("-c list.yaml", "list.yaml must hold `key: value` pairs, got list."),
         ("-c top.yaml", "`modle` in top.yaml must be one of this program's options; did you mean model."),
+        ("-c method.yaml --modle.width 3", "`modle` must be one of this program's options; did you mean model."),
         (
-            "-c method.yaml --modle.width 3",
-            "`modle` must be one of this program's options; did you mean model.",
+            "-c old.yaml",
+            "`embedlab.tuning.LoRA` in old.yaml must be written embedlab.backbone.tuning.LoRA, as it has moved.",
         ),
-        ("-c method.yaml --max_epochs 3", "; did you mean trainer.max_epochs."),
-        ("-c method.yaml --width 3", "; did you mean model.width."),
+        ("--model.tuning embedlab.tuning.LoRA", "must be written embedlab.backbone.tuning.LoRA"),
         (
-            "-c method.yaml --trainer.max_epoch 3",
-            "`trainer.max_epoch` must be an option of Trainer; did you mean",
+            "-c before.yaml",
+            "`request` in before.yaml must be left out, as it is no longer an option; delete that line.",
         ),
-        (
-            "-c method.yaml --model.widht 3",
-            "`model.widht` must be an option of Method; did you mean model.width.",
-        ),
-        (
-            "-c method.yaml --model.widht=3",
-            "`model.widht` must be an option of Method; did you mean model.width.",
-        ),
-        (
-            "--model.widht 3 -c method.yaml",
-            "`model.widht` must be an option of Method; did you mean model.width.",
-        ),
-        ("-c method.yaml --model.init_args.widht 3", "did you mean model.width."),
-        (
-            "-c wrong.yaml",
-            "`model.widht` in wrong.yaml must be an option of Method; did you mean model.width.",
-        ),
-        ("-c below.yaml", "`model.training.warmpu` in below.yaml must be an option of Training; did you mean"),
-        ("-c method.yaml --model.backbone.dtyp x", "`model.backbone.dtyp` must be an option of Backbone"),
-        (
-            '-c method.yaml --model.backbone {"dtyp":"x"}',
-            "`model.backbone.dtyp` must be an option of Backbone",
-        ),
-        ("-c simple.yaml -c small.yaml", "`model.backbone` in small.yaml must be an option of Simple"),
-        ("-c method.yaml --model own_methods.Metod", "did you mean Method."),
-        (
-            "--model own_methods.Half",
-            "must be a strategy that can be built, but own_methods.Half is abstract.",
-        ),
-        (
-            "--model own_methods.Other",
-            "must be an EmbeddingStrategy, but own_methods.Other does not subclass it.",
-        ),
-        ("--model nowhere.Method", "there is no module 'nowhere'"),
-        (
-            "-c method.yaml --model.training.class_path embedlab.tunning.LoRA",
-            "there is no module 'embedlab.tunning'",
-        ),
-        ("-c unknown.yaml", "`model` in unknown.yaml: 'own_methods.Metod' must lead to a class"),
-        ("-c parts.yaml", "`model.training` in parts.yaml: 'embedlab.backbone.tuning.LoRRA' must lead to a class"),
-        ("-c depth.yaml", "`model.training.rnak` in depth.yaml must be an option of LoRA; did you mean"),
     ],
 )
-def test_slips_are_answered_in_one_sentence(
+def test_files_and_names_at_the_top_are_answered_at_once(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "embedlab.training.cli", None)  # importing it fails
+    write(here, FILES)
+    assert message in error(capsys, "fit", *arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "`model` must name a strategy, got none; give -c configs/strategies/NAME.yaml"),
+        (
+            "-c method.yaml --max_epochs 3",
+            "`max_epochs` must be an option of embedlab fit; did you mean trainer.max_epochs.",
+        ),
+        ("-c method.yaml -c flat.yaml", "`max_epochs` in flat.yaml must be an option"),
+        ("-c method.yaml --width 3", "; did you mean model.width."),
+        ("-c method.yaml --trainer.max_epoch 3", "`trainer.max_epoch` must be an option of Trainer; did you mean"),
+        ("-c method.yaml -c epochs.yaml", "`trainer.max_epoch` in epochs.yaml must be an option of Trainer"),
+        ("-c method.yaml --model.widht 3", "`model.widht` must be an option of Method; did you mean model.width."),
+        ("-c method.yaml --model.widht=3", "`model.widht` must be an option of Method; did you mean model.width."),
+        ("-c method.yaml --model.init_args.widht 3", "did you mean model.width."),
+        ("--model.width 3 -c method.yaml", "`model.width` must come behind what names the class"),
+        ("-c wrong.yaml", "`model.widht` in wrong.yaml must be an option of Method; did you mean model.width."),
+        (
+            "-c below.yaml",
+            "`model.training.warmpu` in below.yaml must be an option of Method; did you mean model.training.w",
+        ),
+        ("-c method.yaml --model.backbone.dtyp float32", "`model.backbone.dtyp` must be an option of Method"),
+        ('-c method.yaml --model.backbone {"dtyp":"x"}', "did you mean model.backbone.dtype."),
+        ("-c simple.yaml -c small.yaml", "`model.backbone` in small.yaml must be an option of Simple"),
+        ("-c method.yaml --model own_methods.Metod", "did you mean own_methods.Method."),
+        ("--model Tfidff", "`model` must be the name or dotted path of a class, got Tfidff; did you mean Tfidf."),
+        ("--model own_methods.Half", "must be a class that can be built, but own_methods.Half is abstract;"),
+        ("--model own_methods.Other", "must be an EmbeddingStrategy, but own_methods.Other does not subclass it;"),
+        ("--model nowhere.Method", "there is no module 'nowhere'"),
+        (
+            "-c method.yaml --model.tuning.class_path embedlab.tunning.LoRA",
+            "did you mean embedlab.backbone.tuning.LoRA.",
+        ),
+        (
+            "-c unknown.yaml",
+            "`model` in unknown.yaml must lead to a class, but own_methods defines no Metod; did you mean",
+        ),
+        ("-c parts.yaml", "`model.tuning` in parts.yaml must lead to a class, but embedlab.backbone.tuning defines no"),
+        ("-c depth.yaml", "`model.tuning.rnak` in depth.yaml must be an option of LoRA; did you mean"),
+        (
+            "-c simple.yaml --data.trian.path x",
+            "`data.trian` must be an option of DataModule; did you mean data.train.",
+        ),
+        ("-c simple.yaml --data.train.pth x", "did you mean data.train.path."),
+        ("-c simple.yaml -c data.yaml", "`data.train.pth` in data.yaml must be an option of Source"),
+        ("-c simple.yaml --data.test.any.pth x", "did you mean data.test.any.path."),
+        ("-c simple.yaml -c test.yaml", "`data.test.NAME.pth` in test.yaml must be an option of Source"),
+        ("-c simple.yaml -c logger.yaml", "did you mean lightning.pytorch.loggers.CSVLogger."),
+        ("-c simple.yaml -c saved.yaml", "`trainer.logger.save_dirr` in saved.yaml must be an option of CSVLogger"),
+        ("-c simple.yaml extra", "`extra` must be an option, which begins with --"),
+        ("-c simple.yaml --trainer.max_epochs=abc", "trainer.max_epochs"),
+    ],
+)
+def test_wrong_names_are_answered_in_one_sentence(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
 ) -> None:
-    for name, content in {
-        "broken": "a: 1\nb: ]\n",
-        "twice": "model:\n  width: 1\n  width: 2\n",
-        "list": "- a\n",
-        "top": "modle: {}\n",
-        "wrong": "model: {class_path: own_methods.Method, init_args: {widht: 3}}\n",
-        "below": "model: {class_path: own_methods.Method, init_args: {training: {warmpu: 3}}}\n",
-        "unknown": "model: {class_path: own_methods.Metod}\n",
-        "parts": "model:\n  class_path: own_methods.Method\n  init_args:\n"
-        "    training: {class_path: embedlab.backbone.tuning.LoRRA}\n",
-        "depth": "model:\n  class_path: own_methods.Method\n  init_args:\n"
-        "    training: {class_path: embedlab.backbone.tuning.LoRA, init_args: {rnak: 3}}\n",
-    }.items():
-        (here / f"{name}.yaml").write_text(content)
+    write(here, FILES)
     assert message in error(capsys, "fit", *arguments.split())
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        (folder / f"{name}.yaml").write_text(content)
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
         "-c method.yaml -c small.yaml --seed_everything 3 --trainer.max_epochs=2 --model.training.warmup 0.2",
-        "-c small.yaml -c method.yaml --run_dir x --study y --label z --request h --ckpt_path last",
+        "-c method.yaml -c small.yaml --run_dir x --study y --label z --ckpt_path last",
         '--model own_methods.Method --model.backbone.name small --model.training {"warmup":0}',
         "--model Tfidf",
-        "-c simple.yaml --data.train.limit 20",
-        "--help",
-        "--model.help own_methods.Method",
+        "-c simple.yaml --data.train.path x --data.train.limit 20",
         "-c merged.yaml",
         "-c sub.yaml",
     ],
 )
 def test_what_is_right_passes(here: Path, monkeypatch: pytest.MonkeyPatch, arguments: str) -> None:
-    (here / "merged.yaml").write_text(
-        "study: &b {width: 3}\nmodel: {class_path: own_methods.Method, init_args: {<<: *b, backbone: {name: x}}}\n"
+    from embedlab.training.cli import RunCLI
+
+    class ParsedError(Exception):
+        """The parser had no complaint."""
+
+    def parsed(self: RunCLI) -> None:
+        raise ParsedError
+
+    write(
+        here,
+        {
+            "merged": "label: &b small\nmodel: {class_path: own_methods.Method, init_args: {backbone: {name: *b}}}\n",
+            "sub": "model: own.yaml\n",
+            "own": "class_path: own_methods.Method\n",
+        },
     )
-    (here / "sub.yaml").write_text("model: own.yaml\n")
-    (here / "own.yaml").write_text("class_path: own_methods.Method\n")
-    monkeypatch.syspath_prepend(str(here))
-    preflight.check(arguments.split())
+    monkeypatch.setattr(RunCLI, "before_instantiate_classes", parsed)
+    with pytest.raises(ParsedError):
+        cli.main(["fit", *arguments.split()])
 
 
-def test_data_options_are_checked_against_the_data_module(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (here / "own_data.py").write_text(
-        "from dataclasses import dataclass\n"
-        "@dataclass\nclass Source:\n    path: str\n    columns: dict[str, str] | None = None\n"
-        "class Data:\n"
-        "    def __init__(self, train: Source | None = None, test: dict[str, Source] | None = None): ...\n"
-    )
-    monkeypatch.syspath_prepend(str(here))
-    monkeypatch.setattr(preflight, "DATA", "own_data.Data")
-    common = ["-c", "simple.yaml"]
-    preflight.check([*common, "--data.train.path", "x", "--data.test.any.path", "y", "--data.train.columns.text", "z"])
-    preflight.check([*common, "--data.test+", "{any: {path: x}}"])
-    for option, near in {
-        "--data.trian.path": "data.train",
-        "--data.train.pth": "data.train.path",
-        "--data.test.any.pth": "data.test.any.path",
-    }.items():
-        with pytest.raises(UserError, match=f"did you mean {near}"):
-            preflight.check([*common, option, "x"])
+def test_a_checkpoint_never_overrides_what_was_typed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would take the class and its arguments from what the checkpoint says of them."""
+    import torch
+
+    from embedlab.training.cli import RunCLI
+
+    seen = {}
+
+    def stop(self: RunCLI) -> None:
+        seen.update(self.plain(self.config))
+        raise UserError("seen")
+
+    monkeypatch.setattr(RunCLI, "instantiate_classes", stop)
+    torch.save({"hyper_parameters": {"_class_path": "own_methods.Simple"}}, here / "own.ckpt")
+    assert cli.main(["test", "-c", "method.yaml", "--model.width", "5", "--ckpt_path", "own.ckpt"]) == 2
+    assert seen["model"]["class_path"] == "own_methods.Method"
+    assert seen["model"]["init_args"]["width"] == 5
+    assert seen["ckpt_path"] == "own.ckpt"
 
 
-def test_every_shipped_strategy_is_accepted_by_name_and_by_path() -> None:
-    for name, info in signatures.shipped().items():
-        preflight.check(["--model", name])
-        preflight.check(["--model", info.class_path])
+def test_a_damaged_checkpoint_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "own.ckpt").write_text("nothing")
+    said = error(capsys, "test", "-c", "method.yaml", "--ckpt_path", "own.ckpt")
+    assert said.startswith("`ckpt_path` must name a checkpoint, such as RUN/checkpoints/best.ckpt, but own.ckpt is")
 
 
 # YAML -------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import embedlab
 from embedlab import runs
 from embedlab.errors import UserError
 from embedlab.study import compare, jobs, launcher
-from tests.studies import Gate, Watched, control, fake, kill_and_wait, make_study, starts
+from tests.studies import Fake, Gate, Watched, control, fake, kill_and_wait, make_study, starts
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def run(here: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[i
     """Run compare on the study; give its exit status and what it printed."""
 
     def call(*arguments: str, heartbeat: float = 15.0) -> tuple[int, str]:
-        status = compare.main(["study.yaml", *arguments], command=fake(here), heartbeat=heartbeat)
+        status = compare.main(["study.yaml", *arguments], server=fake(here), heartbeat=heartbeat)
         return status, capsys.readouterr().out
 
     return call
@@ -88,17 +90,27 @@ def test_all_runs_then_nothing_to_do(here: Path, run: Run) -> None:
 def test_what_is_started_is_what_the_contract_says(here: Path, run: Run) -> None:
     status, out = run("--dry-run", "--seeds", "3", "trainer.max_epochs=1", "model.backbone.dtype=float32")
     assert status == 0
-    method, simple = [line.split() for line in out.splitlines() if "fake.py" in line]
+    method, simple = [shlex.split(line) for line in out.splitlines() if " fit " in line]
     files = ["-c", "protocol.yaml", "-c", "method.yaml", "-c", "small.yaml"]
-    assert method[2:9] == ["fit", *files]
-    assert method[9:17:2] == ["--seed_everything", "--run_dir", "--study", "--label"]
-    assert method[10:18:2] == ["3", "runs/demo/method/seed-3", "demo", "method"]
-    assert method[17] == "--request"
-    assert method[19:] == ["--model.backbone.dtype=float32", "--trainer.max_epochs=1"]
-    assert simple[2:7] == ["fit", "-c", "protocol.yaml", "-c", "simple.yaml"]
-    assert simple[-1] == "--trainer.max_epochs=1"
-    assert "--model.backbone.dtype=float32" not in simple
+    assert method[:8] == ["embedlab", "fit", *files]
+    assert method[8:10] == ["-c", "runs/demo/method/seed-3/overrides.yaml"]
+    assert method[10::2] == ["--seed_everything", "--run_dir", "--study", "--label"]
+    assert method[11::2] == ["3", "runs/demo/method/seed-3", "demo", "method"]
+    assert simple[2:6] == ["-c", "protocol.yaml", "-c", "simple.yaml"]
+    assert [line.strip() for line in out.splitlines() if "overrides: " in line] == [
+        "overrides: model.backbone.dtype=float32 trainer.max_epochs=1",
+        "overrides: trainer.max_epochs=1",
+    ]
     assert not Path("runs").exists()
+
+
+def test_a_run_folder_says_what_was_asked_for(here: Path, run: Run) -> None:
+    arguments = ("--only", "simple", "--seeds", "0")
+    run(*arguments, "trainer.max_epochs=1")
+    overrides = folder("simple") / runs.OVERRIDES
+    assert yaml.safe_load(overrides.read_text()) == {"trainer.max_epochs": 1}
+    run(*arguments)
+    assert not overrides.exists()
 
 
 def test_dry_run_says_what_is_finished(here: Path, run: Run) -> None:
@@ -121,12 +133,12 @@ def test_a_changed_file_reruns_exactly_what_changed(here: Path, run: Run) -> Non
     run()
     assert starts(here) == []
     old = {seed: (folder("method", seed) / runs.RESULT).read_text() for seed in (0, 1)}
-    request = json.loads(old[0])["request"]
+    identity = json.loads(old[0])["identity"]
     (here / "method.yaml").write_text("model: {class_path: study_methods.Method, init_args: {width: 5}}\n")
     status, out = run("--seeds", "0")
     assert status == 0
     assert starts(here) == ["method 0"]
-    aside = folder("method").with_name(f"seed-0.superseded-{request[:8]}")
+    aside = folder("method").with_name(f"seed-0.superseded-{identity[:8]}")
     assert (aside / runs.RESULT).read_text() == old[0]
     assert (folder("method", 1) / runs.RESULT).read_text() == old[1]
     assert "outdated: method seed 1" in out
@@ -182,9 +194,10 @@ def test_a_process_that_says_nothing_is_a_failure(here: Path, run: Run, how: str
     assert (found.state, reason in (found.error or "")) == ("failed", True)
 
 
-def test_a_command_that_cannot_start_leaves_nothing_running(here: Path) -> None:
+def test_a_command_that_cannot_start_leaves_nothing_running(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "no-such-program")
     with pytest.raises(FileNotFoundError):
-        compare.main(["study.yaml"], command=lambda _: ["no-such-program"])
+        compare.main(["study.yaml"], server=fake(here))
 
 
 def test_several_at_once(here: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +206,7 @@ def test_several_at_once(here: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
     names = [f"{label} seed {seed}" for label in ("method", "simple") for seed in (0, 1)]
     screen = Watched([f"running {name}: training 1/4, 30 s left" for name in names], lambda: gate.open(4))
     monkeypatch.setattr(compare, "console", screen.console)
-    assert compare.main(["study.yaml", "--jobs", "4"], command=fake(here), heartbeat=0.0) == 0
+    assert compare.main(["study.yaml", "--jobs", "4"], server=fake(here), heartbeat=0.0) == 0
     assert sorted(starts(here)) == ["method 0", "method 1", "simple 0", "simple 1"]
     assert "4 of 4 runs finished" in screen.getvalue()
 
@@ -211,7 +224,7 @@ def test_only_and_seeds(here: Path, run: Run) -> None:
     assert starts(here) == ["method 4", "simple 4"]
     _, out = run("--only", "simple", "--seeds", "4", "--trainer.max_epochs", "1", "--runs", "elsewhere", "--dry-run")
     assert "elsewhere/demo/simple/seed-4" in out
-    assert "--trainer.max_epochs=1" in out
+    assert "overrides: trainer.max_epochs=1" in out
 
 
 def test_overrides_from_near_beat_those_from_afar(here: Path, run: Run) -> None:
@@ -226,14 +239,14 @@ def test_overrides_from_near_beat_those_from_afar(here: Path, run: Run) -> None:
         )
     )
     _, out = run("--dry-run", "--seeds", "0", "--set", "trainer.max_epochs=7")
-    method, simple = [line.split()[-4:] for line in out.splitlines() if "fake.py" in line]
+    method, simple = [line.split()[1:] for line in out.splitlines() if "overrides: " in line]
     assert method == [
-        "--data.batch_size=2",
-        "--model.width=null",
-        "--trainer.max_epochs=7",
-        "--trainer.precision=32-true",
+        "data.batch_size=2",
+        "model.width=null",
+        "trainer.max_epochs=7",
+        "trainer.precision=32-true",
     ]
-    assert simple[1:] == ["--data.batch_size=4", "--trainer.max_epochs=7", "--trainer.precision=32-true"]
+    assert simple == ["data.batch_size=4", "trainer.max_epochs=7", "trainer.precision=32-true"]
 
 
 def test_a_dead_running_is_repaired_and_rerun(here: Path, run: Run) -> None:
@@ -258,7 +271,7 @@ def test_what_was_begun_and_queued_again_is_moved_aside_once_it_changes(here: Pa
     run("--seeds", "0")
     (folder("method") / runs.RESULT).unlink()
     (folder("method") / runs.IDENTITY).touch()
-    runs.mark(folder("method"), "queued", request="of other settings")
+    runs.mark(folder("method"), "queued", identity="of other settings")
     _, out = run("--dry-run", "--seeds", "0", "--only", "method")
     assert "changed   method seed 0" in out
     run("--seeds", "0", "--only", "method")
@@ -279,8 +292,9 @@ sys.path.insert(0, {str(Path(embedlab.__file__).parent.parent)!r})
 from embedlab import cli
 from embedlab.study import compare
 real = compare.main
-command = lambda arguments: [sys.executable, {str(here / "fake.py")!r}, *arguments]
-compare.main = lambda arguments: real(arguments, command=command)
+from tests.studies import fake
+from pathlib import Path
+compare.main = lambda arguments: real(arguments, server=fake(Path({str(here)!r})))
 sys.exit(cli.main(["compare", "study.yaml", *{list(arguments)!r}]))
 """
     return subprocess.Popen(
@@ -374,11 +388,11 @@ def test_on_a_terminal_it_draws(here: Path, gate: Gate) -> None:
     """The run is held until its bar has been drawn."""
     control(here, method="wait")
     arguments = ["fit", "--run_dir", str(folder("method")), "--label", "method", "--seed_everything", "0"]
-    arguments += ["--request", "abc", "--study", "demo"]
-    job = jobs.Job("method", 0, folder("method"), "abc", fake(here)(arguments), expected=1e6)
+    arguments += ["--study", "demo"]
+    job = jobs.Job("method", 0, folder("method"), "abc", arguments, expected=1e6)
     job.folder.mkdir(parents=True)
     screen = Watched(["training 1/4", "0 of 1 ended, about "], gate.open)
-    (outcome,) = launcher.run_all([job], 1, screen.console(terminal=True))
+    (outcome,) = launcher.run_all([job], 1, screen.console(terminal=True), Fake(here).start)
     assert outcome.error is None
     assert screen.came
     assert "done    method seed 0 [1/1]" in screen.getvalue()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,12 @@ from jsonargparse import ArgumentParser
 from embedlab import cli, configs
 from embedlab.data import Source
 from embedlab.errors import UserError
-from embedlab.signatures import shipped
 from embedlab.strategies.base import EmbeddingStrategy
+from embedlab.study import compare
 from embedlab.study.spec import read_study
 from tests import processes
+from tests.strategies.test_contract import found
+from tests.studies import Judge
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
@@ -32,7 +33,7 @@ STANDS_FOR = {"smollm2-135m": "llama", "gpt2-medium": "gpt2", "gpt-neo-125m": "g
 
 def test_every_strategy_has_a_configuration_and_every_configuration_a_strategy() -> None:
     named = {yaml.safe_load(path.read_text())["model"]["class_path"].rpartition(".")[2] for path in STRATEGIES}
-    assert named == {name for name, info in shipped().items() if not info.abstract}
+    assert named == {kind.__name__ for kind in found()}
 
 
 # What a strategy's file may lay over the protocol: how long it learns, never on what or how it is judged.
@@ -109,13 +110,17 @@ def test_nothing_is_selected_by_test_data() -> None:
     assert "test/" not in inspect.getsource(selection)
 
 
+# What stands in for data that would be fetched.
+AT_HAND = {"stsb_nli": ["data.train={path: stsb, limit: 200}"]}
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
-def test_a_study_can_be_planned(path: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "embedlab", "compare", str(path), "--dry-run", "--runs", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=CONFIGS.parent)
-    assert done.returncode == 0, done.stderr
+def test_a_study_can_be_planned(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(path), "--dry-run", "--runs", str(tmp_path), *AT_HAND.get(path.stem, [])]
+    assert compare.main(arguments, server=lambda: nullcontext(Judge(tmp_path))) == 0
+    out = capsys.readouterr().out
     content = yaml.safe_load(path.read_text())
-    assert all(f"{label} seed" in done.stdout for label in content["strategies"])
+    assert all(f"{label} seed" in out for label in content["strategies"])
 
 
 def launch(strategy: Path, backbone: Path, place: Path, decoder: Path) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -12,18 +11,16 @@ from pathlib import Path
 
 import pytest
 
-import embedlab
 from embedlab import runs
 from embedlab.errors import UserError
-from embedlab.runs import identity
 
 
 def test_status_goes_through_its_states_and_keeps_what_it_must(tmp_path: Path) -> None:
     assert runs.read_status(tmp_path) is None
-    queued = runs.mark(tmp_path, "queued", request="abc")
-    assert (queued.state, queued.request, queued.pid) == ("queued", "abc", None)
+    queued = runs.mark(tmp_path, "queued", identity="abc")
+    assert (queued.state, queued.identity, queued.pid) == ("queued", "abc", None)
     running = runs.mark(tmp_path, "running")
-    assert (running.request, running.pid, running.host) == ("abc", os.getpid(), socket.gethostname())
+    assert (running.identity, running.pid, running.host) == ("abc", os.getpid(), socket.gethostname())
     failed = runs.mark(tmp_path, "failed", "no memory")
     assert (failed.started, failed.pid, failed.error) == (running.started, os.getpid(), "no memory")
     assert runs.read_status(tmp_path) == failed
@@ -119,88 +116,8 @@ def test_liveness_knows_reused_process_ids_and_other_machines(tmp_path: Path) ->
         assert not runs.is_alive(replace(status, started="2020-01-01T00:00:00+00:00"))
 
 
-# Identity ---------------------------------------------------------------------------------------------------
-
-
-def request(folder: Path, config: str = "a: 1", overrides: dict[str, object] | None = None, seed: int = 0) -> str:
-    path = folder / "config.yaml"
-    path.write_text(config)
-    return identity.request_hash([path], overrides or {}, seed)
-
-
-def test_comments_and_order_of_keys_do_not_count(tmp_path: Path) -> None:
-    assert request(tmp_path, "a: 1\nb: 2") == request(tmp_path, "# why\nb: 2\na: 1")
-
-
-def test_everything_that_defines_a_run_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [
-        request(tmp_path),
-        request(tmp_path, "a: 2"),
-        request(tmp_path, overrides={"trainer.max_epochs": 1}),
-        request(tmp_path, overrides={"trainer.max_epochs": 2}),
-        request(tmp_path, seed=1),
-    ]
-    monkeypatch.setattr(embedlab, "__version__", "9.9")
-    found.append(request(tmp_path))
-    assert len(set(found)) == len(found)
-
-
-@pytest.mark.parametrize(
-    ("config", "overrides"),
-    [
-        ("data: {train: {path: FILE}}", {}),
-        ("data: {test: {mine: {path: FILE}}}", {}),
-        ("model: {init_args: {pretraining: {source: {path: FILE}}}}", {}),
-        ("a: 1", {"data.train.path": "FILE"}),
-        ("a: 1", {"data.test": {"mine": {"path": "FILE"}}}),
-        ("a: 1", {"model.pretraining.source.path": "FILE"}),
-    ],
-)
-def test_a_changed_data_file_is_another_run(tmp_path: Path, config: str, overrides: dict[str, object]) -> None:
-    data = tmp_path / "train.tsv"
-    overrides = json.loads(json.dumps(overrides).replace("FILE", str(data)))
-    found = []
-    for content in ("one", "other", "one"):
-        data.write_text(content)
-        found.append(request(tmp_path, config.replace("FILE", str(data)), overrides))
-    assert found[0] == found[2] != found[1]
-
-
-def test_a_path_elsewhere_is_no_data(tmp_path: Path) -> None:
-    other = tmp_path / "log.txt"
-    found = []
-    for content in ("one", "two"):
-        other.write_text(content)
-        found.append(request(tmp_path, f"trainer: {{path: {other}}}"))
-    assert found[0] == found[1]
-
-
-def test_a_decoder_in_a_folder_counts_by_its_files(tmp_path: Path) -> None:
-    decoder = tmp_path / "decoder"
-    decoder.mkdir()
-    (decoder / "model.safetensors").write_text("one")
-    (tmp_path / "c.yaml").write_text(f"model: {{init_args: {{backbone: {{name: {decoder}}}}}}}")
-    first = identity.request_hash([tmp_path / "c.yaml"], {}, 0)
-    assert identity.request_hash([tmp_path / "c.yaml"], {}, 0) == first
-    (decoder / "model.safetensors").write_text("two!")
-    assert identity.request_hash([tmp_path / "c.yaml"], {}, 0) != first
-
-
-def test_how_a_run_is_shown_does_not_count(tmp_path: Path) -> None:
-    found = set()
-    for number, own in enumerate(("", ", logger: true", ", logger: [{class_path: x}], log_every_n_steps: 3")):
-        config = tmp_path / f"{number}.yaml"
-        config.write_text(f"trainer: {{max_epochs: 1{own}}}")
-        found.add(identity.request_hash([config], {"trainer.logger.0.init_args.offline": number}, 0))
-    assert len(found) == 1
-    assert identity.request_hash([config], {"trainer.max_epochs": 2}, 0) not in found
-
-
-def test_code_of_ones_own_counts_but_not_its_comments(tmp_path: Path) -> None:
-    code, config = tmp_path / "mine.py", tmp_path / "config.yaml"
-    config.write_text("a: 1")
-    found = []
-    for content in ("x = 1", "# why\nx  =  1", "x = 2"):
-        code.write_text(content)
-        found.append(identity.request_hash([config], {}, 0, [code]))
-    assert found[0] == found[1] != found[2]
+def test_what_an_earlier_version_wrote_has_no_identity(tmp_path: Path) -> None:
+    (tmp_path / runs.STATUS).write_text('{"state": "failed", "request": "abc"}')
+    status = runs.read_status(tmp_path)
+    assert status is not None
+    assert status.identity is None

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import textwrap
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from embedlab import cli
 from embedlab.errors import UserError
 from embedlab.study import compare
-from tests.studies import STUDY, make_study
+from tests.studies import STUDY, Judge, make_study
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a study of two strategies."""
-    make_study(tmp_path)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder_folder: Callable[[str], Path]) -> Path:
+    """A working directory with a study of two strategies, which is checked in this process."""
+    make_study(tmp_path, str(decoder_folder("llama")))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    main = functools.partial(compare.main, server=lambda: nullcontext(Judge(tmp_path)))
+    monkeypatch.setattr(compare, "main", main)
+    monkeypatch.delitem(sys.modules, "study_methods", raising=False)
     return tmp_path
 
 
@@ -27,7 +34,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: Path) -> None:
-    with pytest.raises(UserError, match=r"`model\.width` for every run .* but simple \(Simple\) has none"):
+    with pytest.raises(UserError, match=r"`model\.width` for every run .* but Simple has none of that name"):
         compare.main(["study.yaml", "model.width=3"])
     (here / "study.yaml").write_text(
         (here / "study.yaml")
@@ -72,7 +79,7 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
         (
             "simple: simple.yaml",
             "simple: {config: simple.yaml, overrides: {model.depht: 1}}",
-            "simple: `model.depht` must be an option of Simple; did you mean model.depth.",
+            "error: simple: `model.depht` must be an option of Simple; did you mean model.depth.",
         ),
         ("study: demo", "study: a/b", "`study` in study.yaml must have names that can be folders"),
         (
@@ -99,13 +106,18 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
             "smal.yaml",
             "`backbone` in study.yaml: smal.yaml does not exist; did you mean small.yaml.",
         ),
+        (
+            "simple: simple.yaml",
+            "simple: {config: simple.yaml, seeds: [7]}",
+            "`strategies.simple.seeds` in study.yaml must be some of the study's, got 7",
+        ),
         ("seeds:", "overrides: 3\n    seeds:", "`overrides` in study.yaml must be a mapping"),
         ("seeds:", "overrides: {run_dir: x}\n    seeds:", "must leave `run_dir` alone"),
         ("seeds:", "overrides: {model.class_path: x}\n    seeds:", "another class is another strategy"),
         (
             "seeds:",
             "overrides: {trainer.max_epoch: 3}\n    seeds:",
-            "method: `trainer.max_epoch` must be an option of Trainer; did you mean trainer.max_epochs.",
+            "method, simple: `trainer.max_epoch` must be an option of Trainer; did you mean trainer.max_epochs.",
         ),
     ],
 )
@@ -140,7 +152,7 @@ def test_a_study_with_a_fault(here: Path, capsys: pytest.CaptureFixture[str], ol
         ("study.yaml label=x", "An override must leave `label` alone"),
         (
             "study.yaml modle.width=x",
-            "method: `modle` must be one of this program's options; did you mean model.",
+            "method, simple: `modle` must be an option of embedlab fit; did you mean model.",
         ),
         ("", "the following arguments are required: STUDY.yaml; see embedlab compare --help."),
     ],
@@ -155,10 +167,116 @@ def test_a_command_line_with_a_fault(
     assert not Path("runs").exists()
 
 
-def test_a_fault_in_a_configuration_names_the_strategy(here: Path) -> None:
-    (here / "method.yaml").write_text("model: {class_path: study_methods.Methd}\n")
-    with pytest.raises(UserError, match=r"method: `model` in method\.yaml: .* did you mean Method"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{class_path: study_methods.Methd}", r"method: `model` in method\.yaml .* did you mean study_methods\.Method"),
+        ("{class_path: study_methods.Method, init_args: {widht: 3}}", r"method: `model\.widht` in method\.yaml"),
+        (
+            "{class_path: embedlab.layerwise.Method}",
+            r"method: .* must be written embedlab\.strategies\.freeze_network\.M",
+        ),
+    ],
+)
+def test_a_fault_in_a_configuration_names_the_strategy(here: Path, content: str, message: str) -> None:
+    (here / "method.yaml").write_text(f"model: {content}\n")
+    with pytest.raises(UserError, match=message):
         compare.main(["study.yaml"])
-    (here / "method.yaml").write_text("model: {class_path: study_methods.Method, init_args: {widht: 3}}\n")
-    with pytest.raises(UserError, match=r"method: `model\.widht` in method\.yaml"):
+
+
+def test_every_fault_is_told_at_once(here: Path) -> None:
+    (here / "study.yaml").write_text(
+        textwrap.dedent(STUDY).replace(
+            "simple: simple.yaml",
+            "simple: {config: simple.yaml, overrides: {data.train.path: gone.tsv}}\n"
+            "  third: {config: method.yaml, overrides: {model.backbone.name: nowhere, data.train.path: gone.tsv}}",
+        )
+    )
+    with pytest.raises(UserError) as caught:
+        compare.main(["study.yaml", "model.width=3", "--dry-run"])
+    first, *lines = str(caught.value).splitlines()
+    assert first == "3 faults in the study:"
+    data, shared, decoder = sorted(lines)
+    assert shared.startswith("  simple: `model.width` for every run must be an option of every strategy")
+    assert data.startswith("  simple, third: `path` must be")
+    assert "'gone.tsv' is not there" in data
+    assert decoder.startswith("  third: `backbone.name` must be")
+    with pytest.raises(UserError) as caught:
+        compare.main(["study.yaml", "trainer.max_epoch=3", "data.trian.path=x", "trainer.accelerator=cpu"])
+    assert [line.partition(" must")[0] for line in str(caught.value).splitlines()[1:]] == [
+        "  method, simple, third: `data.trian`",
+        "  method, simple, third: `trainer.max_epoch`",
+    ]
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"), [("KeyError('lost')", "KeyError: 'lost'"), ("SystemExit(3)", "SystemExit: 3")]
+)
+def test_what_a_class_raises_is_a_fault_of_its_strategy(here: Path, raised: str, told: str) -> None:
+    with (here / "study_methods.py").open("a") as file:
+        file.write(f"\nclass Odd(Simple):\n    def __init__(self):\n        raise {raised}\n")
+    (here / "simple.yaml").write_text("model: {class_path: study_methods.Odd}\n")
+    with pytest.raises(UserError, match=f"^simple: {told}$"):
         compare.main(["study.yaml"])
+
+
+# Overrides as a file ----------------------------------------------------------------------------------------
+
+
+def test_overrides_are_written_as_they_were_given(here: Path) -> None:
+    callback = {"class_path": "lightning.pytorch.callbacks.RichModelSummary"}
+    (answer,) = judged(
+        here,
+        {
+            "data.train.limit": None,
+            "data.validation": {"path": "pairs.tsv", "limit": 4},
+            "model.backbone.dtype": "float32",
+            "model.width": 4,
+            "trainer.callbacks+": callback,
+            "trainer.precision": None,
+        },
+    )
+    assert answer["faults"] == []
+    assert answer["content"] == {
+        "data": {"train": {"limit": None}, "validation": {"path": "pairs.tsv", "limit": 4}},
+        "model": {"init_args": {"backbone": {"dtype": "float32"}, "width": 4}},
+        "trainer": {"callbacks+": callback, "precision": None},
+    }
+
+
+def test_what_a_file_would_replace_is_written_whole(here: Path) -> None:
+    """A typed option changes one member of a dictionary or list; a file would leave out the others."""
+    (answer,) = judged(here, {"data.test.more.path": "pairs.tsv", "data.batch_size": 4})
+    assert answer["faults"] == []
+    assert {name: own["path"] for name, own in answer["content"]["data"]["test"].items()} == {
+        "own": "pairs.tsv",
+        "more": "pairs.tsv",
+    }
+    assert answer["content"]["data"]["batch_size"] == 4
+    (here / "protocol.yaml").write_text(
+        (here / "protocol.yaml")
+        .read_text()
+        .replace(
+            "logger: false", "logger: [{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: x}}]"
+        )
+    )
+    (answer,) = judged(here, {"trainer.logger.init_args.prefix": "mine"})
+    assert answer["faults"] == []
+    (logger,) = answer["content"]["trainer"]["logger"]
+    assert logger["init_args"]["prefix"] == "mine"
+
+
+def judged(here: Path, overrides: dict[str, Any]) -> list[dict[str, Any]]:
+    """Check the first strategy of the study with overrides."""
+    wanted = {"files": ["protocol.yaml", "method.yaml"], "backbone": "small.yaml", "shared": {}, "own": overrides}
+    return Judge(here).check([{**wanted, "seeds": [0, 1], "places": ["--run_dir", "runs/x"]}])
+
+
+def test_identities_differ_by_seed_and_by_what_decides(here: Path) -> None:
+    (first,) = judged(here, {})
+    assert len({*first["identities"].values()}) == 2
+    (shown,) = judged(here, {"trainer.log_every_n_steps": 3})
+    assert shown["identities"] == first["identities"]
+    (other,) = judged(here, {"model.width": 4})
+    assert not {*other["identities"].values()} & {*first["identities"].values()}

@@ -13,7 +13,7 @@ from embedlab.runs.status import mark, read_status
 __all__ = ["claim"]
 
 
-def claim(folder: Path, identity: str, request: str | None) -> FileLock:
+def claim(folder: Path, identity: str) -> FileLock:
     """Take a run folder for this process.
 
     A folder with an unfinished run of the same identity is resumed.
@@ -51,5 +51,5 @@ def claim(folder: Path, identity: str, request: str | None) -> FileLock:
     if curves.exists():  # the logger starts its file anew
         number = sum(1 for _ in folder.glob("metrics-before-*.csv")) + 1
         curves.rename(folder / f"metrics-before-{number}.csv")
-    mark(folder, "running", request=request)
+    mark(folder, "running", identity=identity)
     return lock

@@ -2,6 +2,7 @@
 
 <runs>/<study>/<label>/seed-<n>/
   config.yaml      complete and resolved
+  overrides.yaml   what a study sets differently, where it does
   status.json      where the run stands
   progress.json    how far the running phase is
   metrics.csv      training and validation curves
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 CONFIG: Final = "config.yaml"
+OVERRIDES: Final = "overrides.yaml"
 STATUS: Final = "status.json"
 PROGRESS: Final = "progress.json"
 METRICS: Final = "metrics.csv"
@@ -122,21 +124,21 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
-def set_aside(folder: Path, request: str | None) -> Path:
+def set_aside(folder: Path, identity: str | None) -> Path:
     """Move a run out of the way of a new one; nothing is deleted.
 
     Args:
         folder: The run folder.
-        request: Hash of what that run was asked for.
+        identity: Hash of what decided that run; None where unknown.
 
     Returns:
         Where it lies now.
     """
-    target = folder.with_name(f"{folder.name}{SUPERSEDED}{(request or 'unknown')[:8]}")
+    target = folder.with_name(f"{folder.name}{SUPERSEDED}{(identity or 'unknown')[:8]}")
     number = 1
     while target.exists():
         number += 1
-        target = target.with_name(f"{folder.name}{SUPERSEDED}{(request or 'unknown')[:8]}-{number}")
+        target = target.with_name(f"{folder.name}{SUPERSEDED}{(identity or 'unknown')[:8]}-{number}")
     folder.rename(target)
     return target
 

@@ -32,7 +32,7 @@ class Status:
         pid: Its process.
         host: The machine of that process.
         error: Why it failed, one line.
-        request: Hash of what was asked for, see `identity.request_hash`; None where `compare` did not ask.
+        identity: Hash of what decides the run; None where an earlier version wrote this.
     """
 
     state: State
@@ -41,7 +41,7 @@ class Status:
     pid: int | None = None
     host: str | None = None
     error: str | None = None
-    request: str | None = None
+    identity: str | None = None
 
 
 def read_status(folder: Path) -> Status | None:
@@ -67,7 +67,7 @@ def write_status(folder: Path, status: Status) -> None:
 
 
 def mark(
-    folder: Path, state: State, error: str | None = None, request: str | None = None, pid: int | None = None
+    folder: Path, state: State, error: str | None = None, identity: str | None = None, pid: int | None = None
 ) -> Status:
     """Set the state of a run, with clock, host and process where they belong.
 
@@ -76,21 +76,21 @@ def mark(
         state: The new state. `queued` and `running` start afresh; `done` and `failed` note the time and keep
             the rest.
         error: Why it failed.
-        request: Hash of what was asked for; None keeps the one that stands there.
+        identity: Hash of what decides the run; None keeps the one that stands there.
         pid: Process of the run; None is the caller for `running`, and nobody yet for `queued`.
 
     Returns:
         The status as written.
     """
     old = read_status(folder) or Status(state)
-    request = request or old.request
+    identity = identity or old.identity
     pid = os.getpid() if pid is None and state == "running" else pid
     if state in ("done", "failed"):
-        status = replace(old, state=state, ended=now(), error=error, request=request)
+        status = replace(old, state=state, ended=now(), error=error, identity=identity)
     elif pid is None:
-        status = Status(state, request=request)
+        status = Status(state, identity=identity)
     else:
-        status = Status(state, started=now(), pid=pid, host=socket.gethostname(), request=request)
+        status = Status(state, started=now(), pid=pid, host=socket.gethostname(), identity=identity)
     write_status(folder, status)
     return status
 

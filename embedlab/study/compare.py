@@ -12,21 +12,24 @@ import re
 import shlex
 import socket
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
+
+import yaml
 
 from embedlab import configs, runs
 from embedlab.arguments import Parser
 from embedlab.errors import UserError
 from embedlab.report import render
 from embedlab.report.command import collect, console, summarise, write_markdown
-from embedlab.study import launcher
+from embedlab.study import check, launcher
+from embedlab.study.check import Checked, Checker
 from embedlab.study.jobs import Job
-from embedlab.study.spec import Command, fit_command, plan, read_overrides, read_seeds, read_study
-from embedlab.yaml_files import hint, read_value
+from embedlab.study.spec import Study, read_overrides, read_seeds, read_study
+from embedlab.yaml_files import hint, read_value, write_value
 
 __all__ = ["main"]
 
@@ -37,12 +40,16 @@ OVERRIDE: Final = re.compile(r"--((?:model|data|trainer)\..+)", re.DOTALL)
 Standing = Literal["finished", "changed", "running", "resume", "new"]
 
 
-def main(arguments: list[str], command: Command = fit_command, heartbeat: float = launcher.HEARTBEAT) -> int:
+def main(
+    arguments: list[str],
+    server: Callable[[], AbstractContextManager[Checker]] = check.server,
+    heartbeat: float = launcher.HEARTBEAT,
+) -> int:
     """Run `embedlab compare`.
 
     Args:
         arguments: What was typed after `compare`.
-        command: From the arguments of a run to the command line that is started.
+        server: Gives what checks strategies and starts runs.
         heartbeat: Seconds between lines about a run, where there is no terminal.
 
     Returns:
@@ -55,41 +62,39 @@ def main(arguments: list[str], command: Command = fit_command, heartbeat: float 
     options, typed = _read_options(arguments)
     study = read_study(configs.find(options.study))
     seeds = study.seeds if options.seeds is None else options.seeds
-    every = plan(
-        replace(
-            study,
-            overrides=dict(sorted({**study.overrides, **typed}.items())),
-            seeds=list(dict.fromkeys([*seeds, *study.seeds])),
-        ),
-        options.runs,
-        command,
-    )
     labels = _only(options.only, [strategy.label for strategy in study.strategies])
-    jobs = [job for job in every if job.seed in seeds and job.label in labels]
+    study = replace(
+        study,
+        overrides=dict(sorted({**study.overrides, **typed}.items())),
+        seeds=list(dict.fromkeys([*seeds, *study.seeds])),
+    )
     folder = options.runs / study.name
     screen = console()
 
     def say(line: str) -> None:
         screen.print(line, markup=False, soft_wrap=True)
 
-    if options.dry_run:
-        todo = _todo(jobs)
-        say(_head(study.name, folder, jobs, todo))
-        for job in jobs:
-            say(f"{_standing(job):8}  {job.name}")
-            if job in todo:
-                say(f"          {shlex.join(job.command)}")
-        return 0
-    with _locked(folder), launcher.interruptible():
-        _repair(folder)
-        todo = _todo(jobs)
-        say(_head(study.name, folder, jobs, todo))
-        for job in todo:
-            _make_ready(job)
-        times = _times(every)
-        outcomes = launcher.run_all(
-            [replace(job, expected=times.get(job.label)) for job in todo], options.jobs, screen, heartbeat
-        )
+    with launcher.interruptible(), server() as checker:
+        with screen.status("checking the study"):
+            every = plan(study, options.runs, check.check(study, options.runs, checker))
+        jobs = [job for job in every if job.seed in seeds and job.label in labels]
+        if options.dry_run:
+            todo = _todo(jobs)
+            say(_head(study.name, folder, jobs, todo))
+            for job in jobs:
+                say(f"{_standing(job):8}  {job.name}")
+                if job in todo:
+                    _show(job, say)
+            return 0
+        with _locked(folder):
+            _repair(folder)
+            todo = _todo(jobs)
+            say(_head(study.name, folder, jobs, todo))
+            for job in todo:
+                _make_ready(job)
+            times = _times(every)
+            expected = [replace(job, expected=times.get(job.label)) for job in todo]
+            outcomes = launcher.run_all(expected, options.jobs, screen, checker.start, heartbeat)
     found = summarise(collect(folder))
     write_markdown(found, folder / REPORT)
     render.show(found, screen)
@@ -98,6 +103,30 @@ def main(arguments: list[str], command: Command = fit_command, heartbeat: float 
             say(f"outdated: {job.name} was finished under other settings; compare it again")
     say(f"written: {folder / REPORT}")
     return 1 if any(outcome.error is not None for outcome in outcomes) else 0
+
+
+def plan(study: Study, root: Path, checked: Sequence[Checked]) -> list[Job]:
+    """Return every run of a study that was checked: all strategies of the first seed first."""
+    jobs = []
+    for seed in study.seeds:
+        for found in checked:
+            strategy = found.strategy
+            if seed not in found.identities:
+                continue
+            folder = runs.run_folder(root, study.name, strategy.label, seed)
+            files = [*found.files, *([str(folder / runs.OVERRIDES)] if found.content else [])]
+            arguments = ["fit", *(word for file in files for word in ("-c", file))]
+            arguments += ["--seed_everything", str(seed), *study.places(strategy, seed, root)]
+            identity = found.identities[seed]
+            jobs.append(Job(strategy.label, seed, folder, identity, arguments, found.overrides, found.content))
+    return jobs
+
+
+def _show(job: Job, say: Callable[[str], None]) -> None:
+    """Say what a run is started with."""
+    say(f"          embedlab {shlex.join(job.arguments)}")
+    if job.overrides:
+        say(f"          overrides: {shlex.join(f'{key}={write_value(own)}' for key, own in job.overrides.items())}")
 
 
 def _read_options(arguments: Sequence[str]) -> tuple[Namespace, dict[str, Any]]:
@@ -163,11 +192,11 @@ def _standing(job: Job) -> Standing:
     """Say how a run of a study stands."""
     result, status = runs.read_result(job.folder), runs.read_status(job.folder)
     if result is not None:
-        return "finished" if result.get("request") == job.request else "changed"
+        return "finished" if result.get("identity") == job.identity else "changed"
     if status is None:
         return "new"
     if runs.is_alive(status):
-        if status.request != job.request:
+        if status.identity != job.identity:
             raise UserError(
                 f"{job.name} must not run already, but process {status.pid} is at it with other settings; "
                 "wait for it, or stop it."
@@ -175,7 +204,7 @@ def _standing(job: Job) -> Standing:
         return "running"
     if status.state == "queued" and not runs.was_begun(job.folder):
         return "new"
-    return "resume" if status.request == job.request else "changed"
+    return "resume" if status.identity == job.identity else "changed"
 
 
 def _todo(jobs: Sequence[Job]) -> list[Job]:
@@ -199,15 +228,20 @@ def _repair(folder: Path) -> None:
 
 
 def _make_ready(job: Job) -> None:
-    """Queue a run; what was run in its folder under other settings is moved aside."""
+    """Queue a run with its overrides; what was run in its folder under other settings is moved aside."""
     standing = _standing(job)
     if standing == "running":
         return
     if standing == "changed":
         result, status = runs.read_result(job.folder), runs.read_status(job.folder)
-        old = result.get("request") if result is not None else status.request if status is not None else None
+        old = result.get("identity") if result is not None else status.identity if status is not None else None
         runs.set_aside(job.folder, old)
-    runs.mark(job.folder, "queued", request=job.request)
+    runs.mark(job.folder, "queued", identity=job.identity)
+    overrides = job.folder / runs.OVERRIDES
+    if job.content:
+        overrides.write_text(yaml.safe_dump(dict(job.content), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    else:
+        overrides.unlink(missing_ok=True)
 
 
 def _times(jobs: Sequence[Job]) -> dict[str, float]:

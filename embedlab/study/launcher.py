@@ -1,4 +1,4 @@
-"""Run the jobs of a study as subprocesses: started, watched, stopped.
+"""Run the jobs of a study, each in a process of its own: started, watched, stopped.
 
 A process is judged by the result it leaves in its run folder, whatever happens here.
 """
@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from rich.console import Console
 
 from embedlab import runs
 from embedlab.errors import UserError
-from embedlab.study.jobs import Job, Outcome, Process
+from embedlab.study.jobs import Job, Outcome, Process, Started
 from embedlab.study.screen import Screen
 
 __all__ = ["interruptible", "run_all"]
@@ -28,13 +27,19 @@ HEARTBEAT: Final = 15.0  # seconds between plain lines about a run
 PATIENCE: Final = ((signal.SIGINT, 20.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 
 
-def run_all(jobs: Sequence[Job], at_once: int, console: Console, heartbeat: float = HEARTBEAT) -> list[Outcome]:
+Start = Callable[[Job, int | None], Started]
+
+
+def run_all(
+    jobs: Sequence[Job], at_once: int, console: Console, start: Start, heartbeat: float = HEARTBEAT
+) -> list[Outcome]:
     """Run jobs until all have ended, one way or the other.
 
     Args:
         jobs: What to run, in this order.
         at_once: How many at a time.
         console: Where to show how it goes.
+        start: Starts a run, with so many threads.
         heartbeat: Seconds between lines about a run, where there is no terminal.
 
     Returns:
@@ -44,14 +49,17 @@ def run_all(jobs: Sequence[Job], at_once: int, console: Console, heartbeat: floa
         KeyboardInterrupt: If interrupted; by then the processes are stopped.
     """
     waiting, running, ended = deque(jobs), list[Process](), list[Outcome]()
-    screen = Screen(console, len(jobs), at_once, heartbeat)
+    screen, lost = Screen(console, len(jobs), at_once, heartbeat), False
     try:
         with screen.live():
             while waiting or running:
                 while waiting and len(running) < at_once:
-                    running.append(_start(waiting.popleft(), at_once))
+                    running.append(_start(waiting.popleft(), at_once, start))
                     screen.say(f"start   {running[-1].job.name}")
                 time.sleep(POLL)
+                if not lost and any(own.own is not None and own.own.lost for own in running):
+                    lost = True
+                    screen.say("the process that starts runs has died; what runs goes on and is judged by its folder")
                 for process in [own for own in running if not own.is_alive()]:
                     running.remove(process)
                     ended.append(_judge(process))
@@ -80,25 +88,16 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _start(job: Job, at_once: int) -> Process:
-    """Start a job, or take over the process of the same request that is still at it."""
+def _start(job: Job, at_once: int, start: Start) -> Process:
+    """Start a job, or take over the process of the same run that is still at it."""
     status = runs.read_status(job.folder)
-    if status is not None and status.request == job.request and runs.is_alive(status):
+    if status is not None and status.identity == job.identity and runs.is_alive(status):
         return Process(job, None)
     (job.folder / runs.PROGRESS).unlink(missing_ok=True)
-    queued = runs.mark(job.folder, "queued", request=job.request)
-    environment = {"PYTHONUNBUFFERED": "1", **os.environ}
-    if at_once > 1:  # runs side by side share the cores; each would otherwise take them all
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
-    with open(job.folder / runs.LOG, "ab") as log:
-        own = subprocess.Popen(
-            job.command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches it through us only, once
-        )
+    queued = runs.mark(job.folder, "queued", identity=job.identity)
+    # Runs side by side share the cores; each would otherwise take them all.
+    share = at_once > 1 and "OMP_NUM_THREADS" not in os.environ
+    own = start(job, max(1, (os.cpu_count() or 1) // at_once) if share else None)
     # Should we be killed before the run says `running` itself, the next study finds it by this.
     if runs.read_status(job.folder) == queued:
         runs.mark(job.folder, "queued", pid=own.pid)
@@ -113,7 +112,7 @@ def _judge(process: Process) -> Outcome:
         status = runs.read_status(job.folder)
     except UserError as damaged:
         return Outcome(job, str(damaged), process.seconds)
-    if result is not None and result.get("request") == job.request:
+    if result is not None and result.get("identity") == job.identity:
         if status is None or status.state != "done":
             runs.mark(job.folder, "done")
         return Outcome(job, None, process.seconds)
@@ -126,7 +125,7 @@ def _judge(process: Process) -> Outcome:
 
 def _reason(process: Process) -> str:
     """Say why a process ended that did not say so itself."""
-    code = process.own.returncode if process.own is not None else None
+    code = process.status()
     if code is None:
         return "the process died"
     if code < 0:

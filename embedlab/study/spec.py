@@ -17,46 +17,22 @@ It is described by a YAML file, in which paths are relative to the file; what sh
 
 from __future__ import annotations
 
-import sys
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from embedlab import configs, preflight, runs
+from embedlab import configs, runs
 from embedlab.errors import UserError
-from embedlab.runs.identity import request_hash
-from embedlab.signatures import ClassInfo
-from embedlab.study.jobs import Job
-from embedlab.yaml_files import hint, read_yaml, write_value
+from embedlab.yaml_files import hint, read_yaml
 
-__all__ = [
-    "Command",
-    "Strategy",
-    "Study",
-    "fit_command",
-    "plan",
-    "read_overrides",
-    "read_seeds",
-    "read_study",
-]
+__all__ = ["Strategy", "Study", "read_overrides", "read_seeds", "read_study"]
 
 KEYS: Final = ("study", "protocol", "backbone", "seeds", "strategies", "overrides")
 FOR_STRATEGY: Final = ("config", "overrides", "seeds")
-OURS: Final = (
-    "seed_everything",
-    "run_dir",
-    "study",
-    "label",
-    "request",
-    "config",
-    "ckpt_path",
-    "print_config",
-)
+OURS: Final = ("seed_everything", "run_dir", "study", "label", "config", "ckpt_path", "print_config")
 FORBIDDEN: Final = frozenset('/\\:*?"<>|=')  # in file names somewhere, or in our own command line
-
-Command = Callable[[list[str]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -83,10 +59,14 @@ class Study:
     strategies: Sequence[Strategy]
     overrides: Mapping[str, Any]
 
+    def seeds_of(self, strategy: Strategy) -> list[int]:
+        """Return the seeds that a strategy runs with."""
+        return [seed for seed in self.seeds if strategy.seeds is None or seed in strategy.seeds]
 
-def fit_command(arguments: list[str]) -> list[str]:
-    """Return the command line of one run."""
-    return [sys.executable, "-m", "embedlab", *arguments]
+    def places(self, strategy: Strategy, seed: int, root: Path) -> list[str]:
+        """Return the options that say where a run belongs."""
+        folder = runs.run_folder(root, self.name, strategy.label, seed)
+        return ["--run_dir", str(folder), "--study", self.name, "--label", strategy.label]
 
 
 def read_study(path: Path) -> Study:
@@ -124,11 +104,19 @@ def read_study(path: Path) -> Study:
             )
     if content.get("protocol") is None:
         raise UserError(f"`protocol` in {path} must name the YAML file that all runs share, got none.")
+    seeds = read_seeds(content.get("seeds", [0]), f"`seeds` in {path}")
+    for strategy in strategies:
+        for seed in strategy.seeds or ():
+            if seed not in seeds:
+                raise UserError(
+                    f"`strategies.{strategy.label}.seeds` in {path} must be some of the study's, got {seed}, where "
+                    f"`seeds` has {', '.join(map(str, seeds))}; add it there, or leave it out."
+                )
     return Study(
         name=name,
         protocol=_file(content["protocol"], "protocol", path),
         backbone=None if content.get("backbone") is None else _file(content["backbone"], "backbone", path),
-        seeds=read_seeds(content.get("seeds", [0]), f"`seeds` in {path}"),
+        seeds=seeds,
         strategies=strategies,
         overrides=read_overrides(content.get("overrides") or {}, f"`overrides` in {path}"),
     )
@@ -218,64 +206,3 @@ def read_overrides(values: Any, where: str) -> dict[str, Any]:
         if key in ("model", "model.class_path"):
             raise UserError(f"{where} must leave `{key}` alone; another class is another strategy of the study.")
     return dict(sorted(flat.items()))
-
-
-def plan(study: Study, root: Path, command: Command = fit_command) -> list[Job]:
-    """Return every run of a study, after checking that each could start.
-
-    Args:
-        study: The study.
-        root: Where studies are kept.
-        command: From the arguments of a run to the command line that is started.
-
-    Returns:
-        One job per seed and strategy, all strategies of the first seed first.
-
-    Raises:
-        UserError: If a configuration has a fault, naming the strategy.
-    """
-    jobs = []
-    shared = {strategy.label: _arguments(study, strategy) for strategy in study.strategies}
-    for seed in study.seeds:
-        for strategy in study.strategies:
-            if strategy.seeds is not None and seed not in strategy.seeds:
-                continue
-            configs, overrides, info = shared[strategy.label]
-            own_code = [info.file] if info is not None and not info.module.startswith("embedlab.") else []
-            request = request_hash(configs, overrides, seed, own_code)
-            folder = runs.run_folder(root, study.name, strategy.label, seed)
-            arguments = ["fit", *(word for path in configs for word in ("-c", str(path)))]
-            arguments += ["--seed_everything", str(seed), "--run_dir", str(folder), "--study", study.name]
-            arguments += ["--label", strategy.label, "--request", request]
-            arguments += [f"--{key}={write_value(value)}" for key, value in overrides.items()]
-            jobs.append(Job(strategy.label, seed, folder, request, command(arguments)))
-    return jobs
-
-
-def _arguments(study: Study, strategy: Strategy) -> tuple[list[Path], dict[str, Any], ClassInfo | None]:
-    """Return the files and overrides of a strategy's runs, checked, and its class where it can be read."""
-    configs = [study.protocol, strategy.config]
-    try:
-        info = preflight.strategy_of(preflight.layers_of([word for path in configs for word in ("-c", str(path))]))
-    except UserError as error:
-        raise UserError(f"{strategy.label}: {error}") from error
-    shared = dict(study.overrides)
-    if info is not None and not info.open:
-        if not info.has_backbone:
-            shared = {key: value for key, value in shared.items() if key.split(".")[:2] != ["model", "backbone"]}
-        for key in shared:
-            section, _, option = key.partition(".")
-            if section == "model" and option.split(".")[0].removesuffix("+") not in info.parameters:
-                raise UserError(
-                    f"`{key}` for every run must be an option of every strategy, but {strategy.label} "
-                    f"({info.name}) has none of that name; give it under the `overrides` of those it is for."
-                )
-    if study.backbone is not None and (info is None or info.has_backbone or info.open):
-        configs.append(study.backbone)
-    overrides = dict(sorted({**shared, **strategy.overrides}.items()))
-    words = [word for path in configs for word in ("-c", str(path))]
-    try:
-        preflight.check([*words, *(f"--{key}={write_value(value)}" for key, value in overrides.items())])
-    except UserError as error:
-        raise UserError(f"{strategy.label}: {error}") from error
-    return configs, overrides, info

@@ -10,13 +10,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -28,30 +28,80 @@ from embedlab.runs.claim import claim
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
 from embedlab.training import checks, result
 from embedlab.training.callbacks import Evaluation, Preparation, Progress, RandomState, Resumable, Stopwatch, best
+from embedlab.training.complaints import complaint
 from embedlab.training.identity import identify
-from embedlab.training.log import keep_log, quiet
+from embedlab.training.log import goes_to_log, keep_log, quiet
 from embedlab.training.loggers import set_up_loggers, tell_configuration
 from embedlab.training.stages import train_stage
 
-__all__ = ["main"]
+__all__ = ["RunCLI", "main", "prepare", "run"]
 
 
-class _CLI(LightningCLI):
-    """The command line of one run."""
+Built = TypeVar("Built", bound="RunCLI")
+
+
+class _Parser(LightningArgumentParser):
+    """A parser that takes no abbreviations, nor do those that it makes for classes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+
+class RunCLI(LightningCLI):
+    """The command line of one run.
+
+    Args:
+        arguments: The subcommand and its options.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.own_parsers: list[LightningArgumentParser] = []  # one per subcommand, in order
+        super().__init__(
+            EmbeddingStrategy,
+            DataModule,
+            subclass_mode_model=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_class=_Parser,
+            parser_kwargs={"exit_on_error": False},
+            args=list(arguments),
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add where a run is kept and what it is called."""
+        self.own_parsers.append(parser)
         parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of this run.")
         parser.add_argument("--study", type=str, default="single", help="Study the run belongs to.")
         parser.add_argument("--label", type=str | None, default=None, help="Name of the strategy in tables.")
-        parser.add_argument("--request", type=str | None, default=None, help="Hash of the request, set by `compare`.")
 
-    def _parse_ckpt_path(self) -> None:
-        """Leave the configuration alone: a checkpoint never overrides what was typed."""
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse what was given, and nothing else."""
+        self.config = self.parse(args)
+        # Out of Lightning's sight, which would lay what a checkpoint says over what was typed.
+        config = self.config[self.config.subcommand]
+        self.checkpoint, config.ckpt_path = config.get("ckpt_path"), None
+
+    def parse(self, arguments: Sequence[str]) -> Namespace:
+        """Parse a command line.
+
+        Raises:
+            UserError: If there is anything wrong with it.
+        """
+        try:
+            return self.parser.parse_args(list(arguments))
+        except ArgumentError as error:
+            own = dict(zip(self.subcommands(), self.own_parsers, strict=True)).get(arguments[0], self.parser)
+            raise UserError(complaint(str(error), own, arguments)) from error
+
+    def plain(self, config: Namespace) -> dict[str, Any]:
+        """Return a configuration of the subcommand as plain data."""
+        return dict(yaml.safe_load(self.parser.dump(config, skip_none=False))[config.subcommand])
 
     def before_instantiate_classes(self) -> None:
         """Fill in what follows from the rest: names and folders."""
         config = self.config[self.subcommand]
+        config.ckpt_path = self.checkpoint
         checks.check_request(str(self.subcommand), config)
         class_path = config.model.class_path
         config.label = config.label or class_path.rpartition(".")[2]
@@ -72,7 +122,6 @@ class _CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the callbacks that every run needs."""
-        self.run_dir.mkdir(parents=True, exist_ok=True)
         self.stopwatch = Stopwatch()
         self.evaluation = Evaluation(self.run_dir)
         progress = Progress(self.run_dir)
@@ -88,7 +137,12 @@ class _CLI(LightningCLI):
             raise UserError(f"`trainer` cannot be had as asked for: {' '.join(str(error).split())}") from error
 
     def after_instantiate_classes(self) -> None:
-        """Read the data and check it against the strategy, before anything slow starts."""
+        """Check all that can be checked before anything slow starts, and make the folder."""
+        self.check_data()
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+
+    def check_data(self) -> None:
+        """Read the data and check it against the strategy."""
         stage = self.subcommand
         self.datamodule.setup(stage)
         if stage == "fit":
@@ -105,15 +159,14 @@ class _CLI(LightningCLI):
     def fit(self, model: EmbeddingStrategy, datamodule: DataModule, **arguments: Any) -> None:
         """Run the stages, train, test the best checkpoint, write the result; files are written by the first process."""
         config, first = self.config.fit, self.trainer.is_global_zero
-        text = self._parser("fit").dump(self.config.fit, skip_none=False)
-        resolved = yaml.safe_load(text)
+        resolved = self.plain(self.config)
         identity = identify(resolved, model, datamodule)
         with ExitStack() as held:
             if first:
-                held.callback(claim(self.run_dir, identity.run, config.request).release)
-                if config.request is None:  # `compare` keeps the log of what it starts
+                held.callback(claim(self.run_dir, identity.run).release)
+                if not goes_to_log(self.run_dir):  # `compare` keeps the log of what it starts
                     held.enter_context(keep_log(self.run_dir))
-                (self.run_dir / runs.CONFIG).write_text(text)
+                (self.run_dir / runs.CONFIG).write_text(yaml.safe_dump(resolved, sort_keys=False))
                 tell_configuration(self.trainer.loggers, resolved)
             try:
                 self._train_and_test(model, datamodule, **arguments)
@@ -175,24 +228,27 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: If something asked for cannot be done.
     """
+    prepare()
+    run(lambda: RunCLI(arguments))
+    return 0
+
+
+def prepare() -> None:
+    """Silence what a user can do nothing about, and import every strategy, so that names need no import path."""
     quiet()
-    for module in pkgutil.iter_modules(strategies.__path__):  # so that class names need no import path
+    for module in pkgutil.iter_modules(strategies.__path__):
         importlib.import_module(f"{strategies.__name__}.{module.name}")
+
+
+def run(build: Callable[[], Built]) -> Built:
+    """Build a command line, which does what it asks for.
+
+    Raises:
+        UserError: If that cannot be done.
+    """
     try:
-        _CLI(
-            EmbeddingStrategy,
-            DataModule,
-            subclass_mode_model=True,
-            save_config_callback=None,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
-            args=None if list(arguments) == sys.argv[1:] else list(arguments),
-        )
-    except ArgumentError as error:
-        raise UserError(" ".join(str(error).split())) from error
+        return build()
     except ValueError as error:
         if isinstance(error.__cause__, UserError):  # the parser wraps what a constructor says
             raise error.__cause__ from None
         raise
-    return 0

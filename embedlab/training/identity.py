@@ -33,7 +33,7 @@ from embedlab.strategies.base import EmbeddingStrategy, Trainable
 __all__ = ["Identity", "identify"]
 
 # What does not change a result: names and places.
-PLACES: Final = ("run_dir", "study", "label", "request")
+PLACES: Final = ("run_dir", "study", "label")
 BACKBONE: Final = set(inspect.signature(Backbone).parameters)
 UNWRITTEN: Final = "Unable to serialize instance"  # what jsonargparse writes for an object
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from embedlab import runs
 
-__all__ = ["keep_log", "quiet"]
+__all__ = ["goes_to_log", "keep_log", "quiet"]
 
 
 class _Both(io.TextIOBase):
@@ -41,6 +42,14 @@ class _Both(io.TextIOBase):
     def fileno(self) -> int:
         """Return the screen's descriptor."""
         return self.screen.fileno()
+
+
+def goes_to_log(folder: Path) -> bool:
+    """Tell whether what this process prints goes to the folder's `log.txt` already."""
+    try:
+        return os.path.samestat(os.fstat(sys.stdout.fileno()), (folder / runs.LOG).stat())
+    except (OSError, ValueError):  # there is no such file, or stdout is none
+        return False
 
 
 @contextmanager

@@ -1,0 +1,238 @@
+"""What the parser says of names it does not know, as one sentence with a way out.
+
+The names there are come from the parser itself: its own options, and those it makes of a class.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+from jsonargparse import ArgumentParser
+
+from embedlab.errors import UserError
+from embedlab.strategies.base import EmbeddingStrategy
+from embedlab.yaml_files import hint, read_yaml
+
+__all__ = ["complaint", "load", "options_of", "strategy_of"]
+
+KEY: Final = re.compile(r'Parser key "([^"]+)":')
+CLASS: Final = re.compile(r"Problem with given class_path '([^']+)':")
+BASE: Final = re.compile(r"Subtypes: \[(dict\[str, )?.*?([a-z]\w*\.[\w.]+)")
+UNKNOWN: Final = re.compile(
+    r"Option '([^']+)' is not accepted|unrecognized arguments: (\S+)|"
+    r"(?:Group '([^']+)' does|Subcommand '\w+' does) not accept option '([^']+)'"
+)
+NESTED: Final = re.compile(r"NestedArg\(key='([^']+)'")
+ANY: Final = "NAME"  # stands in a message for a key of the user's choice
+NO_NAME: Final = re.compile(r"module '([^']+)' has no attribute '([^']+)'")
+NO_MODULE: Final = re.compile(r"No module named '([^']+)'")
+NO_CLASS: Final = re.compile(r"Expected a dot import path string: (\S+)")
+ALIEN: Final = re.compile(r"Import path does not correspond to a subclass of (\w+)")
+ABSTRACT: Final = re.compile(r"Expected an instantiatable class, but (?:\S+ )?is abstract")
+OWNERS: Final = {"trainer": "Trainer", "data": "DataModule"}
+
+
+def complaint(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> str:
+    """Turn what the parser says into one sentence.
+
+    Args:
+        message: What it says, on several lines.
+        parser: The parser of the subcommand.
+        arguments: What was typed, the subcommand included.
+
+    Returns:
+        The argument, what is needed, what came and the way out; where this knows no better, the parser's own words
+        on one line.
+    """
+    if "arguments are required" in message and message.rstrip().endswith(".model"):
+        names = ", ".join(sorted(_concrete(EmbeddingStrategy)))
+        return (
+            "`model` must name a strategy, got none; give -c configs/strategies/NAME.yaml, or --model with the dotted path "
+            f"of a class of your own or one of {names}."
+        )
+    keys, chosen, base = list[tuple[int, str]](), "", ""
+    for line in message.splitlines():
+        depth = len(line) - len(line.lstrip(" -"))
+        if match := KEY.search(line):
+            keys, base = [*(own for own in keys if own[0] < depth), (depth, match[1])], ""
+        elif match := BASE.search(line):
+            base = match[2]
+            if match[1]:
+                keys.append((depth, ANY))
+        elif match := CLASS.search(line):
+            chosen = match[1]
+        elif match := UNKNOWN.search(line):
+            option = ".".join(own for own in (match[1] or match[2] or match[3], match[4]) if own)
+            return _unknown(option.partition("=")[0], _joined(keys), chosen, parser, arguments)
+        elif (match := NESTED.search(message)) and ABSTRACT.search(line):
+            return f"`{_joined(keys)}.{match[1]}` must come behind what names the class; put -c or --{_joined(keys)} first."
+        elif match and keys and keys[-1][1] == ANY and NO_CLASS.search(line):
+            name, _, option = match[1].partition(".")
+            return _unknown(option, f"{_joined(keys[:-1])}.{name}", base, parser, arguments)
+        elif sentence := _no_class(line, _joined(keys), chosen or _given(message), base, arguments):
+            return sentence
+    return " ".join(message.split())
+
+
+def _joined(keys: Sequence[tuple[int, str]]) -> str:
+    return ".".join(key for _, key in keys)
+
+
+def options_of(kind: type) -> set[str]:
+    """Return the options that the parser makes of a class, `backbone` and `backbone.name` alike."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, fail_untyped=False)
+    return _options(parser)
+
+
+def strategy_of(arguments: Sequence[str]) -> type[EmbeddingStrategy] | None:
+    """Return the strategy that a command line names last; None where there is none."""
+    named, words = None, list(arguments)
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        if name in ("-c", "--config", "--model", "--model.class_path"):
+            value = value if equals or not words else words.pop(0)
+            model = read_yaml(Path(value)).get("model") if name in ("-c", "--config") else value
+            path = model.get("class_path") if isinstance(model, Mapping) else model
+            named = str(path) if path else named
+    kind = load(named, EmbeddingStrategy) if named else None
+    return kind if inspect.isclass(kind) and issubclass(kind, EmbeddingStrategy) else None
+
+
+def load(path: str, base: type = object) -> Any:
+    """Return what a dotted path leads to, or the class of that name below another; None where there is nothing."""
+    module, _, name = path.rpartition(".")
+    if not module:
+        return next((own for own in _below(base) if own.__name__ == name), None) if base is not object else None
+    try:
+        return getattr(import_module(module), name, None)
+    except ImportError:
+        return None
+
+
+def _unknown(option: str, prefix: str, chosen: str, parser: ArgumentParser, arguments: Sequence[str]) -> str:
+    """Say that there is no such option, and which is like it."""
+    if not prefix and not option.startswith("--") and option in arguments:
+        return f"`{option}` must be an option, which begins with --, or the value of one; leave it out, or write --{option}."
+    kind, strategy = load(chosen) if chosen else None, strategy_of(arguments)
+    names = options_of(kind) if kind is not None else _options(parser)
+    owner = kind.__name__ if kind is not None else f"embedlab {arguments[0]}"
+    parts = [own for own in option.removeprefix("--").split(".") if own != "init_args"]
+    for number in range(1, len(parts) + 1):
+        known, part = parts[: number - 1], parts[number - 1].removesuffix("+")
+        if ".".join([*known, part]) in names:
+            continue
+        whole = ".".join([*([prefix] if prefix else []), *known, part])
+        if prefix or known:
+            beside = _children(names, known)
+            owner = OWNERS.get(whole.rpartition(".")[0], owner)
+            near = hint(part, beside, f"{whole.rpartition('.')[0]}.")
+        else:
+            near = _anywhere(part, names, strategy)
+        return f"`{whole}`{_place(whole, arguments)} must be an option of {owner}{near}."
+    return f"`{option.removeprefix('--')}` must be an option of {owner}."
+
+
+def _anywhere(name: str, names: set[str], strategy: type | None) -> str:
+    """Return the way out for an option without its section."""
+    whole = names | {f"model.{own}" for own in (options_of(strategy) if strategy is not None else ())}
+    for option in sorted(whole):
+        if option.rpartition(".")[2] == name and option.count(".") < 2:
+            return f"; did you mean {option}"
+    return hint(name, _children(names, []), listing=False)
+
+
+def _no_class(line: str, option: str, chosen: str, base: str, arguments: Sequence[str]) -> str | None:
+    """Say what is wrong with the class that was named; None where the line says nothing of that."""
+    kind = load(base) if base else None
+    concrete = _concrete(kind) if inspect.isclass(kind) and kind.__module__ != "builtins" else {}
+    where = f"`{option}`{_place(option, arguments, chosen)}"
+    if match := ALIEN.search(line):
+        article = "an" if match[1][0] in "AEIOU" else "a"
+        return (
+            f"{where} must be {article} {match[1]}, but {chosen} does not subclass it; name one of {_list(concrete)}."
+        )
+    if ABSTRACT.search(line):
+        return f"{where} must be a class that can be built, but {chosen} is abstract; name one of {_list(concrete)}."
+    own = concrete.get(chosen.rpartition(".")[2])
+    if match := NO_NAME.search(line):
+        if own and f"{match[1]}.{match[2]}" != chosen:
+            return f"{where} must lead to a class, but there is no module '{match[1]}.{match[2]}'; did you mean {own}."
+        found = {name for name, own in inspect.getmembers(import_module(match[1]), inspect.isclass)}
+        near = hint(match[2], found, f"{match[1]}.", listing=False)
+        return f"{where} must lead to a class, but {match[1]} defines no {match[2]}{near}."
+    if match := NO_MODULE.search(line):
+        way = f"; did you mean {own}" if own else ""
+        return f"{where} must lead to a class, but there is no module '{match[1]}'{way}."
+    if (match := NO_CLASS.search(line)) and concrete:
+        return f"{where} must be the name or dotted path of a class, got {match[1]}{hint(match[1], concrete)}."
+    return None
+
+
+def _below(base: type) -> Sequence[type]:
+    """Return the classes that were imported and descend from another."""
+    found: list[type] = base.__subclasses__()
+    return [kind for own in found for kind in (own, *_below(own))]
+
+
+def _concrete(base: type) -> dict[str, str]:
+    """Return name and path of those that can be built and are public."""
+    kinds = [own for own in _below(base) if not inspect.isabstract(own) and not own.__name__.startswith("_")]
+    return {own.__name__: f"{own.__module__}.{own.__name__}" for own in kinds}
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "its subclasses"
+
+
+def _options(parser: ArgumentParser) -> set[str]:
+    """Return the options of a parser, and what stands before their dots."""
+    keys = [key.split(".") for key in parser.get_defaults().keys()]  # a namespace, not a mapping
+    return {".".join(parts[:number]) for parts in keys for number in range(1, len(parts) + 1)}
+
+
+def _children(names: set[str], known: Sequence[str]) -> set[str]:
+    """Return the names one level below an option."""
+    above = "".join(f"{own}." for own in known)
+    return {name[len(above) :].partition(".")[0] for name in names if name.startswith(above)}
+
+
+def _given(message: str) -> str:
+    """Return the class path that was given, or all that was given."""
+    given = re.findall(r"Given value: (.*)", message)
+    match = re.search(r"'class_path': '([^']+)'", given[-1]) if given else None
+    return match[1] if match else given[-1] if given else "what was named"
+
+
+def _place(option: str, arguments: Sequence[str], value: str = "") -> str:
+    """Return which file an option stands in, with a value; nothing where it was typed."""
+    files = [Path(file) for word, file in pairwise(arguments) if word in ("-c", "--config")]
+    for file in reversed(files):
+        try:
+            content: Any = read_yaml(file)
+        except UserError:
+            continue
+        for part in option.split("."):
+            content = _inside(content, part)
+        if content is not None and value in str(content):
+            return f" in {file}"
+    return ""
+
+
+def _inside(content: Any, part: str) -> Any:
+    """Return what a key holds, in `init_args` or in the members of a list too."""
+    members = content if isinstance(content, list) else [content]
+    for own in members:
+        places: tuple[Any, ...] = (own, own.get("init_args")) if isinstance(own, Mapping) else ()
+        for place in places:
+            if isinstance(place, Mapping) and part == ANY:
+                return list(place.values())
+            if isinstance(place, Mapping) and part in place:
+                return place[part] if place[part] is not None else ""
+    return None
