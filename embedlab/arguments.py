@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from embedlab.errors import UserError
-from embedlab.yaml_files import hint
+from embedlab.errors import UserError, did_you_mean
 
 __all__ = ["Parser"]
 
@@ -33,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         found, unknown = self.parse_known_intermixed_args(list(arguments))
         if unknown:
             option = unknown[0].partition("=")[0]
-            near = hint(option, [own for own in self._option_string_actions if own.startswith("--")])
+            near = did_you_mean(option, [own for own in self._option_string_actions if own.startswith("--")])
             raise UserError(f"`{option}` must be an option of {self.prog}{near}.")
         return found
 

@@ -60,9 +60,9 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
             "Method: simple.yaml",
             "must have labels that differ by more than case, got 'method' and 'Method'",
         ),
-        ("simple: simple.yaml", "a/b: simple.yaml", "must have names that can be folders, got 'a/b'"),
-        ("simple: simple.yaml", "..: simple.yaml", "must have names that can be folders, got '..'"),
-        ("simple: simple.yaml", "-x: simple.yaml", "must have names that can be folders, got '-x'"),
+        ("simple: simple.yaml", "a/b: simple.yaml", "must be a name that can be a folder, got 'a/b'"),
+        ("simple: simple.yaml", "..: simple.yaml", "must be a name that can be a folder, got '..'"),
+        ("simple: simple.yaml", "-x: simple.yaml", "must be a name that can be a folder, got '-x'"),
         ("simple: simple.yaml", "simple: 3", "must be a YAML file, or a mapping with `config`, got 3."),
         (
             "simple: simple.yaml",
@@ -74,7 +74,7 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
             "simple: {config: simple.yaml, overrides: {model.depht: 1}}",
             "simple: `model.depht` must be an option of Simple; did you mean model.depth.",
         ),
-        ("study: demo", "study: a/b", "`study` in study.yaml must have names that can be folders"),
+        ("study: demo", "study: a/b", "`study` in study.yaml must be a name that can be a folder"),
         (
             "seeds:",
             "seed:",
@@ -140,7 +140,7 @@ def test_a_study_with_a_fault(here: Path, capsys: pytest.CaptureFixture[str], ol
         ("study.yaml label=x", "An override must leave `label` alone"),
         (
             "study.yaml modle.width=x",
-            "method: `modle` must be one of this program's options; did you mean model.",
+            "An override must begin with model, data, trainer, got `modle.width`; did you mean model.",
         ),
         ("", "the following arguments are required: STUDY.yaml; see embedlab compare --help."),
     ],

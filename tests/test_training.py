@@ -251,9 +251,9 @@ def test_a_strategy_of_the_users_own_in_an_empty_folder(place: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--data.train.path", "pears.tsv"], "did you mean 'pairs.tsv'"),
+        (["--data.train.path", "pears.tsv"], "did you mean pairs.tsv"),
         (["--data.train.score_range", "[0, 1]"], "pairs.tsv, line 2: `score` must lie in 0 to 1, got 4.8"),
-        (["--data.train.columns", "{first: sentence1, second: sentnce2, score: score}"], "did you mean 'sentence2'"),
+        (["--data.train.columns", "{first: sentence1, second: sentnce2, score: score}"], "did you mean sentence2"),
         (["--data.train.columns", "{text: sentence1}"], "must give pairs or triplets to LoRABiEncoder, got texts"),
         (["--model.targets", "[q_prj]"], "did you mean 'q_proj'"),
         (["--model.rank", "0"], "`rank` must be at least 1"),

@@ -23,11 +23,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from embedlab.errors import UserError
+from embedlab.runs import schema
 
 __all__ = [
     "Progress",
+    "check_folder",
+    "check_name",
     "find_runs",
     "identify",
+    "make_folder",
     "predictions_file",
     "read_json",
     "read_progress",
@@ -53,6 +57,7 @@ LAST: Final = "checkpoints/last.ckpt"
 PREDICTIONS: Final = "predictions"
 SUPERSEDED: Final = ".superseded-"
 SCHEMA_VERSION: Final = 1
+FORBIDDEN: Final = frozenset('/\\:*?"<>|=')  # in file names somewhere, or in our own command line
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,61 @@ class Progress:
     done: int = 0
     total: int | None = None
     seconds_left: float | None = None
+
+
+def check_name(name: str, where: str) -> None:
+    """Refuse a name that cannot be a folder everywhere, or leads elsewhere.
+
+    Args:
+        name: Of a study, or of a strategy in tables.
+        where: Where it comes from, for messages, such as "`label`".
+
+    Raises:
+        UserError: If so.
+    """
+    bad = [sign for sign in name if sign in FORBIDDEN or not sign.isprintable()]
+    if bad or not name or len(name) > 100 or name != name.strip(" .") or name.startswith("-"):
+        raise UserError(
+            f"{where} must be a name that can be a folder, got {name!r}; use letters, digits, spaces, - and _, and begin "
+            "with a letter or digit."
+        )
+
+
+def check_folder(folder: Path, where: str) -> None:
+    """Refuse a folder that cannot be made or written to; nothing is made.
+
+    Raises:
+        UserError: If so.
+    """
+    there = folder.absolute()
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise UserError(f"{where} must be a folder, but {there} is a file; name another one.")
+    if not os.access(there, os.W_OK):
+        raise UserError(
+            f"{where} must be a folder that can be made, but {there} cannot be written to; name another one."
+        )
+
+
+def make_folder(folder: Path, where: str) -> None:
+    """Make a folder where there is none.
+
+    Args:
+        folder: The folder.
+        where: The argument it comes from, for messages, such as "`run_dir`".
+
+    Raises:
+        UserError: If it cannot be made.
+    """
+    check_folder(folder, where)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{where} must be a folder that can be made, but {folder} cannot ({reason}); name another one."
+        ) from error
 
 
 def run_folder(root: Path, study: str, label: str, seed: int) -> Path:
@@ -109,7 +169,7 @@ def find_runs(folder: Path) -> list[Path]:
     """
     found = []
     for here, folders, files in os.walk(folder):
-        if STATUS in files or RESULT in files:
+        if {STATUS, RESULT} & {*files, *folders}:  # a folder of that name is a damaged run
             found.append(Path(here))
             folders.clear()
         folders[:] = [name for name in folders if SUPERSEDED not in name and not name.startswith(".")]
@@ -171,14 +231,22 @@ def read_json(path: Path) -> dict[str, Any] | None:
         UserError: If the file is damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(
+            f"{path} must be a file that can be read, but it cannot ({error.strerror}); move it away."
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} must be JSON, but it is damaged ({error}); delete it to run that again.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object, got {type(content).__name__}; delete it to run that again.")
     return content
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -193,6 +261,8 @@ def read_result(folder: Path) -> dict[str, Any] | None:
             f"{folder / RESULT} must have schema_version {SCHEMA_VERSION}, got "
             f"{content.get('schema_version')!r}; read it with the version of embedlab that wrote it."
         )
+    if content is not None:
+        schema.check(content, schema.RESULT, folder / RESULT)
     return content
 
 

@@ -26,7 +26,7 @@ from embedlab.data import DataModule
 from embedlab.errors import UserError
 from embedlab.runs.claim import claim
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
-from embedlab.training import checks, result
+from embedlab.training import checks, help, result, values
 from embedlab.training.callbacks import Evaluation, Preparation, Progress, RandomState, Resumable, Stopwatch, best
 from embedlab.training.identity import identify
 from embedlab.training.log import keep_log, quiet
@@ -46,13 +46,17 @@ class _CLI(LightningCLI):
         parser.add_argument("--label", type=str | None, default=None, help="Name of the strategy in tables.")
         parser.add_argument("--request", type=str | None, default=None, help="Hash of the request, set by `compare`.")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and refuse what cannot be done before even the seed is set."""
+        super().parse_arguments(parser, args)
+        checks.check_request(self.config.subcommand, self.config[self.config.subcommand])
+
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: a checkpoint never overrides what was typed."""
 
     def before_instantiate_classes(self) -> None:
         """Fill in what follows from the rest: names and folders."""
         config = self.config[self.subcommand]
-        checks.check_request(str(self.subcommand), config)
         class_path = config.model.class_path
         config.label = config.label or class_path.rpartition(".")[2]
         seed = config.seed_everything
@@ -72,7 +76,7 @@ class _CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the callbacks that every run needs."""
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        runs.make_folder(self.run_dir, "`run_dir`")
         self.stopwatch = Stopwatch()
         self.evaluation = Evaluation(self.run_dir)
         progress = Progress(self.run_dir)
@@ -84,8 +88,11 @@ class _CLI(LightningCLI):
         given = given if isinstance(given, list) else [given]
         try:
             return super().instantiate_trainer(callbacks=[*given, *own], **kwargs)
-        except (MisconfigurationException, ImportError, ValueError) as error:
-            raise UserError(f"`trainer` cannot be had as asked for: {' '.join(str(error).split())}") from error
+        except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split()).rstrip(".!")
+            raise UserError(
+                f"`trainer` must be one that can be built, but {reason}; change or leave out that option."
+            ) from error
 
     def after_instantiate_classes(self) -> None:
         """Read the data and check it against the strategy, before anything slow starts."""
@@ -178,11 +185,15 @@ def main(arguments: Sequence[str]) -> int:
     quiet()
     for module in pkgutil.iter_modules(strategies.__path__):  # so that class names need no import path
         importlib.import_module(f"{strategies.__name__}.{module.name}")
+    if shown := help.answer(arguments):
+        print(shown)  # noqa: T201  # the command's answer
+        return 0
     try:
         _CLI(
             EmbeddingStrategy,
             DataModule,
             subclass_mode_model=True,
+            parser_class=help.HelpfulParser,
             save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,
@@ -190,9 +201,11 @@ def main(arguments: Sequence[str]) -> int:
             args=None if list(arguments) == sys.argv[1:] else list(arguments),
         )
     except ArgumentError as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(values.explain(str(error))) from error
     except ValueError as error:
         if isinstance(error.__cause__, UserError):  # the parser wraps what a constructor says
             raise error.__cause__ from None
+        if str(error).startswith("Does not validate"):  # so does what it says of a class it could not build
+            raise UserError(values.explain(str(error))) from error
         raise
     return 0
