@@ -49,7 +49,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     existing(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a safe loader
+        content = _with_text_keys(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader))  # a safe loader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
@@ -65,7 +65,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold `key: value` pairs, got {type(content).__name__}.")
-    return {str(key): value for key, value in content.items()}
+    return content
+
+
+def _with_text_keys(content: Any) -> Any:
+    """Return YAML's content with texts as keys, as options have them."""
+    if isinstance(content, dict):
+        return {str(key): _with_text_keys(value) for key, value in content.items()}
+    return [_with_text_keys(value) for value in content] if isinstance(content, list) else content
 
 
 def existing(path: Path) -> Path:

@@ -20,6 +20,7 @@ __all__ = ["HelpfulParser", "answer", "path_of", "shipped", "subclasses", "types
 
 FUNCTIONS: Final = (pooling, losses)
 FUNCTION: Final = re.compile(r"Callable\[\[[^\]]*\], [^\]]*\]")
+INTERNAL: Final = re.compile(r"^torch\.|\.Dummy|^embedlab\.training\.")
 KNOWN: Final = re.compile(r",\s+known\s+subclasses:\s+([^()]*)\)")
 
 
@@ -86,6 +87,9 @@ class _Formatter(DefaultHelpFormatter):
 
     def _expand_help(self, action: argparse.Action) -> str:
         text = super()._expand_help(action)
+        if "init_args" in text and "EmbeddingStrategy" in text:
+            more = text[text.index("(") :]
+            text = f"A strategy by its name or dotted path, or the file of one; --model.NAME sets its options. {more}"
         text = KNOWN.sub(lambda match: _listed(match[1]) + ")", text)
         for hint in (pooling.Pooling, losses.PairLoss):
             signature = ", ".join(own.__name__ for own in get_args(hint)[0])
@@ -102,8 +106,12 @@ class _Formatter(DefaultHelpFormatter):
 
 
 def _listed(paths: str) -> str:
-    """Return the list of classes without the abstract ones, which nobody can name, and without torch's tensors."""
-    kept = [own for own in re.split(r",\s+", paths) if not own.startswith("torch.") and not _is_abstract(own)]
+    """Return the list of classes without the abstract ones, which nobody can name, and internal ones."""
+    kept = [
+        own
+        for own in re.split(r",\s+", paths)
+        if ".Dummy" not in own and not own.startswith("torch.") and not _is_abstract(own)
+    ]
     return f", these ship: {', '.join(kept)}" if kept else ""
 
 

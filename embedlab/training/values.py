@@ -77,8 +77,11 @@ def explain(message: str) -> str:
     """
     refused = _find(message)
     came = _came(refused, message)
-    if (match := MISSING.search(message)) and not (came or "").startswith(f"'{match[3]}"):
-        package = next(filter(None, match.groups()))
+    absent = ""
+    if (missing := MISSING.search(message)) and (came or "").startswith(f"'{missing[3]}"):
+        absent = f"; there is no module {missing[3]}"
+    elif missing:
+        package = next(filter(None, missing.groups()))
         whose = getattr(refused.chosen, "__name__", "what was named")
         return (
             f"`{refused.option}` must be of what is installed, but {whose} needs {package}, which is not; install it, or "
@@ -94,7 +97,6 @@ def explain(message: str) -> str:
         return f"`{refused.option}.{match[1]}` must be given, as {whose} needs it, got none; add --{refused.option}.{match[1]}."
     if refused.hint is None and not KEY.search(message):
         return f"{' '.join(message.split()).rstrip('.')}; see embedlab fit --help."
-    absent = f"; there is no module {match[3]}" if match else ""
     return _sentence(refused.option, refused.hint, refused.default, came, absent)
 
 
