@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -14,6 +14,9 @@ from embedlab.errors import UserError, did_you_mean, nearest
 __all__ = ["existing", "hint", "nearest", "read_value", "read_yaml", "write_value"]
 
 hint = did_you_mean
+# What PyYAML raises over a value such as a date that is none.
+UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
+DEEPEST: Final = 100  # levels of nesting
 
 
 class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
@@ -49,7 +52,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     existing(path)
     try:
-        content = _with_text_keys(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader))  # a safe loader
+        content = _with_text_keys(_load(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
@@ -59,13 +62,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} must be YAML in UTF-8, but byte {error.start} is not; save it as UTF-8.") from error
     except OSError as error:
         raise UserError(f"{path} must be a file that can be read, but it cannot ({error.strerror}).") from error
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # such as a date that is none
+    except UNREADABLE as error:
         raise UserError(f"{path} must be YAML, but a value in it cannot be read ({error}); quote it.") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold `key: value` pairs, got {type(content).__name__}.")
     return content
+
+
+def _load(text: str) -> Any:
+    """Load YAML that is nested no deeper than a program can follow: libyaml's reader crashes on what is."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise RecursionError(f"it is nested more than {DEEPEST} levels deep")
+    return yaml.load(text, Loader=_Loader)  # a safe loader
 
 
 def _with_text_keys(content: Any) -> Any:
@@ -101,8 +114,8 @@ def read_value(text: str) -> Any:
     (3, None, 'a: [')
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # a safe loader
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError):
+        return _load(text)
+    except (yaml.YAMLError, *UNREADABLE):
         return text
 
 

@@ -33,9 +33,8 @@ def interval_over_seeds(
         columns = _predictions(path)
         if columns is None:
             return None, f"no interval: {path.name} is damaged for {folder.name}"
-        order = np.argsort(columns[0], kind="stable")
         for values, own in zip((ids, scores, labels), columns, strict=True):
-            values.append(own[order])
+            values.append(own)
     if any(not np.array_equal(own, ids[0]) for own in ids) or any(not np.array_equal(own, labels[0]) for own in labels):
         return None, "no interval: the seeds were scored on different pairs"
     if not all(np.isfinite(own).all() for own in (*scores, *labels)):
@@ -45,13 +44,16 @@ def interval_over_seeds(
 
 
 def _predictions(path: Path) -> list[np.ndarray] | None:
-    """Read ids, scores and labels of scored pairs; None where the file is damaged."""
+    """Read ids, scores and labels of scored pairs, sorted by id; None where the file is damaged."""
     import pyarrow as pa
     from pyarrow import parquet  # 0.2 s that only this needs
 
     try:
         columns = parquet.read_table(path)
         ids = columns["id"].to_numpy()
-        return [ids, *(columns[name].to_numpy().astype(np.float64) for name in ("score", "label"))]
+        order = np.argsort(ids, kind="stable")
+        return [
+            own[order] for own in (ids, *(columns[name].to_numpy().astype(np.float64) for name in ("score", "label")))
+        ]
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
         return None

@@ -90,6 +90,8 @@ def _fault(value: Any, kind: Any, place: str) -> tuple[str, str, Any] | None:
     if isinstance(kind, list):
         if not isinstance(value, Sequence) or isinstance(value, str):
             return place, "a list", value
+        if None in value:
+            return f"{place}.{list(value).index(None)}", kind[0].words, None
         inner = [(own, kind[0], f"{place}.{number}") for number, own in enumerate(value)]
     elif not isinstance(value, Mapping):
         return place, "a mapping", value
