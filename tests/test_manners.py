@@ -17,9 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningCLI
 
 from embedlab import cli, runs
+from embedlab.errors import UserError
+from embedlab.training.loggers import set_up_loggers
 from tests import processes
 
 HEADER = "sentence1,sentence2,score"
@@ -109,6 +112,7 @@ CASES: dict[str, Sequence[str]] = {
     f"test {SHARED} LoRABiEncoder": ["`ckpt_path`", "what LoRABiEncoder has learned", "got none"],
     f"fit {SHARED} Tfidf --ckpt_path archive.zip": ["`ckpt_path`", "left out for Tfidf", "got archive.zip"],
     f"fit {SHARED} Tfidf --trainer.fast_dev_run true": ["`trainer.fast_dev_run`", "left out"],
+    f"fit {SHARED} Tfidf -c odd.yaml": ["`data.test`", "got 'a\\x00'", "use letters"],
     # places
     f"fit {SHARED} Tfidf --run_dir file": ["`run_dir`", "must be a folder", "file is a file"],
     f"fit {SHARED} Tfidf --run_dir file/below": ["`run_dir`", "must be a folder", "file is a file"],
@@ -174,6 +178,7 @@ def make_place(place: Path) -> None:
         "shared.yaml": f"{run}trainer: {{max_epochs: 1, logger: false, enable_model_summary: false}}\n",
         "loggers.yaml": "trainer: {logger: [{class_path: CSVLogger, init_args: {save_dir: .}}, {class_path: WandbLogger}]}\n",
         "tfidf.yaml": "model: {class_path: Tfidf}\n",
+        "odd.yaml": 'data: {test: {"a\\0": {path: a.csv}}}\n',
         "rank.yaml": "model: {class_path: LoRABiEncoder, init_args: {rank: eight}}\n",
         "widths.yaml": "model: {class_path: Freeze, init_args: {network: {widths: [wide]}}}\n",
         "training.yaml": "model: {class_path: LoRABiEncoder, init_args: {training: [1, 2]}}\n",
@@ -278,6 +283,19 @@ def test_an_option_of_the_last_logger_needs_no_number(place: Path) -> None:
     assert re.search(
         r"class_path: lightning.pytorch.loggers.WandbLogger\s+init_args:(\s+\w+: .*)*\s+offline: true", out
     )
+
+
+def test_going_online_needs_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wandb.login", lambda prompt: False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    arguments = Namespace(save_dir=".", name=None, project="x", offline=False)
+    logger = Namespace(class_path="lightning.pytorch.loggers.WandbLogger", init_args=arguments)
+    config = Namespace(trainer=Namespace(logger=[logger]), study="s")
+    with pytest.raises(UserError, match="`trainer.logger.offline` must be true"):
+        set_up_loggers(config, Path("run"), "x")
+    monkeypatch.setattr("wandb.login", lambda prompt: True)
+    set_up_loggers(config, Path("run"), "x")
+    assert arguments.save_dir == "run"
 
 
 def test_help_lists_what_ships(place: Path) -> None:

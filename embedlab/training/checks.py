@@ -41,6 +41,8 @@ def check_request(subcommand: str, config: Any) -> None:
     for argument in ("study", "label"):
         if config[argument] is not None:
             runs.check_name(config[argument], f"`{argument}`")
+    for name in config.data.test or {}:  # predictions are kept under it
+        runs.check_name(str(name).replace("/", "-"), "each name in `data.test`")
     if config.run_dir is not None:
         runs.check_folder(Path(config.run_dir), "`run_dir`")
     _check_machine(config.trainer)

@@ -33,6 +33,7 @@ MISSING: Final = re.compile(
     r"Requirement '([^']+)' not met|`?(\w+)`? nor `?\w+`? is available|No module named '([^']+)'"
 )
 REQUIRED: Final = re.compile(r"the following arguments are required: (\w+)")
+BAD_NAME: Final = re.compile(r'(?:Empty nested key|Spaces not allowed in keys): "(.*)"')
 NUMBERED: Final = re.compile(r"(?:unrecognized arguments: --|NestedArg\(key=')(\d+)\.(?:init_args\.)?([\w.]+)")
 ROOTS: Final = {
     "model": EmbeddingStrategy,
@@ -92,9 +93,12 @@ def explain(message: str) -> str:
             f"`{refused.option}.{match[1]}` must go without a number, as an option of a list is that of its last member; "
             f"write --{refused.option}.{match[2]}, or name the whole list."
         )
+    if match := BAD_NAME.search(refused.text):
+        return f"`{refused.option}` must be a mapping whose names are words, got {match[1]!r}; leave it out."
     if match := REQUIRED.search(refused.text):
-        whose = getattr(refused.chosen, "__name__", "the class")
-        return f"`{refused.option}.{match[1]}` must be given, as {whose} needs it, got none; add --{refused.option}.{match[1]}."
+        whose = getattr(refused.chosen, "__name__", "a run")
+        option = f"{refused.option}.{match[1]}".lstrip(".")
+        return f"`{option}` must be given, as {whose} needs it, got none; add --{option}."
     if refused.hint is None and not KEY.search(message):
         return f"{' '.join(message.split()).rstrip('.')}; see embedlab fit --help."
     return _sentence(refused.option, refused.hint, refused.default, came, absent)
