@@ -113,6 +113,7 @@ CASES: dict[str, Sequence[str]] = {
     f"fit {SHARED} Tfidf --ckpt_path archive.zip": ["`ckpt_path`", "left out for Tfidf", "got archive.zip"],
     f"fit {SHARED} Tfidf --trainer.fast_dev_run true": ["`trainer.fast_dev_run`", "left out"],
     f"fit {SHARED} Tfidf -c odd.yaml": ["`data.test`", "got 'a\\x00'", "use letters"],
+    f"fit {SHARED} Tfidf --data.train.path letters.csv": ["`data.train`", "words of two letters"],
     # places
     f"fit {SHARED} Tfidf --run_dir file": ["`run_dir`", "must be a folder", "file is a file"],
     f"fit {SHARED} Tfidf --run_dir file/below": ["`run_dir`", "must be a folder", "file is a file"],
@@ -179,6 +180,7 @@ def make_place(place: Path) -> None:
         "loggers.yaml": "trainer: {logger: [{class_path: CSVLogger, init_args: {save_dir: .}}, {class_path: WandbLogger}]}\n",
         "tfidf.yaml": "model: {class_path: Tfidf}\n",
         "odd.yaml": 'data: {test: {"a\\0": {path: a.csv}}}\n',
+        "letters.csv": f"{HEADER}\na,b,0.5\n",
         "rank.yaml": "model: {class_path: LoRABiEncoder, init_args: {rank: eight}}\n",
         "widths.yaml": "model: {class_path: Freeze, init_args: {network: {widths: [wide]}}}\n",
         "training.yaml": "model: {class_path: LoRABiEncoder, init_args: {training: [1, 2]}}\n",
@@ -287,6 +289,7 @@ def test_an_option_of_the_last_logger_needs_no_number(place: Path) -> None:
 
 def test_going_online_needs_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wandb.login", lambda prompt: False)
+    monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     arguments = Namespace(save_dir=".", name=None, project="x", offline=False)
     logger = Namespace(class_path="lightning.pytorch.loggers.WandbLogger", init_args=arguments)
