@@ -114,6 +114,13 @@ CASES: dict[str, Sequence[str]] = {
     f"fit {SHARED} Tfidf --trainer.fast_dev_run true": ["`trainer.fast_dev_run`", "left out"],
     f"fit {SHARED} Tfidf -c odd.yaml": ["`data.test`", "got 'a\\x00'", "use letters"],
     f"fit {SHARED} Tfidf --data.train.path letters.csv": ["`data.train`", "words of two letters"],
+    f"fit {SHARED} Tfidf --trainer.num_nodes 0": ["`trainer.num_nodes`", "positive", "got 0"],
+    f"fit {SHARED} Tfidf --trainer.strategy deepspeed": ["`trainer", "DeepSpeed installed"],
+    f"fit {SHARED} Tfidf --trainer.check_val_every_n_epoch 0": [
+        "`trainer.check_val_every_n_epoch`",
+        "at least 1",
+        "got 0",
+    ],
     # places
     f"fit {SHARED} Tfidf --run_dir file": ["`run_dir`", "must be a folder", "file is a file"],
     f"fit {SHARED} Tfidf --run_dir file/below": ["`run_dir`", "must be a folder", "file is a file"],
@@ -129,6 +136,9 @@ CASES: dict[str, Sequence[str]] = {
     "report folder": ["`RUNS`", "must hold runs"],
     "report nowhere": ["`RUNS`", "must be a folder"],
     # studies
+    "compare": ["`STUDY.yaml`", "must be given", "got none"],
+    "compare study.yaml --jobs two": ["`--jobs`", "a whole number", "got 'two'"],
+    "compare study.yaml --only none": ["`--only`", "a strategy of the study", "there are tfidf"],
     "compare study.yaml study.yaml": ["`STUDY.yaml`", "must be one file", "one after the other"],
     "compare study.yaml --set trainer.max_epochs=3": ["`--set`", "--override KEY=VALUE"],
     "compare study.yaml lora.model.rank=3": [

@@ -132,7 +132,7 @@ def test_a_study_with_a_fault(here: Path, capsys: pytest.CaptureFixture[str], ol
         ("study.yaml --jobs 0", "`--jobs` must be at least 1, got 0."),
         (
             "study.yaml --jobs many",
-            "argument --jobs: invalid int value: 'many'; see embedlab compare --help.",
+            "`--jobs` must be a whole number, got 'many'; see embedlab compare --help.",
         ),
         ("study.yaml --job 2", "`--job` must be an option of embedlab compare; did you mean --jobs."),
         ("study.yaml oops", "An override must be KEY=VALUE, got 'oops'"),
@@ -142,7 +142,7 @@ def test_a_study_with_a_fault(here: Path, capsys: pytest.CaptureFixture[str], ol
             "study.yaml modle.width=x",
             "An override must begin with model, data, trainer, got `modle.width`; did you mean model.",
         ),
-        ("", "the following arguments are required: STUDY.yaml; see embedlab compare --help."),
+        ("", "`STUDY.yaml` must be given, got none; see embedlab compare --help."),
     ],
 )
 def test_a_command_line_with_a_fault(

@@ -15,11 +15,8 @@ from embedlab.runs.folder import (
     STATUS,
     SUPERSEDED,
     Progress,
-    check_folder,
-    check_name,
     find_runs,
     identify,
-    make_folder,
     predictions_file,
     read_json,
     read_progress,
@@ -31,6 +28,7 @@ from embedlab.runs.folder import (
     write_progress,
     write_result,
 )
+from embedlab.runs.places import check_folder, check_name, make_folder
 from embedlab.runs.status import State, Status, is_alive, mark, now, read_status, write_status
 
 __all__ = [

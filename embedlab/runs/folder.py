@@ -27,11 +27,8 @@ from embedlab.runs import schema
 
 __all__ = [
     "Progress",
-    "check_folder",
-    "check_name",
     "find_runs",
     "identify",
-    "make_folder",
     "predictions_file",
     "read_json",
     "read_progress",
@@ -57,7 +54,6 @@ LAST: Final = "checkpoints/last.ckpt"
 PREDICTIONS: Final = "predictions"
 SUPERSEDED: Final = ".superseded-"
 SCHEMA_VERSION: Final = 1
-FORBIDDEN: Final = frozenset('/\\:*?"<>|=')  # in file names somewhere, or in our own command line
 
 
 @dataclass(frozen=True)
@@ -75,61 +71,6 @@ class Progress:
     done: int = 0
     total: int | None = None
     seconds_left: float | None = None
-
-
-def check_name(name: str, where: str) -> None:
-    """Refuse a name that cannot be a folder everywhere, or leads elsewhere.
-
-    Args:
-        name: Of a study, or of a strategy in tables.
-        where: Where it comes from, for messages, such as "`label`".
-
-    Raises:
-        UserError: If so.
-    """
-    bad = [sign for sign in name if sign in FORBIDDEN or not sign.isprintable()]
-    if bad or not name or len(name) > 100 or name != name.strip(" .") or name.startswith("-"):
-        raise UserError(
-            f"{where} must be a name that can be a folder, got {name!r}; use letters, digits, spaces, - and _, and begin "
-            "with a letter or digit."
-        )
-
-
-def check_folder(folder: Path, where: str) -> None:
-    """Refuse a folder that cannot be made or written to; nothing is made.
-
-    Raises:
-        UserError: If so.
-    """
-    there = folder.absolute()
-    while not os.path.lexists(there) and there != there.parent:
-        there = there.parent
-    if not there.is_dir():
-        raise UserError(f"{where} must be a folder, but {there} is a file; name another one.")
-    if not os.access(there, os.W_OK):
-        raise UserError(
-            f"{where} must be a folder that can be made, but {there} cannot be written to; name another one."
-        )
-
-
-def make_folder(folder: Path, where: str) -> None:
-    """Make a folder where there is none.
-
-    Args:
-        folder: The folder.
-        where: The argument it comes from, for messages, such as "`run_dir`".
-
-    Raises:
-        UserError: If it cannot be made.
-    """
-    check_folder(folder, where)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{where} must be a folder that can be made, but {folder} cannot ({reason}); name another one."
-        ) from error
 
 
 def run_folder(root: Path, study: str, label: str, seed: int) -> Path:

@@ -6,7 +6,7 @@ import re
 import zipfile
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
@@ -18,7 +18,10 @@ from embedlab.errors import UserError, did_you_mean
 from embedlab.strategies.base import Trainable
 from embedlab.training.values import check_groups
 
-__all__ = ["check_request", "check_training", "learned"]
+__all__ = ["check_request", "check_training", "learned", "trainer_fault"]
+
+# What Lightning takes below this, and then divides by or ignores.
+LEAST: Final = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0}
 
 
 def check_request(subcommand: str, config: Any) -> None:
@@ -62,6 +65,25 @@ def check_request(subcommand: str, config: Any) -> None:
             )
 
 
+def trainer_fault(error: Exception, trainer: Any) -> UserError:
+    """Return the sentence for what Lightning refuses to build.
+
+    Args:
+        error: What it raised.
+        trainer: The options of the trainer.
+    """
+    reason = " ".join(str(error).split()).rstrip(".!").replace(". ", "; ")
+    places = {name: found.start() for name in vars(trainer) if (found := re.search(rf"\b{name}\b", reason))}
+    if not places:
+        return UserError(
+            f"`trainer` must be one that Lightning can build, but {reason}; change or leave out that option."
+        )
+    name = min(places, key=lambda own: places[own])
+    return UserError(
+        f"`trainer.{name}` must be what Lightning can do here, got {trainer[name]}: {reason}; leave it out."
+    )
+
+
 def _class(config: Any) -> type:
     """Return the strategy's class."""
     module, _, name = config.model.class_path.rpartition(".")
@@ -84,6 +106,11 @@ def _check_machine(trainer: Any) -> None:
     if isinstance(name := trainer.strategy, str) and name not in strategies:
         near = did_you_mean(name, strategies, listing=False) or f"; there are {', '.join(strategies)}"
         raise UserError(f"`trainer.strategy` must be a way to share work that Lightning knows, got {name!r}{near}.")
+    for name, least in LEAST.items():
+        if trainer[name] is not None and trainer[name] < least:
+            raise UserError(
+                f"`trainer.{name}` must be at least {least}, got {trainer[name]}; leave it out for the default."
+            )
     devices = trainer.devices
     on_cpu = trainer.accelerator == "cpu" or not (there["gpu"] or there["tpu"])
     number = re.fullmatch(r" *(-?\d+) *", str(devices))

@@ -89,10 +89,7 @@ class _CLI(LightningCLI):
         try:
             return super().instantiate_trainer(callbacks=[*given, *own], **kwargs)
         except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split()).rstrip(".!")
-            raise UserError(
-                f"`trainer` must be one that can be built, but {reason}; change or leave out that option."
-            ) from error
+            raise checks.trainer_fault(error, self.config[self.subcommand].trainer) from error
 
     def after_instantiate_classes(self) -> None:
         """Read the data and check it against the strategy, before anything slow starts."""

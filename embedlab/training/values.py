@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
+from embedlab.arguments import in_our_words
 from embedlab.data import DataModule
 from embedlab.errors import UserError, did_you_mean
 from embedlab.strategies.base import EmbeddingStrategy
@@ -100,7 +101,7 @@ def explain(message: str) -> str:
         option = f"{refused.option}.{match[1]}".lstrip(".")
         return f"`{option}` must be given, as {whose} needs it, got none; add --{option}."
     if refused.hint is None and not KEY.search(message):
-        return f"{' '.join(message.split()).rstrip('.')}; see embedlab fit --help."
+        return f"{in_our_words(' '.join(message.split()).rstrip('.'))}; see embedlab fit --help."
     return _sentence(refused.option, refused.hint, refused.default, came, absent)
 
 
