@@ -87,6 +87,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 2
     if command not in COMMANDS:
         near = f"; did you mean {SAID[command]}" if command in SAID else did_you_mean(command, COMMANDS, listing=False)
+        near = near or "; see embedlab --help"
         raise UserError(f"`COMMAND` must be one of {', '.join(COMMANDS)}, got {command!r}{near}.")
     if command == "compare":
         from embedlab.study import compare

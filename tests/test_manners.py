@@ -162,7 +162,7 @@ CASES: dict[str, Sequence[str]] = {
     f"fit {SHARED} Tfidf --data.train.path short.csv": ["short.csv, line 3", "3 fields", "got 1"],
     f"fit {SHARED} Tfidf --data.train.path latin.csv": ["latin.csv", "line 2", "UTF-8"],
     f"fit {SHARED} Tfidf --data.train.path broken.jsonl": ["broken.jsonl, line 2", "a JSON object"],
-    f"fit {SHARED} Tfidf --data.train.path half.jsonl": ["half.jsonl, line 1", "a JSON object"],
+    f"fit {SHARED} Tfidf --data.train.path half.jsonl": ["half.jsonl, line 1", "Unicode text", "surrogate"],
     f"fit {SHARED} Tfidf --data.train.path broken.parquet": ["`data.train.path`", "'broken.parquet'", "Parquet"],
     f"fit {SHARED} Tfidf --data.train.path broken.csv.gz": ["`data.train.path`", "'broken.csv.gz' cannot"],
     f"fit {SHARED} Tfidf --data.train.path cut.csv.gz": ["`data.train.path`", "'cut.csv.gz' cannot"],

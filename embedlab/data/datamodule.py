@@ -50,7 +50,7 @@ class DataModule(LightningDataModule):
         super().__init__()
         for name, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if size < 1:
-                raise UserError(f"`data.{name}` must be at least 1, got {size}.")
+                raise UserError(f"`data.{name}` must be at least 1, got {size}; raise it, or leave it out.")
         self.train, self.validation, self.test, self.predict = train, validation, test or {}, predict
         self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
         self.seed = seed

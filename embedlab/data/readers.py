@@ -166,10 +166,15 @@ def _jsonl(path: Path, stream: IO[str]) -> Table:
         try:
             record = json.loads(line)
             if "\\ud" in line.lower():
-                json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is no text
-        except (ValueError, RecursionError) as error:
+                json.dumps(record, ensure_ascii=False).encode()  # refuses half of a surrogate pair
+        except UnicodeEncodeError as error:
             raise UserError(
-                f"{path}, line {number}: must be a JSON object, got something else ({error}); mend that line."
+                f"{path}, line {number}: must hold Unicode text, got half of a surrogate pair; mend that line."
+            ) from error
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", error)
+            raise UserError(
+                f"{path}, line {number}: must be a JSON object, got something else ({reason}); mend that line."
             ) from error
         if not isinstance(record, dict):
             raise UserError(

@@ -103,7 +103,7 @@ class Source:
             UserError: If anything is missing or wrong; the sentence names file and line.
         """
         if self.limit is not None and self.limit < 1:
-            raise UserError(f"`limit` must be at least 1 row, got {self.limit}.")
+            raise UserError(f"`limit` must be at least 1 row, got {self.limit}; raise it, or leave it out.")
         table = read_table(self.path, self.split, self.subset, self.revision, self.quoting)
         kind, columns = self._roles(table)
         if kind != "pairs" and self.query != "first":
