@@ -16,7 +16,17 @@ from lightning.pytorch.cli import LightningArgumentParser
 from embedlab import losses, pooling
 from embedlab.strategies.base import EmbeddingStrategy
 
-__all__ = ["HelpfulParser", "answer", "path_of", "shipped", "subclasses", "types_of"]
+__all__ = [
+    "HelpfulParser",
+    "answer",
+    "class_at",
+    "hints_of",
+    "parameters_of",
+    "path_of",
+    "shipped",
+    "subclasses",
+    "types_of",
+]
 
 FUNCTIONS: Final = (pooling, losses)
 FUNCTION: Final = re.compile(r"Callable\[\[[^\]]*\], [^\]]*\]")
@@ -36,6 +46,31 @@ def types_of(hint: Any) -> tuple[Any, ...]:
 def path_of(value: Any) -> str:
     """Return the dotted path of a function or class."""
     return f"{value.__module__}.{value.__qualname__}"
+
+
+def class_at(path: str) -> Any:
+    """Return the class at a dotted path; None where there is none."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name, None)
+    except (ImportError, ValueError):
+        return None
+
+
+def hints_of(kind: Any) -> dict[str, Any]:
+    """Return the types of a class's arguments; nothing where they cannot be read."""
+    try:
+        return get_type_hints(kind.__init__)
+    except (AttributeError, NameError, TypeError):
+        return {}
+
+
+def parameters_of(kind: Any) -> dict[str, inspect.Parameter]:
+    """Return the arguments of a class by name; nothing where they cannot be read."""
+    try:
+        return dict(inspect.signature(kind).parameters)
+    except (TypeError, ValueError):
+        return {}
 
 
 def subclasses(base: Any) -> Iterator[Any]:
@@ -121,10 +156,10 @@ def _is_abstract(path: str) -> bool:
 
 
 class HelpfulParser(LightningArgumentParser):
-    """The parser of LightningCLI with help that lists what ships."""
+    """The parser of LightningCLI that takes no abbreviations, and whose help lists what ships."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"formatter_class": _Formatter, **kwargs})
+        super().__init__(*args, **{"formatter_class": _Formatter, "allow_abbrev": False, **kwargs})
 
 
 def answer(arguments: Sequence[str]) -> str | None:

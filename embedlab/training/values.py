@@ -6,8 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, get_args, get_origin
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
@@ -16,9 +15,9 @@ from embedlab.arguments import in_our_words
 from embedlab.data import DataModule
 from embedlab.errors import UserError, did_you_mean
 from embedlab.strategies.base import EmbeddingStrategy
-from embedlab.training.help import path_of, shipped, types_of
+from embedlab.training.help import class_at, hints_of, parameters_of, path_of, shipped, types_of
 
-__all__ = ["check_groups", "explain", "needed"]
+__all__ = ["check_groups", "explain", "is_about_a_value", "needed"]
 
 KEY: Final = re.compile(r'( *)(?:- )?Parser key "([^"]+)":')
 CLASS: Final = re.compile(r"( *)(?:- )?Problem with given class_path '([^']+)':")
@@ -66,6 +65,15 @@ class _Refused:
     default: Any
     chosen: Any
     text: str
+
+
+def is_about_a_value(message: str) -> bool:
+    """Tell whether the parser's complaint about a name it does not know is in truth about a value.
+
+    Args:
+        message: What jsonargparse says: of a function that is not there, or of a number in place of a logger.
+    """
+    return "expects a function" in message or NUMBERED.search(message) is not None
 
 
 def explain(message: str) -> str:
@@ -119,9 +127,9 @@ def check_groups(config: Any) -> None:
         _check_group(section, ROOTS[section], config.get(section))
     if model is None:
         return
-    kind = _load(model.class_path)
+    kind = class_at(model.class_path)
     arguments = model.get("init_args") or {}
-    for name, hint in _hints(kind).items():
+    for name, hint in hints_of(kind).items():
         if inspect.isclass(hint) and not shipped(hint) and hint.__module__.startswith("embedlab."):
             _check_group(f"model.{name}", hint, arguments.get(name))
 
@@ -183,7 +191,7 @@ def _one(hint: Any) -> str:
     if classes := shipped(hint):
         return f"a class, such as {', '.join(map(_name, classes[:LISTED]))}"
     if inspect.isclass(hint) and hint.__module__.startswith(("embedlab.", "lightning.")):
-        options = list(_parameters(hint))
+        options = list(parameters_of(hint))
         return f"a mapping with options among {', '.join(options[:LISTED])}{', ...' if len(options) > LISTED else ''}"
     return f"a {getattr(hint, '__name__', 'value of another kind')}"
 
@@ -226,7 +234,7 @@ def _resolve(path: Sequence[tuple[int, str, str]], text: str) -> _Refused:
     chosen: Any = None
     for _, kind, name in path:
         if kind == "class":
-            chosen = _load(name)
+            chosen = class_at(name)
             if not parts:
                 parts = [_section(chosen)]
             continue
@@ -237,7 +245,7 @@ def _resolve(path: Sequence[tuple[int, str, str]], text: str) -> _Refused:
                 own = chosen if chosen is not None else next((t for t in types_of(hint) if inspect.isclass(t)), None)
                 if any(get_origin(t) is dict for t in types_of(hint)):
                     parts.append("NAME")
-                hint, default, chosen = _hints(own).get(part), _parameters(own).get(part), None
+                hint, default, chosen = hints_of(own).get(part), parameters_of(own).get(part), None
                 default = inspect.Parameter.empty if default is None else default.default
             parts.append(part)
     return _Refused(".".join(parts), hint, default, chosen, text)
@@ -271,27 +279,3 @@ def _shown(value: Any) -> str:
 
 def _word(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _load(path: str) -> Any:
-    """Return the class at a dotted path; None where there is none."""
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(import_module(module), name, None)
-    except (ImportError, ValueError):
-        return None
-
-
-def _hints(kind: Any) -> dict[str, Any]:
-    try:
-        return get_type_hints(kind.__init__)
-    except (AttributeError, NameError, TypeError):
-        return {}
-
-
-def _parameters(kind: Any) -> dict[str, inspect.Parameter]:
-    try:
-        found = dict(inspect.signature(kind).parameters)
-    except (TypeError, ValueError):
-        return {}
-    return found
