@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
-from embedlab.errors import UserError
-from embedlab.yaml_files import hint
+from embedlab.errors import UserError, did_you_mean
 
-__all__ = ["Parser"]
+__all__ = ["Parser", "in_our_words"]
+
+SAID: Final = {
+    r"^argument (\S+): invalid int value: (.*)$": r"`\1` must be a whole number, got \2",
+    r"^argument (\S+): expected .*$": r"`\1` must be followed by a value, got none",
+    r"^the following arguments are required: (.*)$": r"`\1` must be given, got none",
+    r"^unrecognized arguments: (.*)$": r"`\1` must be an option, got something else",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,10 +40,21 @@ class Parser(argparse.ArgumentParser):
         found, unknown = self.parse_known_intermixed_args(list(arguments))
         if unknown:
             option = unknown[0].partition("=")[0]
-            near = hint(option, [own for own in self._option_string_actions if own.startswith("--")])
+            near = did_you_mean(option, [own for own in self._option_string_actions if own.startswith("--")])
             raise UserError(f"`{option}` must be an option of {self.prog}{near}.")
         return found
 
     def error(self, message: str) -> NoReturn:
         """Turn a complaint into a sentence."""
-        raise UserError(f"{message}; see {self.prog} --help.")
+        raise UserError(f"{in_our_words(message)}; see {self.prog} --help.")
+
+
+def in_our_words(message: str) -> str:
+    """Say what argparse says as the rest of this program would.
+
+    >>> in_our_words("argument --jobs: invalid int value: 'x'")
+    "`--jobs` must be a whole number, got 'x'"
+    """
+    for pattern, sentence in SAID.items():
+        message = re.sub(pattern, sentence, message)
+    return message

@@ -7,8 +7,7 @@ import sys
 from typing import Final
 
 import embedlab
-from embedlab.errors import UserError, exit_status
-from embedlab.yaml_files import hint
+from embedlab.errors import UserError, did_you_mean, exit_status
 
 __all__ = ["main"]
 
@@ -34,6 +33,13 @@ options:
   --version                 show the version
   -h, --help                show this
 """
+# What others call our commands, where it looks like none of them or like the wrong one.
+SAID: Final = {
+    **{name: "report" for name in ("list", "ls", "show", "results", "table")},
+    **{name: "fit" for name in ("train", "run")},
+    **{name: "test" for name in ("eval", "evaluate", "score")},
+    **{name: "compare" for name in ("study", "benchmark", "grid", "sweep")},
+}
 COMMANDS: Final = ("fit", "validate", "test", "predict", "compare", "report", "configs")
 
 
@@ -59,6 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     """Hand over to the one part of the program that is wanted, importing nothing else."""
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if command == "help" and rest:
+        command, rest = rest[0], ["--help"]
+        arguments = [command, *rest]
     if command in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
@@ -69,7 +78,8 @@ def _dispatch(arguments: list[str]) -> int:
         print(HELP, end="", file=sys.stderr)
         return 2
     if command not in COMMANDS:
-        near = hint(command, COMMANDS, listing=False)
+        near = f"; did you mean {SAID[command]}" if command in SAID else did_you_mean(command, COMMANDS, listing=False)
+        near = near or "; see embedlab --help"
         raise UserError(f"`COMMAND` must be one of {', '.join(COMMANDS)}, got {command!r}{near}.")
     if command == "compare":
         from embedlab.study import compare

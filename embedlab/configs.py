@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from embedlab.arguments import Parser
-from embedlab.errors import UserError
-from embedlab.yaml_files import existing, nearest
+from embedlab.errors import UserError, nearest
+from embedlab.yaml_files import existing
 
 __all__ = ["find", "first_line", "folder", "main", "names", "with_files"]
 

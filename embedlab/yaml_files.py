@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
-from embedlab.errors import UserError
+from embedlab.errors import UserError, did_you_mean
 
-__all__ = ["existing", "hint", "nearest", "read_value", "read_yaml", "write_value"]
+__all__ = ["existing", "read_value", "read_yaml", "write_value"]
+
+# What PyYAML raises over a value such as a date that is none.
+UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
+DEEPEST: Final = 100  # levels of nesting
 
 
 class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
@@ -48,7 +51,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     existing(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a safe loader
+        content = _with_text_keys(_load(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
@@ -56,11 +59,32 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{place} must be YAML, but {problem}.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} must be YAML in UTF-8, but byte {error.start} is not; save it as UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"{path} must be a file that can be read, but it cannot ({error.strerror}).") from error
+    except UNREADABLE as error:
+        raise UserError(f"{path} must be YAML, but a value in it cannot be read ({error}); quote it.") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold `key: value` pairs, got {type(content).__name__}.")
-    return {str(key): value for key, value in content.items()}
+    return content
+
+
+def _load(text: str) -> Any:
+    """Load YAML that is nested no deeper than a program can follow: libyaml's reader crashes on what is."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise RecursionError(f"it is nested more than {DEEPEST} levels deep")
+    return yaml.load(text, Loader=_Loader)  # a safe loader
+
+
+def _with_text_keys(content: Any) -> Any:
+    """Return YAML's content with texts as keys, as options have them."""
+    if isinstance(content, dict):
+        return {str(key): _with_text_keys(value) for key, value in content.items()}
+    return [_with_text_keys(value) for value in content] if isinstance(content, list) else content
 
 
 def existing(path: Path) -> Path:
@@ -79,36 +103,7 @@ def existing(path: Path) -> Path:
     if folder != path.parent:
         raise UserError(f"{path} does not exist: there is no folder {path.parent}.")
     names = [entry.name for entry in folder.iterdir() if entry.is_file()]
-    raise UserError(f"{path} does not exist{hint(path.name, names, '' if folder == Path() else f'{folder}/')}.")
-
-
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Return the name most like the given one, or None when none is.
-
-    >>> nearest("lora-bi.yml", ["lora-bi.yaml", "freeze.yaml"])
-    'lora-bi.yaml'
-    """
-    lower = {other.lower(): other for other in names}
-    found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
-    return lower[found[0]] if found else None
-
-
-def hint(name: str, names: Iterable[str], prefix: str = "", listing: bool = True) -> str:
-    """Return the end of an error sentence: the nearest name, or the names there are, or nothing.
-
-    Args:
-        name: What was typed.
-        names: What it could have been.
-        prefix: Put before the nearest name.
-        listing: Whether to list the names if none is near.
-
-    >>> hint("label", ["labels", "seeds"]), hint("x", ["labels", "seeds"])
-    ('; did you mean labels', '; there are labels, seeds')
-    """
-    names = sorted(names)
-    if (near := nearest(name, names)) is not None:
-        return f"; did you mean {prefix}{near}"
-    return f"; there are {', '.join(names)}" if listing and 0 < len(names) <= 20 else ""
+    raise UserError(f"{path} does not exist{did_you_mean(path.name, names, '' if folder == Path() else f'{folder}/')}.")
 
 
 def read_value(text: str) -> Any:
@@ -118,8 +113,8 @@ def read_value(text: str) -> Any:
     (3, None, 'a: [')
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # a safe loader
-    except yaml.YAMLError:
+        return _load(text)
+    except (yaml.YAMLError, *UNREADABLE):
         return text
 
 

@@ -153,6 +153,23 @@ def in_two(function: Callable[..., Any], *arguments: Any) -> list[Any]:
     return results
 
 
+def call(place: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function at module level in a process with a working directory and a cache in `place`; return its result."""
+    mine, theirs = _SERVER.Pipe(duplex=False)
+    process = _SERVER.Process(target=_call, args=(str(place), theirs, function, arguments))
+    process.start()
+    theirs.close()
+    result = mine.recv()
+    process.join()
+    return result
+
+
+def _call(place: str, results: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.chdir(place)
+    os.environ.update(EMBEDLAB_CACHE=f"{place}/cache", HF_HUB_OFFLINE="1")
+    results.send(function(*arguments))
+
+
 def _join(rank: int, port: int, results: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     import torch
 

@@ -293,7 +293,7 @@ def write(folder: Path, files: dict[str, str]) -> None:
     "arguments",
     [
         "-c method.yaml -c small.yaml --seed_everything 3 --trainer.max_epochs=2 --model.training.warmup 0.2",
-        "-c method.yaml -c small.yaml --run_dir x --study y --label z --ckpt_path last",
+        "-c method.yaml -c small.yaml --run_dir x --study y --label z",
         '--model own_methods.Method --model.backbone.name small --model.training {"warmup":0}',
         "--model Tfidf",
         "-c simple.yaml --data.train.path x --data.train.limit 20",

@@ -238,7 +238,7 @@ def test_overrides_from_near_beat_those_from_afar(here: Path, run: Run) -> None:
             "method: {config: method.yaml, overrides: {data.batch_size: 2, model.width: null}}",
         )
     )
-    _, out = run("--dry-run", "--seeds", "0", "--set", "trainer.max_epochs=7")
+    _, out = run("--dry-run", "--seeds", "0", "--override", "trainer.max_epochs=7")
     method, simple = [line.split()[1:] for line in out.splitlines() if "overrides: " in line]
     assert method == [
         "data.batch_size=2",

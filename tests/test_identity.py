@@ -496,6 +496,7 @@ def test_a_run_resumes_with_another_logger_but_not_with_another_loss(
     class KilledError(Exception):
         pass
 
+    @functools.wraps(Trainer.fit)  # the parser takes the options of `fit` from its signature
     def fit(*_: object, **__: object) -> None:
         raise KilledError
 

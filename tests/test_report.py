@@ -470,7 +470,7 @@ def test_markup_of_others_is_text(tmp_path: Path, show: Show) -> None:
             ["runs", "--resample", "3"],
             "`--resample` must be an option of embedlab report; did you mean --resamples.",
         ),
-        ([], "the following arguments are required: RUNS"),
+        ([], "`RUNS` must be given, got none"),
     ],
 )
 def test_faults(

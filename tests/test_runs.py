@@ -41,7 +41,7 @@ def test_result_round_trip_has_a_version_and_no_nan(tmp_path: Path) -> None:
 
 
 def test_a_writer_that_dies_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs.write_result(tmp_path, {"seed": 1})
+    runs.write_result(tmp_path, {"seed": 1, "metrics": {}})
 
     def die(*_: object) -> None:
         raise OSError("disk full")

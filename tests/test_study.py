@@ -67,9 +67,9 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
             "Method: simple.yaml",
             "must have labels that differ by more than case, got 'method' and 'Method'",
         ),
-        ("simple: simple.yaml", "a/b: simple.yaml", "must have names that can be folders, got 'a/b'"),
-        ("simple: simple.yaml", "..: simple.yaml", "must have names that can be folders, got '..'"),
-        ("simple: simple.yaml", "-x: simple.yaml", "must have names that can be folders, got '-x'"),
+        ("simple: simple.yaml", "a/b: simple.yaml", "must be a name that can be a folder, got 'a/b'"),
+        ("simple: simple.yaml", "..: simple.yaml", "must be a name that can be a folder, got '..'"),
+        ("simple: simple.yaml", "-x: simple.yaml", "must be a name that can be a folder, got '-x'"),
         ("simple: simple.yaml", "simple: 3", "must be a YAML file, or a mapping with `config`, got 3."),
         (
             "simple: simple.yaml",
@@ -81,7 +81,7 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
             "simple: {config: simple.yaml, overrides: {model.depht: 1}}",
             "error: simple: `model.depht` must be an option of Simple; did you mean model.depth.",
         ),
-        ("study: demo", "study: a/b", "`study` in study.yaml must have names that can be folders"),
+        ("study: demo", "study: a/b", "`study` in study.yaml must be a name that can be a folder"),
         (
             "seeds:",
             "seed:",
@@ -109,7 +109,7 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
         (
             "simple: simple.yaml",
             "simple: {config: simple.yaml, seeds: [7]}",
-            "`strategies.simple.seeds` in study.yaml must be some of the study's, got 7",
+            "`strategies.simple.seeds` in study.yaml must be among the study's [0, 1], got 7",
         ),
         ("seeds:", "overrides: 3\n    seeds:", "`overrides` in study.yaml must be a mapping"),
         ("seeds:", "overrides: {run_dir: x}\n    seeds:", "must leave `run_dir` alone"),
@@ -144,7 +144,7 @@ def test_a_study_with_a_fault(here: Path, capsys: pytest.CaptureFixture[str], ol
         ("study.yaml --jobs 0", "`--jobs` must be at least 1, got 0."),
         (
             "study.yaml --jobs many",
-            "argument --jobs: invalid int value: 'many'; see embedlab compare --help.",
+            "`--jobs` must be a whole number, got 'many'; see embedlab compare --help.",
         ),
         ("study.yaml --job 2", "`--job` must be an option of embedlab compare; did you mean --jobs."),
         ("study.yaml oops", "An override must be KEY=VALUE, got 'oops'"),
@@ -152,9 +152,9 @@ def test_a_study_with_a_fault(here: Path, capsys: pytest.CaptureFixture[str], ol
         ("study.yaml label=x", "An override must leave `label` alone"),
         (
             "study.yaml modle.width=x",
-            "method, simple: `modle` must be an option of embedlab fit; did you mean model.",
+            "An override must begin with model, data, trainer, got `modle.width`; did you mean model.",
         ),
-        ("", "the following arguments are required: STUDY.yaml; see embedlab compare --help."),
+        ("", "`STUDY.yaml` must be given, got none; see embedlab compare --help."),
     ],
 )
 def test_a_command_line_with_a_fault(
@@ -198,7 +198,7 @@ def test_every_fault_is_told_at_once(here: Path) -> None:
     assert first == "3 faults in the study:"
     data, shared, decoder = sorted(lines)
     assert shared.startswith("  simple: `model.width` for every run must be an option of every strategy")
-    assert data.startswith("  simple, third: `path` must be")
+    assert data.startswith("  simple, third: `data.train.path` must be")
     assert "'gone.tsv' is not there" in data
     assert decoder.startswith("  third: `backbone.name` must be")
     with pytest.raises(UserError) as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Literal, final
@@ -49,7 +50,7 @@ class DataModule(LightningDataModule):
         super().__init__()
         for name, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if size < 1:
-                raise UserError(f"`data.{name}` must be at least 1, got {size}.")
+                raise UserError(f"`data.{name}` must be at least 1, got {size}; raise it, or leave it out.")
         self.train, self.validation, self.test, self.predict = train, validation, test or {}, predict
         self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
         self.seed = seed
@@ -87,15 +88,18 @@ class DataModule(LightningDataModule):
             return self._rows[name]
         if source is None:
             raise UserError(f"`{argument}` must name a source, got none; add one, as in configs/protocol.yaml.")
-        rows = source.read()
-        if name != "train" and (rows.kind != "pairs" or (rows.score is None and name != "predict")):
+        try:
+            rows = source.read()
+        except UserError as error:  # which of the sources it is about
+            raise UserError(re.sub("^`", f"`{argument}.", str(error))) from None
+        needed = {"train": "scored pairs, triplets or texts", "predict": "pairs"}.get(name, "scored pairs")
+        if rows.kind == "pairs" and rows.score is None and name != "predict":
             raise UserError(
-                f"`{argument}` must hold scored pairs, got {rows.kind} of {source.path}; name other columns."
+                f"`{argument}` must hold {needed}, got pairs without scores of {source.path}; name their column, as in "
+                "`columns: {first: A, second: B, score: C}`."
             )
-        if name == "train" and rows.kind == "pairs" and rows.score is None:
-            raise UserError(
-                f"`{argument}` must hold scored pairs, triplets or texts, got pairs of {source.path} without scores."
-            )
+        if rows.kind != "pairs" and name != "train":
+            raise UserError(f"`{argument}` must hold {needed}, got {rows.kind} of {source.path}; name other columns.")
         self._rows[name] = rows
         return rows
 

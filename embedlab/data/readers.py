@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from embedlab import resources
-from embedlab.errors import UserError
+from embedlab.errors import UserError, did_you_mean
 
-__all__ = ["BUILT_IN", "Table", "nearest", "read_table"]
+__all__ = ["BUILT_IN", "Table", "read_table"]
 
 BUILT_IN = "stsb"
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -60,19 +60,9 @@ def read_table(path: str, split: str, subset: str | None, revision: str | None, 
     plain = file.name.removesuffix(".gz")
     if file.is_absolute() or path.startswith((".", "~")) or plain.endswith(SUFFIXES) or path.count("/") != 1:
         folder = file.parent if file.parent.is_dir() else Path()
-        near = nearest(file.name, [own.name for own in folder.iterdir() if own.is_file()])
+        near = did_you_mean(file.name, [own.name for own in folder.iterdir() if own.is_file()], listing=False)
         raise UserError(f"`path` must be {BUILT_IN!r}, an existing file or a hub id, but {path!r} is not there{near}.")
     return _hub(path, split, subset, revision)
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return a hint at the known name nearest to a wrong one, or nothing.
-
-    >>> nearest("sentnce1", ["sentence1", "score"])
-    "; did you mean 'sentence1'?"
-    """
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _stsb(split: str) -> Table:
@@ -102,8 +92,28 @@ def _file(path: Path, quoting: bool | None) -> Table:
             return _separated(
                 path, stream, "\t" if suffix == ".tsv" else ",", suffix == ".csv" if quoting is None else quoting
             )
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, csv.Error) as error:
-        raise UserError(f"`path` must be a readable UTF-8 file, but {str(path)!r} is not: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"`path` must be a UTF-8 file, but {str(path)!r} is not{_line_of_bad_byte(path)}; save it as UTF-8."
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise UserError(
+            f"`path` must be a file that can be read, but {str(path)!r} cannot ({reason}); mend it."
+        ) from error
+
+
+def _line_of_bad_byte(path: Path) -> str:
+    """Say in which line a file stops to be UTF-8; nothing where that cannot be said."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content.decode()
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        return f" (line {number})"
+    except (OSError, EOFError, zlib.error):
+        pass
+    return ""
 
 
 def _open(path: Path) -> IO[str]:
@@ -114,6 +124,16 @@ def _open(path: Path) -> IO[str]:
 
 def _separated(path: Path, stream: IO[str], delimiter: str, quoting: bool) -> Table:
     reader = csv.reader(stream, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE)
+    try:
+        return _rows(path, reader, quoting)
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {reader.line_num}: must be rows of fields, but it is malformed ({error}); mend that line."
+        ) from error
+
+
+def _rows(path: Path, reader: Any, quoting: bool) -> Table:
+    """Read the header and the rows of a file of separated fields."""
     columns = next(reader, None)
     if columns is None:
         raise UserError(f"`path` must hold a header line and rows, but {str(path)!r} is empty.")
@@ -145,10 +165,21 @@ def _jsonl(path: Path, stream: IO[str]) -> Table:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: must be a JSON object, got something else ({error}).") from error
+            if "\\ud" in line.lower():
+                json.dumps(record, ensure_ascii=False).encode()  # refuses half of a surrogate pair
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{path}, line {number}: must hold Unicode text, got half of a surrogate pair; mend that line."
+            ) from error
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", error)
+            raise UserError(
+                f"{path}, line {number}: must be a JSON object, got something else ({reason}); mend that line."
+            ) from error
         if not isinstance(record, dict):
-            raise UserError(f"{path}, line {number}: must be a JSON object, got {type(record).__name__}.")
+            raise UserError(
+                f"{path}, line {number}: must be a JSON object, got {type(record).__name__}; mend that line."
+            )
         records.append(record)
         lines.append(number)
     return _records(str(path), records, lines)
@@ -160,8 +191,11 @@ def _parquet(path: Path) -> Table:
 
     try:
         records = parquet.read_table(path).to_pylist()
-    except pa.ArrowException as error:
-        raise UserError(f"`path` must be a Parquet file, but {str(path)!r} is not: {error}.") from error
+    except (pa.ArrowException, OSError, OverflowError, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"`path` must be a Parquet file, but {str(path)!r} is not ({reason}); write it anew."
+        ) from error
     return _records(str(path), records, list(range(1, len(records) + 1)))
 
 

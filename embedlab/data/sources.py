@@ -9,8 +9,8 @@ import random
 from dataclasses import dataclass, field
 
 from embedlab.data.batches import Side
-from embedlab.data.readers import BUILT_IN, Table, nearest, read_table
-from embedlab.errors import UserError
+from embedlab.data.readers import BUILT_IN, Table, read_table
+from embedlab.errors import UserError, did_you_mean
 
 __all__ = ["Rows", "Source"]
 
@@ -19,11 +19,11 @@ ROLES = {
     "triplets": ("anchor", "positive", "negative"),
     "texts": ("text",),
 }
-DEFAULT_COLUMNS = {
-    "pairs": {"first": "sentence1", "second": "sentence2", "score": "score"},
-    "triplets": {"anchor": "anchor", "positive": "positive", "negative": "negative"},
-    "texts": {"text": "text"},
-}
+# Columns that need no `columns:`, by kind of rows.
+DEFAULT_COLUMNS = (
+    ("pairs", {"first": "sentence1", "second": "sentence2", "score": "score"}),
+    *((kind, {role: role for role in roles}) for kind, roles in ROLES.items()),
+)
 OPTIONAL = ("score", "negative")
 
 
@@ -75,7 +75,7 @@ class Source:
         subset: Configuration of a hub id.
         revision: Commit of a hub id; pin it, or a rerun may see other data.
         columns: Column of each role; a list for `text` (all of them, row by row) and `negative` (several per
-            row). By default `sentence1`, `sentence2`, `score`, or `anchor`, `positive`, `negative`, or `text`.
+            row). By default `sentence1`, `sentence2` and `score`, or columns called like the roles.
         where: Keep rows whose column holds this value.
         score_range: Lowest and highest possible score, scaled to 0 and 1; 0 to 1 by default, 0 to 5 for `stsb`.
         quoting: Whether double quotes quote fields; by default in CSV they do, in TSV they do not.
@@ -103,7 +103,7 @@ class Source:
             UserError: If anything is missing or wrong; the sentence names file and line.
         """
         if self.limit is not None and self.limit < 1:
-            raise UserError(f"`limit` must be at least 1 row, got {self.limit}.")
+            raise UserError(f"`limit` must be at least 1 row, got {self.limit}; raise it, or leave it out.")
         table = read_table(self.path, self.split, self.subset, self.revision, self.quoting)
         kind, columns = self._roles(table)
         if kind != "pairs" and self.query != "first":
@@ -128,12 +128,13 @@ class Source:
     def _roles(self, table: Table) -> tuple[str, dict[str, list[str]]]:
         """Find the kind of rows and the columns of each role."""
         if self.columns is None:
-            for kind, defaults in DEFAULT_COLUMNS.items():
+            for kind, defaults in DEFAULT_COLUMNS:
                 if all(name in table.columns for role, name in defaults.items() if role not in OPTIONAL):
                     return kind, {role: [name] for role, name in defaults.items() if name in table.columns}
             raise UserError(
-                f"`columns` must say which column of {table.name} plays which role, as none is called sentence1, anchor or "
-                f"text; it has {', '.join(table.columns)}."
+                f"`columns` must say which column of {table.name} plays which role, as it has none of those read "
+                f"by default (sentence1 and sentence2, first and second, anchor and positive, text); it has "
+                f"{', '.join(table.columns)}."
             )
         kind = next((own for own, roles in ROLES.items() if roles[0] in self.columns), "")
         if not kind:
@@ -144,7 +145,8 @@ class Source:
         for role in self.columns:
             if role not in roles:
                 raise UserError(
-                    f"`columns` of {kind} must be among {', '.join(roles)}, got {role!r}{nearest(role, roles)}."
+                    f"`columns` of {kind} must be among {', '.join(roles)}, got {role!r}"
+                    f"{did_you_mean(role, roles, listing=False)}."
                 )
         for role in roles:
             if role not in self.columns and role not in OPTIONAL:
@@ -155,7 +157,7 @@ class Source:
                 if name not in table.columns:
                     raise UserError(
                         f"`columns` must name columns of {table.name}, got {name!r} for {role!r}"
-                        f"{nearest(name, table.columns)}; it has {', '.join(table.columns)}."
+                        f"{did_you_mean(name, table.columns, listing=False)}; it has {', '.join(table.columns)}."
                     )
         return kind, named
 
@@ -165,7 +167,7 @@ class Source:
         for name, value in (self.where or {}).items():
             if name not in table.columns:
                 raise UserError(
-                    f"`where` must name columns of {table.name}, got {name!r}{nearest(name, table.columns)}."
+                    f"`where` must name columns of {table.name}, got {name!r}{did_you_mean(name, table.columns, listing=False)}."
                 )
             index = table.columns.index(name)
             chosen = [row for row in chosen if table.rows[row][index] == value]

@@ -6,21 +6,22 @@ listed, never averaged away.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from rich.console import Console
 
 from embedlab import runs
 from embedlab.arguments import Parser
-from embedlab.errors import UserError
+from embedlab.errors import UserError, did_you_mean
 from embedlab.report import render, statistics
+from embedlab.report.predictions import interval_over_seeds
 from embedlab.report.render import Report, Row, Table
 from embedlab.report.rows import Group, Run, group_runs
 from embedlab.runs.code import OTHER, older_code
-from embedlab.yaml_files import hint, read_yaml
+from embedlab.yaml_files import read_yaml
 
 __all__ = ["collect", "main", "summarise"]
 
@@ -57,6 +58,8 @@ def main(arguments: list[str]) -> int:
     options = parser.read(arguments)
     if options.resamples < 0:
         raise UserError(f"`--resamples` must be at least 0, got {options.resamples}.")
+    if options.markdown is not None:
+        check_markdown(options.markdown)
     report = summarise(collect(options.runs), options.set, options.resamples)
     render.show(report, console())
     if options.markdown is not None:
@@ -70,14 +73,26 @@ def console() -> Console:
     return screen if screen.is_terminal else Console(highlight=False, width=max(screen.width, 180))
 
 
-def write_markdown(report: Report, path: Path) -> None:
-    """Write a report as Markdown.
+def check_markdown(path: Path) -> None:
+    """Refuse a file that is no Markdown or cannot be written.
 
     Raises:
-        UserError: If its folder does not exist.
+        UserError: If so.
     """
+    if path.suffix != ".md":
+        raise UserError(
+            f"`--markdown` must name a file that ends in .md, got {path}; {path.with_suffix('.md')} would do."
+        )
+    if path.is_dir():
+        raise UserError(f"`--markdown` must name a file, but {path} is a folder; name a file in it.")
     if not path.parent.is_dir():
         raise UserError(f"`--markdown` must name a file in an existing folder, got {path}; make {path.parent} first.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"`--markdown` must name a file that can be written, but {path} cannot; name another one.")
+
+
+def write_markdown(report: Report, path: Path) -> None:
+    """Write a report as Markdown."""
     path.write_text(render.markdown(report), encoding="utf-8")
 
 
@@ -89,7 +104,7 @@ def collect(folder: Path) -> list[Run]:
     """
     if not folder.is_dir():
         siblings = [own.name for own in folder.parent.iterdir() if own.is_dir()] if folder.parent.is_dir() else []
-        raise UserError(f"`RUNS` must be a folder, but {folder} is none{hint(folder.name, siblings)}.")
+        raise UserError(f"`RUNS` must be a folder, but {folder} is none{did_you_mean(folder.name, siblings)}.")
     found = [_read(own) for own in runs.find_runs(folder)]
     if not found:
         raise UserError(f"`RUNS` must hold runs, but there are none in {folder}; `embedlab compare` makes them.")
@@ -168,7 +183,9 @@ def _sets(found: Sequence[Run], only: str | None) -> list[str]:
             if key in there:
                 return [key]
         names = [key.removeprefix("test/") for key in there]
-        raise UserError(f"`--set` must name a set that a finished run was scored on, got {only!r}{hint(only, names)}.")
+        raise UserError(
+            f"`--set` must name a set that a finished run was scored on, got {only!r}{did_you_mean(only, names)}."
+        )
     return [key for key in there if key.startswith("test/")] or there
 
 
@@ -185,7 +202,7 @@ def _row(group: Group, name: str, resamples: int, footnotes: dict[str, int], wit
         notes += [note for result in results if (note := _schedule(result)) is not None]
     interval = None
     if resamples and not any(metric.get("spearman") is None for metric in metrics):
-        interval, problem = _interval([folder for folder, _ in done], name, resamples)
+        interval, problem = interval_over_seeds([folder for folder, _ in done], name, resamples)
         notes += [problem] if problem else []
     return Row(
         label=group.label,
@@ -258,28 +275,6 @@ def _training_seconds(result: Mapping[str, Any]) -> float | None:
         return None
     stages = (seconds.get("stages") or {}).values()
     return float(sum(own or 0.0 for own in (seconds.get("features"), seconds.get("train"), *stages)))
-
-
-def _interval(folders: Sequence[Path], name: str, resamples: int) -> tuple[statistics.Interval | None, str | None]:
-    """Return the interval over pairs of the correlation averaged over seeds, or why there is none."""
-    import pyarrow.parquet as pq  # 0.2 s that only this needs
-
-    scores, labels, ids = [], [], []
-    for folder in folders:
-        path = runs.predictions_file(folder, name)
-        if not path.is_file():
-            return None, f"no interval: {path.name} is missing for {folder.name}"
-        columns = pq.read_table(path, columns=["id", "score", "label"])
-        order = np.argsort(columns["id"].to_numpy(), kind="stable")
-        ids.append(columns["id"].to_numpy()[order])
-        scores.append(columns["score"].to_numpy()[order])
-        labels.append(columns["label"].to_numpy()[order])
-    if any(not np.array_equal(own, ids[0]) for own in ids) or any(not np.array_equal(own, labels[0]) for own in labels):
-        return None, "no interval: the seeds were scored on different pairs"
-    if not all(np.isfinite(own).all() for own in (*scores, *labels)):
-        return None, "no interval: some scores are not finite"
-    interval = statistics.spearman_interval(np.stack(scores), labels[0], resamples)
-    return interval, None if interval is not None else "no interval: undefined on most resamples"
 
 
 def _line(run: Run) -> str:

@@ -29,6 +29,7 @@ from embedlab.runs.folder import (
     write_progress,
     write_result,
 )
+from embedlab.runs.places import check_folder, check_name, make_folder
 from embedlab.runs.status import State, Status, is_alive, mark, now, read_status, write_status
 
 __all__ = [
@@ -49,9 +50,12 @@ __all__ = [
     "Progress",
     "State",
     "Status",
+    "check_folder",
+    "check_name",
     "find_runs",
     "identify",
     "is_alive",
+    "make_folder",
     "mark",
     "now",
     "predictions_file",

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from embedlab.errors import UserError
+from embedlab.runs import schema
 
 __all__ = [
     "Progress",
@@ -111,7 +112,7 @@ def find_runs(folder: Path) -> list[Path]:
     """
     found = []
     for here, folders, files in os.walk(folder):
-        if STATUS in files or RESULT in files:
+        if {STATUS, RESULT} & {*files, *folders}:  # a folder of that name is a damaged run
             found.append(Path(here))
             folders.clear()
         folders[:] = [name for name in folders if SUPERSEDED not in name and not name.startswith(".")]
@@ -173,14 +174,22 @@ def read_json(path: Path) -> dict[str, Any] | None:
         UserError: If the file is damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(
+            f"{path} must be a file that can be read, but it cannot ({error.strerror}); move it away."
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} must be JSON, but it is damaged ({error}); delete it to run that again.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object, got {type(content).__name__}; delete it to run that again.")
     return content
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -195,6 +204,8 @@ def read_result(folder: Path) -> dict[str, Any] | None:
             f"{folder / RESULT} must have schema_version {SCHEMA_VERSION}, got "
             f"{content.get('schema_version')!r}; read it with the version of embedlab that wrote it."
         )
+    if content is not None:
+        schema.check(content, schema.RESULT, folder / RESULT)
     return content
 
 

@@ -12,6 +12,7 @@ from typing import Final, Literal
 import psutil
 
 from embedlab.errors import UserError
+from embedlab.runs import schema
 from embedlab.runs.folder import STATUS, read_json, write_json_atomic
 
 __all__ = ["State", "Status", "is_alive", "mark", "now", "read_status", "write_status"]
@@ -58,6 +59,7 @@ def read_status(folder: Path) -> Status | None:
         raise UserError(
             f"{folder / STATUS} must name a state, got {content.get('state')!r}; delete it to run that again."
         )
+    schema.check(content, schema.STATUS, folder / STATUS)
     return Status(**{key: value for key, value in content.items() if key in known})
 
 

@@ -16,6 +16,7 @@ import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
+from embedlab.errors import UserError
 from embedlab.strategies.base import Embedder, Role
 
 __all__ = ["Tfidf"]
@@ -34,7 +35,12 @@ class Tfidf(Embedder):
 
     def prepare(self, texts: Sequence[str]) -> None:
         """Learn the vocabulary and its document frequencies."""
-        self.vectorizer.fit(texts)
+        try:
+            self.vectorizer.fit(texts)
+        except ValueError as error:
+            raise UserError(
+                "`data.train` must hold words of two letters or more, got none; name other columns."
+            ) from error
         self.fitted = True
 
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:

@@ -22,14 +22,15 @@ import yaml
 
 from embedlab import configs, runs
 from embedlab.arguments import Parser
-from embedlab.errors import UserError
+from embedlab.errors import UserError, did_you_mean
 from embedlab.report import render
 from embedlab.report.command import collect, console, summarise, write_markdown
 from embedlab.study import check, launcher
 from embedlab.study.check import Checked, Checker
 from embedlab.study.jobs import Job
+from embedlab.study.rules import check_some, check_spelling, check_words
 from embedlab.study.spec import Study, read_overrides, read_seeds, read_study
-from embedlab.yaml_files import hint, read_value, write_value
+from embedlab.yaml_files import read_value, write_value
 
 __all__ = ["main"]
 
@@ -67,6 +68,9 @@ def main(
         study,
         overrides=dict(sorted({**study.overrides, **typed}.items())),
         seeds=list(dict.fromkeys([*seeds, *study.seeds])),
+    )
+    check_some(
+        [own for own in study.strategies if own.label in labels and {*study.seeds_of(own)} & {*seeds}], seeds, labels
     )
     folder = options.runs / study.name
     screen = console()
@@ -139,27 +143,28 @@ def _read_options(arguments: Sequence[str]) -> tuple[Namespace, dict[str, Any]]:
     )
     parser.add_argument("study", metavar="STUDY.yaml", help="the study; a name such as demo for one that ships")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", default=[], help="override for every run")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="the same")
+    parser.add_argument("--override", metavar="KEY=VALUE", action="append", default=[], help="the same")
     parser.add_argument("--seeds", metavar="N", nargs="+", help="seeds instead of the study's: 0,1,2 or 0 1 2")
     parser.add_argument("--only", metavar="LABEL", nargs="+", action="extend", help="these strategies only")
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and run nothing")
     parser.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="default: runs")
     rest, pairs = _without_overrides(arguments)
+    check_spelling(rest)
     options = parser.read(rest)
     if options.jobs < 1:
         raise UserError(f"`--jobs` must be at least 1, got {options.jobs}.")
     # An option that takes several words also takes the overrides behind it; no seed or label holds a `=`.
     several = [word for words in (options.seeds, options.only) for word in words or []]
-    pairs = [*options.overrides, *options.set, *(word for word in several if "=" in word), *pairs]
+    pairs = [*options.overrides, *options.override, *(word for word in several if "=" in word), *pairs]
+    check_words(options.study, pairs)
+    runs.check_folder(options.runs, "`--runs`")
     if options.seeds is not None:
         words = [part for word in options.seeds if "=" not in word for part in word.split(",") if part]
         options.seeds = read_seeds([int(word) if word.isdecimal() else word for word in words], "`--seeds`")
     typed = {}
     for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UserError(f"An override must be KEY=VALUE, got {pair!r}; give it a value.")
+        key, _, value = pair.partition("=")
         typed[key] = read_value(value)
     return options, read_overrides(typed, "An override")
 
@@ -184,7 +189,7 @@ def _only(typed: Sequence[str] | None, labels: Sequence[str]) -> Sequence[str]:
     chosen = [word for word in typed or [] if "=" not in word]
     for label in chosen:
         if label not in labels:
-            raise UserError(f"`--only` must name a strategy of the study, got {label!r}{hint(label, labels)}.")
+            raise UserError(f"`--only` must name a strategy of the study, got {label!r}{did_you_mean(label, labels)}.")
     return labels if typed is None else chosen
 
 
@@ -262,7 +267,7 @@ def _locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: If another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    runs.make_folder(folder, "`--runs`")
     with open(folder / LOCK, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

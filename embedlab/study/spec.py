@@ -24,15 +24,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from embedlab import configs, runs
-from embedlab.errors import UserError
-from embedlab.yaml_files import hint, read_yaml
+from embedlab.errors import UserError, did_you_mean
+from embedlab.study.rules import check_file, check_keys, check_override, check_seeds
+from embedlab.yaml_files import read_yaml
 
 __all__ = ["Strategy", "Study", "read_overrides", "read_seeds", "read_study"]
 
 KEYS: Final = ("study", "protocol", "backbone", "seeds", "strategies", "overrides")
-FOR_STRATEGY: Final = ("config", "overrides", "seeds")
 OURS: Final = ("seed_everything", "run_dir", "study", "label", "config", "ckpt_path", "print_config")
-FORBIDDEN: Final = frozenset('/\\:*?"<>|=')  # in file names somewhere, or in our own command line
 
 
 @dataclass(frozen=True)
@@ -84,9 +83,11 @@ def read_study(path: Path) -> Study:
     content = read_yaml(path)
     for key in content:
         if key not in KEYS:
-            raise UserError(f"`{key}` in {path} must be one of {', '.join(KEYS)}{hint(key, KEYS, listing=False)}.")
+            raise UserError(
+                f"`{key}` in {path} must be one of {', '.join(KEYS)}{did_you_mean(key, KEYS, listing=False)}."
+            )
     name = str(content.get("study") or path.stem)
-    _check_name(name, "study", path)
+    runs.check_name(name, f"`study` in {path}")
     lines = content.get("strategies")
     if not isinstance(lines, Mapping) or not lines:
         raise UserError(
@@ -105,13 +106,7 @@ def read_study(path: Path) -> Study:
     if content.get("protocol") is None:
         raise UserError(f"`protocol` in {path} must name the YAML file that all runs share, got none.")
     seeds = read_seeds(content.get("seeds", [0]), f"`seeds` in {path}")
-    for strategy in strategies:
-        for seed in strategy.seeds or ():
-            if seed not in seeds:
-                raise UserError(
-                    f"`strategies.{strategy.label}.seeds` in {path} must be some of the study's, got {seed}, where "
-                    f"`seeds` has {', '.join(map(str, seeds))}; add it there, or leave it out."
-                )
+    check_seeds({own.label: own.seeds for own in strategies}, seeds, str(path))
     return Study(
         name=name,
         protocol=_file(content["protocol"], "protocol", path),
@@ -124,15 +119,12 @@ def read_study(path: Path) -> Study:
 
 def _strategy(label: str, value: Any, path: Path) -> Strategy:
     where = f"strategies.{label}"
-    _check_name(label, "strategies", path)
+    runs.check_name(label, f"each label of `strategies` in {path}")
     if isinstance(value, str):
         return Strategy(label, _file(value, where, path), {})
     if not isinstance(value, Mapping) or "config" not in value:
         raise UserError(f"`{where}` in {path} must be a YAML file, or a mapping with `config`, got {value!r}.")
-    for key in value:
-        if key not in FOR_STRATEGY:
-            near = hint(str(key), FOR_STRATEGY, listing=False)
-            raise UserError(f"`{where}.{key}` in {path} must be config, overrides or seeds{near}.")
+    check_keys(value, where, path)
     overrides = read_overrides(value.get("overrides") or {}, f"`{where}.overrides` in {path}")
     seeds = value.get("seeds")
     if seeds is not None:
@@ -140,18 +132,9 @@ def _strategy(label: str, value: Any, path: Path) -> Strategy:
     return Strategy(label, _file(value["config"], where, path), overrides, seeds)
 
 
-def _check_name(name: str, key: str, path: Path) -> None:
-    """Refuse a name that cannot be a folder everywhere."""
-    bad = sorted(sign for sign in name if sign in FORBIDDEN or not sign.isprintable())
-    if bad or not name or len(name) > 100 or name != name.strip(" .") or name.startswith("-"):
-        raise UserError(
-            f"`{key}` in {path} must have names that can be folders, got {name!r}; use letters, digits, "
-            "spaces, - and _, and begin with a letter or digit."
-        )
-
-
 def _file(value: Any, key: str, path: Path) -> Path:
     """Resolve a path, or the name of what ships, written in the study's file."""
+    check_file(value, key, path)
     try:
         return configs.find(str(value), path.parent)
     except UserError as error:
@@ -205,4 +188,5 @@ def read_overrides(values: Any, where: str) -> dict[str, Any]:
             raise UserError(f"{where} must leave `{key}` alone, which the study sets itself.")
         if key in ("model", "model.class_path"):
             raise UserError(f"{where} must leave `{key}` alone; another class is another strategy of the study.")
+        check_override(key, where)
     return dict(sorted(flat.items()))

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
+from lightning.pytorch.strategies import StrategyRegistry
 
 from embedlab import runs
 from embedlab.data import DataModule
-from embedlab.errors import UserError
+from embedlab.errors import UserError, did_you_mean
 from embedlab.strategies.base import Trainable
+from embedlab.training.values import check_groups
 
-__all__ = ["check_request", "check_training", "learned"]
+__all__ = ["check_request", "check_training", "learned", "trainer_fault"]
+
+# What Lightning takes below this, and then divides by or ignores.
+LEAST: Final = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0}
 
 
 def check_request(subcommand: str, config: Any) -> None:
@@ -24,18 +32,93 @@ def check_request(subcommand: str, config: Any) -> None:
         config: Its configuration.
 
     Raises:
-        UserError: If a checkpoint is none, or a fit could keep nothing.
+        UserError: If a seed, a name, a checkpoint or the machine is none, or a fit could keep nothing.
     """
+    check_groups(config)
+    seed = config.seed_everything
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        came = str(seed).lower()
+        raise UserError(
+            f"`seed_everything` must be a whole number from 0 to 2^32 - 1, got {came}; give one, such as 0."
+        )
+    for argument in ("study", "label"):
+        if config[argument] is not None:
+            runs.check_name(config[argument], f"`{argument}`")
+    for name in config.data.test or {}:  # predictions are kept under it
+        runs.check_name(str(name).replace("/", "-"), "each name in `data.test`")
+    if config.run_dir is not None:
+        runs.check_folder(Path(config.run_dir), "`run_dir`")
+    _check_machine(config.trainer)
     path = config.get("ckpt_path")
     if path is not None and not zipfile.is_zipfile(path):
         what = "a file that is no checkpoint" if Path(path).is_file() else "no such file"
         raise UserError(f"`ckpt_path` must name a checkpoint, such as RUN/{runs.BEST}, but {path} is {what}.")
+    if path is not None and subcommand == "fit" and not issubclass(_class(config), Trainable):
+        raise UserError(
+            f"`ckpt_path` must be left out for {_class(config).__name__}, which is not trained, got {path}; leave it out."
+        )
     for name, bad in {"fast_dev_run": True, "barebones": True, "enable_checkpointing": False}.items():
         if subcommand == "fit" and config.trainer[name] is not None and bool(config.trainer[name]) == bad:
             raise UserError(
                 f"`trainer.{name}` must be left out, as a run keeps its best epoch, got {config.trainer[name]}; for a "
                 "quick try set `trainer.max_epochs` 1 and `data.train.limit`."
             )
+
+
+def trainer_fault(error: Exception, trainer: Any) -> UserError:
+    """Return the sentence for what Lightning refuses to build.
+
+    Args:
+        error: What it raised.
+        trainer: The options of the trainer.
+    """
+    reason = " ".join(str(error).split()).rstrip(".!").replace(". ", "; ")
+    places = {name: found.start() for name in vars(trainer) if (found := re.search(rf"\b{name}\b", reason))}
+    if not places:
+        return UserError(
+            f"`trainer` must be one that Lightning can build, but {reason}; change or leave out that option."
+        )
+    name = min(places, key=lambda own: places[own])
+    return UserError(
+        f"`trainer.{name}` must be what Lightning can do here, got {trainer[name]}: {reason}; leave it out."
+    )
+
+
+def _class(config: Any) -> type:
+    """Return the strategy's class."""
+    module, _, name = config.model.class_path.rpartition(".")
+    found: type = getattr(import_module(module), name)
+    return found
+
+
+def _check_machine(trainer: Any) -> None:
+    """Refuse what this machine lacks; what is left is Lightning's to judge."""
+    there = {"auto": True, "cpu": True, "cuda": CUDAAccelerator.is_available(), "mps": MPSAccelerator.is_available()}
+    there["gpu"] = there["cuda"] or there["mps"]
+    there["tpu"] = bool(XLAAccelerator.is_available())
+    name = trainer.accelerator
+    if isinstance(name, str) and not there.get(name):
+        here = ", ".join(own for own, is_there in there.items() if is_there)
+        near = did_you_mean(name, there, listing=False) if name not in there else ""
+        near = near or "; leave it out to take what there is"
+        raise UserError(f"`trainer.accelerator` must be one that this machine has ({here}), got {name}{near}.")
+    strategies = ["auto", *StrategyRegistry.available_strategies()]
+    if isinstance(name := trainer.strategy, str) and name not in strategies:
+        near = did_you_mean(name, strategies, listing=False) or f"; there are {', '.join(strategies)}"
+        raise UserError(f"`trainer.strategy` must be a way to share work that Lightning knows, got {name!r}{near}.")
+    for name, least in LEAST.items():
+        if trainer[name] is not None and trainer[name] < least:
+            raise UserError(
+                f"`trainer.{name}` must be at least {least}, got {trainer[name]}; leave it out for the default."
+            )
+    devices = trainer.devices
+    on_cpu = trainer.accelerator == "cpu" or not (there["gpu"] or there["tpu"])
+    number = re.fullmatch(r" *(-?\d+) *", str(devices))
+    if (devices != "auto" and ((on_cpu and number is None) or (number and int(number[1]) < (1 if on_cpu else -1)))) or (
+        number is not None and int(number[1]) == 0
+    ):
+        what = "a whole number of at least 1" if on_cpu else "a whole number of at least 1, or a list of devices"
+        raise UserError(f"`trainer.devices` must be {what}, got {devices}; leave it out to take what there is.")
 
 
 def check_training(strategy: Trainable, data: DataModule, trainer: Trainer) -> None:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, TypeVar
 
 import yaml
@@ -26,7 +27,7 @@ from embedlab.data import DataModule
 from embedlab.errors import UserError
 from embedlab.runs.claim import claim
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
-from embedlab.training import checks, result
+from embedlab.training import checks, help, result, values
 from embedlab.training.callbacks import Evaluation, Preparation, Progress, RandomState, Resumable, Stopwatch, best
 from embedlab.training.complaints import complaint
 from embedlab.training.identity import identify
@@ -38,13 +39,6 @@ __all__ = ["RunCLI", "main", "prepare", "run"]
 
 
 Built = TypeVar("Built", bound="RunCLI")
-
-
-class _Parser(LightningArgumentParser):
-    """A parser that takes no abbreviations, nor do those that it makes for classes."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
 
 class RunCLI(LightningCLI):
@@ -63,8 +57,8 @@ class RunCLI(LightningCLI):
             save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            parser_class=_Parser,
-            parser_kwargs={"exit_on_error": False},
+            parser_class=help.HelpfulParser,
+            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
             args=list(arguments),
         )
 
@@ -78,6 +72,7 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse what was given, and nothing else."""
         self.config = self.parse(args)
+        checks.check_request(self.config.subcommand, self.config[self.config.subcommand])
         # Out of Lightning's sight, which would lay what a checkpoint says over what was typed.
         config = self.config[self.config.subcommand]
         self.checkpoint, config.ckpt_path = config.get("ckpt_path"), None
@@ -102,7 +97,6 @@ class RunCLI(LightningCLI):
         """Fill in what follows from the rest: names and folders."""
         config = self.config[self.subcommand]
         config.ckpt_path = self.checkpoint
-        checks.check_request(str(self.subcommand), config)
         class_path = config.model.class_path
         config.label = config.label or class_path.rpartition(".")[2]
         seed = config.seed_everything
@@ -133,13 +127,13 @@ class RunCLI(LightningCLI):
         given = given if isinstance(given, list) else [given]
         try:
             return super().instantiate_trainer(callbacks=[*given, *own], **kwargs)
-        except (MisconfigurationException, ImportError, ValueError) as error:
-            raise UserError(f"`trainer` cannot be had as asked for: {' '.join(str(error).split())}") from error
+        except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
+            raise checks.trainer_fault(error, self.config[self.subcommand].trainer) from error
 
     def after_instantiate_classes(self) -> None:
         """Check all that can be checked before anything slow starts, and make the folder."""
         self.check_data()
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        runs.make_folder(self.run_dir, "`run_dir`")
 
     def check_data(self) -> None:
         """Read the data and check it against the strategy."""
@@ -229,6 +223,9 @@ def main(arguments: Sequence[str]) -> int:
         UserError: If something asked for cannot be done.
     """
     prepare()
+    if shown := help.answer(arguments):
+        print(shown)  # noqa: T201  # the command's answer
+        return 0
     run(lambda: RunCLI(arguments))
     return 0
 
@@ -249,6 +246,17 @@ def run(build: Callable[[], Built]) -> Built:
     try:
         return build()
     except ValueError as error:
-        if isinstance(error.__cause__, UserError):  # the parser wraps what a constructor says
-            raise error.__cause__ from None
-        raise
+        cause = error.__cause__
+        if isinstance(cause, UserError):  # the parser wraps what a constructor says
+            raise cause from None
+        if not str(error).startswith("Does not validate"):
+            raise
+        if cause is None or _is_of_the_parser(cause):
+            raise UserError(values.explain(str(error))) from error
+        raise cause from None  # a class of the user's own, whose author wants to see where
+
+
+def _is_of_the_parser(error: BaseException) -> bool:
+    """Tell whether the parser raised an error, not what it called."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].startswith("jsonargparse.")

@@ -15,9 +15,10 @@ from typing import Any, Final
 
 from jsonargparse import ArgumentParser
 
-from embedlab.errors import UserError
+from embedlab.errors import UserError, did_you_mean
 from embedlab.strategies.base import EmbeddingStrategy
-from embedlab.yaml_files import hint, read_yaml
+from embedlab.training.values import explain, is_about_a_value
+from embedlab.yaml_files import read_yaml
 
 __all__ = ["complaint", "load", "options_of", "strategy_of"]
 
@@ -50,6 +51,8 @@ def complaint(message: str, parser: ArgumentParser, arguments: Sequence[str]) ->
         The argument, what is needed, what came and the way out; where this knows no better, the parser's own words
         on one line.
     """
+    if is_about_a_value(message):
+        return explain(message)
     if "arguments are required" in message and message.rstrip().endswith(".model"):
         names = ", ".join(sorted(_concrete(EmbeddingStrategy)))
         return (
@@ -77,7 +80,7 @@ def complaint(message: str, parser: ArgumentParser, arguments: Sequence[str]) ->
             return _unknown(option, f"{_joined(keys[:-1])}.{name}", base, parser, arguments)
         elif sentence := _no_class(line, _joined(keys), chosen or _given(message), base, arguments):
             return sentence
-    return " ".join(message.split())
+    return explain(message)
 
 
 def _joined(keys: Sequence[tuple[int, str]]) -> str:
@@ -132,7 +135,7 @@ def _unknown(option: str, prefix: str, chosen: str, parser: ArgumentParser, argu
         if prefix or known:
             beside = _children(names, known)
             owner = OWNERS.get(whole.rpartition(".")[0], owner)
-            near = hint(part, beside, f"{whole.rpartition('.')[0]}.")
+            near = did_you_mean(part, beside, f"{whole.rpartition('.')[0]}.")
         else:
             near = _anywhere(part, names, strategy)
         return f"`{whole}`{_place(whole, arguments)} must be an option of {owner}{near}."
@@ -145,7 +148,7 @@ def _anywhere(name: str, names: set[str], strategy: type | None) -> str:
     for option in sorted(whole):
         if option.rpartition(".")[2] == name and option.count(".") < 2:
             return f"; did you mean {option}"
-    return hint(name, _children(names, []), listing=False)
+    return did_you_mean(name, _children(names, []), listing=False)
 
 
 def _no_class(line: str, option: str, chosen: str, base: str, arguments: Sequence[str]) -> str | None:
@@ -165,13 +168,13 @@ def _no_class(line: str, option: str, chosen: str, base: str, arguments: Sequenc
         if own and f"{match[1]}.{match[2]}" != chosen:
             return f"{where} must lead to a class, but there is no module '{match[1]}.{match[2]}'; did you mean {own}."
         found = {name for name, own in inspect.getmembers(import_module(match[1]), inspect.isclass)}
-        near = hint(match[2], found, f"{match[1]}.", listing=False)
+        near = did_you_mean(match[2], found, f"{match[1]}.", listing=False)
         return f"{where} must lead to a class, but {match[1]} defines no {match[2]}{near}."
     if match := NO_MODULE.search(line):
         way = f"; did you mean {own}" if own else ""
         return f"{where} must lead to a class, but there is no module '{match[1]}'{way}."
     if (match := NO_CLASS.search(line)) and concrete:
-        return f"{where} must be the name or dotted path of a class, got {match[1]}{hint(match[1], concrete)}."
+        return f"{where} must be the name or dotted path of a class, got {match[1]}{did_you_mean(match[1], concrete)}."
     return None
 
 

@@ -10,11 +10,17 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
+from embedlab.errors import UserError
+
 __all__ = ["set_up_loggers", "tell_configuration"]
 
 
 def set_up_loggers(config: Any, run_dir: Path, name: str) -> None:
-    """Tell loggers the run's folder and names; leave out Weights & Biases where it is not installed."""
+    """Tell loggers the run's folder and names; leave out Weights & Biases where it is not installed.
+
+    Raises:
+        UserError: If Weights & Biases is to go online and nobody has logged in.
+    """
     loggers = config.trainer.logger
     if not loggers or isinstance(loggers, bool):
         return
@@ -31,6 +37,19 @@ def set_up_loggers(config: Any, run_dir: Path, name: str) -> None:
             arguments.group = arguments.get("group") or config.study
             arguments.project = arguments.project if arguments.project != "lightning_logs" else "embedlab"
             os.environ.setdefault("WANDB_SILENT", "true")
+            if arguments.get("offline") is False:
+                _check_login()
+
+
+def _check_login() -> None:
+    """Refuse to go online where nobody has logged in."""
+    import wandb  # half a second, for who asks for it
+
+    if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False):
+        raise UserError(
+            "`trainer.logger.offline` must be true where nobody has logged in to Weights & Biases, got false; run `wandb login` "
+            "first, or leave it out."
+        )
 
 
 def tell_configuration(loggers: Sequence[Logger], config: dict[str, Any]) -> None:

@@ -46,6 +46,10 @@ def train_stage(
         return
     log.info("stage %s", stage.name)
     data = DataModule(train=stage.source, seed=config.seed_everything, batch_size=stage.batch_size)
+    try:
+        data.setup("fit")
+    except UserError as error:  # the source is an option of the strategy here
+        raise UserError(f"stage {stage.name}: {str(error).replace('`data.train', '`source', 1)}") from None
     stopwatch, progress = Stopwatch(stage.name), Progress(run_dir, stage.name)
     trainer = Trainer(
         accelerator=config.trainer.accelerator,

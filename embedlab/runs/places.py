@@ -1,0 +1,68 @@
+"""Where runs may be written: names that can be folders, and folders that can be made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from embedlab.errors import UserError
+
+__all__ = ["check_folder", "check_name", "make_folder"]
+
+FORBIDDEN: Final = frozenset('/\\:*?"<>|=')  # in file names somewhere, or in our own command line
+
+
+def check_name(name: str, where: str) -> None:
+    """Refuse a name that cannot be a folder everywhere, or leads elsewhere.
+
+    Args:
+        name: Of a study, or of a strategy in tables.
+        where: Where it comes from, for messages, such as "`label`".
+
+    Raises:
+        UserError: If so.
+    """
+    bad = [sign for sign in name if sign in FORBIDDEN or not sign.isprintable()]
+    if bad or not name or len(name) > 100 or name != name.strip(" .") or name.startswith("-"):
+        raise UserError(
+            f"{where} must be a name that can be a folder, got {name!r}; use letters, digits, spaces, - and _, and begin "
+            "with a letter or digit."
+        )
+
+
+def check_folder(folder: Path, where: str) -> None:
+    """Refuse a folder that cannot be made or written to; nothing is made.
+
+    Raises:
+        UserError: If so.
+    """
+    there = folder.absolute()
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise UserError(f"{where} must be a folder, but {there} is a file; name another one.")
+    if not os.access(there, os.W_OK):
+        raise UserError(
+            f"{where} must be a folder that can be made, but {there} cannot be written to; name another one."
+        )
+
+
+def make_folder(folder: Path, where: str) -> None:
+    """Make a folder where there is none.
+
+    Args:
+        folder: The folder.
+        where: The argument it comes from, for messages, such as "`run_dir`".
+
+    Raises:
+        UserError: If it cannot be made.
+    """
+    check_folder(folder, where)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{where} must be a folder that can be made, but {folder} cannot ({reason}); name another one."
+        ) from error

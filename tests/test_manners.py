@@ -1,0 +1,410 @@
+"""Odd input, and what is answered: exit status 2 and one sentence that names the argument. One process answers all.
+
+`python -m tests.test_manners` prints the table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningCLI
+
+from embedlab import cli, runs
+from embedlab.errors import UserError
+from embedlab.training.loggers import set_up_loggers
+from tests import processes
+
+HEADER = "sentence1,sentence2,score"
+TABLE = f"{HEADER}\nred dog,blue cat,0.5\nbig house,old horse,0.1\nred cat,blue dog,0.9\nsmall car,new street,0.3\n"
+SHARED = "-c shared.yaml --model"
+POOLINGS = "embedlab.pooling.last, embedlab.pooling.last_content, embedlab.pooling.mean, embedlab.pooling.weighted_mean"
+LOSSES = "embedlab.losses.cosent, embedlab.losses.cosine_mse, embedlab.losses.log_mse, embedlab.losses.log_variance"
+
+# What was typed: what the answer must hold, beginning with the argument.
+CASES: dict[str, Sequence[str]] = {
+    # commands
+    "list": ["`COMMAND`", "got 'list'", "did you mean report"],
+    "train -c shared.yaml": ["`COMMAND`", "did you mean fit"],
+    "cmpare study.yaml": ["`COMMAND`", "did you mean compare"],
+    "help nonsense": ["`COMMAND`", "got 'nonsense'"],
+    # values
+    f"fit {SHARED} LoRABiEncoder --model.rank eight": ["`model.rank`", "a whole number", "got 'eight'", "16"],
+    f"fit {SHARED} LoRABiEncoder --model.alpha big": ["`model.alpha`", "a number", "got 'big'"],
+    f"fit {SHARED} LoRABiEncoder --model.pooling mean": [
+        "`model.pooling`",
+        POOLINGS,
+        "did you mean embedlab.pooling.mean",
+    ],
+    f"fit {SHARED} LoRABiEncoder --model.pooling embedlab.pooling.meen": [
+        "`model.pooling`",
+        "did you mean embedlab.pooling.mean",
+    ],
+    f"fit {SHARED} LoRABiEncoder --model.pooling embedlab.pooling": ["`model.pooling`", "got 'embedlab.pooling'"],
+    f"fit {SHARED} LoRABiEncoder --model.pooling nowhere.pool": ["`model.pooling`", POOLINGS, "no module nowhere"],
+    f"fit {SHARED} Freeze --model.loss mse": ["`model.loss`", LOSSES, "did you mean embedlab.losses.mse"],
+    f"fit {SHARED} Freeze --model.final_punctuation maybe": ["`model.final_punctuation`", "one of keep, strip, append"],
+    f"fit {SHARED} Freeze --model.pretraining.source.limit few": ["`model.pretraining.source.limit`", "got 'few'"],
+    f"fit {SHARED} LoRABiEncoder --model.backbone.dtype float16": [
+        "`model.backbone.dtype`",
+        "one of auto, bfloat16, float32",
+        "did you mean bfloat16",
+    ],
+    f"fit {SHARED} LoRABiEncoder --model.backbone [a,b]": ["`model.backbone`", "options among name, revision, dtype"],
+    f"fit {SHARED} LoRABiEncoder --model.backbone smollm2": ["`model.backbone`", "options among name", "got 'smollm2'"],
+    f"fit {SHARED} LoRABiEncoder --model.training fast": ["`model.training`", "options among learning_rate"],
+    f"fit {SHARED} LoRABiEncoder --model.training.warmup long": [
+        "`model.training.warmup`",
+        "a number",
+        "got 'long'",
+        "0.1",
+    ],
+    "fit -c shared.yaml -c rank.yaml": ["`model.rank`", "a whole number", "got 'eight'"],
+    "fit -c shared.yaml -c widths.yaml": ["`model.network.widths`", "a list", "got 'wide'"],
+    "fit -c shared.yaml -c training.yaml": ["`model.training`", "options among learning_rate", "got [1, 2]"],
+    f"fit {SHARED} Tfidf -c trainer.yaml": ["`trainer`", "options among", "got [1]"],
+    f"fit {SHARED} Tfidf --trainer.max_epochs abc": ["`trainer.max_epochs`", "a whole number or null", "got 'abc'"],
+    f"fit {SHARED} Tfidf --trainer.precision 7": ["`trainer.precision`", "one of 64, 32, 16", "got 7"],
+    f"fit {SHARED} Tfidf --data.train.limit abc": ["`data.train.limit`", "a whole number or null", "got 'abc'"],
+    f"fit {SHARED} Tfidf --data.train.limit -3": ["`data.train.limit`", "at least 1", "got -3"],
+    f"fit {SHARED} Tfidf --data.train.score_range [0]": ["`data.train.score_range`", "[a number, a number]", "got [0]"],
+    f"fit {SHARED} Tfidf --data.test 3": ["`data.test`", "a mapping from names", "got 3"],
+    f"fit {SHARED} Tfidf --data.batch_size 0": ["`data.batch_size`", "at least 1", "got 0"],
+    # the trainer, the seed, checkpoints
+    f"fit {SHARED} Tfidf --trainer.accelerator tpu": ["`trainer.accelerator`", "cpu", "got tpu"],
+    f"fit {SHARED} Tfidf --trainer.accelerator cpuu": ["`trainer.accelerator`", "got cpuu", "did you mean cpu"],
+    f"fit {SHARED} Tfidf --trainer.devices 0": ["`trainer.devices`", "at least 1", "got 0"],
+    f"fit {SHARED} Tfidf --trainer.accelerator cpu --trainer.devices many": ["`trainer.devices`", "got many"],
+    f"fit {SHARED} Tfidf --trainer.strategy ddpp": ["`trainer.strategy`", "got 'ddpp'", "did you mean ddp"],
+    f"fit {SHARED} Tfidf --trainer.logger MLFlowLogger": [
+        "`trainer.logger`",
+        "MLFlowLogger needs mlflow",
+        "install it",
+    ],
+    f"fit {SHARED} Tfidf --trainer.logger TensorBoardLogger": [
+        "`trainer.logger.save_dir`",
+        "add --trainer.logger.save_dir",
+    ],
+    f"fit {SHARED} Tfidf -c loggers.yaml --trainer.logger.1.init_args.offline false": [
+        "`trainer.logger.1`",
+        "write --trainer.logger.offline",
+    ],
+    f"fit {SHARED} Tfidf --seed_everything -1": ["`seed_everything`", "from 0 to 2^32 - 1", "got -1"],
+    f"fit {SHARED} Tfidf --seed_everything false": ["`seed_everything`", "from 0 to 2^32 - 1", "got false"],
+    f"fit {SHARED} Tfidf --seed_everything 99999999999": ["`seed_everything`", "from 0 to 2^32 - 1"],
+    f"fit {SHARED} Tfidf --ckpt_path missing": ["`ckpt_path`", "must name a checkpoint", "missing is no such file"],
+    f"test {SHARED} Tfidf --ckpt_path missing": ["`ckpt_path`", "must name a checkpoint", "missing is no such file"],
+    f"test {SHARED} LoRABiEncoder --ckpt_path best": [
+        "`ckpt_path`",
+        "RUN/checkpoints/best.ckpt",
+        "best is no such file",
+    ],
+    f"test {SHARED} LoRABiEncoder": ["`ckpt_path`", "what LoRABiEncoder has learned", "got none"],
+    f"fit {SHARED} Tfidf --ckpt_path archive.zip": ["`ckpt_path`", "left out for Tfidf", "got archive.zip"],
+    f"fit {SHARED} Tfidf --trainer.fast_dev_run true": ["`trainer.fast_dev_run`", "left out"],
+    f"fit {SHARED} Tfidf -c odd.yaml": ["`data.test`", "got 'a\\x00'", "use letters"],
+    f"fit {SHARED} Tfidf --data.train.path letters.csv": ["`data.train`", "words of two letters"],
+    f"fit {SHARED} Tfidf --trainer.num_nodes 0": ["`trainer.num_nodes`", "positive", "got 0"],
+    f"fit {SHARED} Tfidf --trainer.strategy deepspeed": ["`trainer", "DeepSpeed installed"],
+    f"fit {SHARED} Tfidf --trainer.check_val_every_n_epoch 0": [
+        "`trainer.check_val_every_n_epoch`",
+        "at least 1",
+        "got 0",
+    ],
+    # places
+    f"fit {SHARED} Tfidf --run_dir file": ["`run_dir`", "must be a folder", "file is a file"],
+    f"fit {SHARED} Tfidf --run_dir file/below": ["`run_dir`", "must be a folder", "file is a file"],
+    f"fit {SHARED} Tfidf --label ../../evil": ["`label`", "got '../../evil'", "use letters"],
+    f"fit {SHARED} Tfidf --study /abs": ["`study`", "got '/abs'", "use letters"],
+    "compare study.yaml --runs file": ["`--runs`", "must be a folder", "file is a file"],
+    "compare study.yaml --runs file/below --dry-run": ["`--runs`", "must be a folder", "file is a file"],
+    "compare absolute.yaml": ["`study`", "got '/abs'", "use letters"],
+    "compare evil.yaml": ["`strategies`", "got '../../evil'", "use letters"],
+    "report folder --markdown folder.md": ["`--markdown`", "folder.md is a folder"],
+    "report folder --markdown tables.html": ["`--markdown`", "must name a file that ends in .md", "tables.md would do"],
+    "report folder --markdown nowhere/tables.md": ["`--markdown`", "make nowhere first"],
+    "report folder": ["`RUNS`", "must hold runs"],
+    "report nowhere": ["`RUNS`", "must be a folder"],
+    # studies
+    "compare": ["`STUDY.yaml`", "must be given", "got none"],
+    "compare study.yaml --jobs two": ["`--jobs`", "a whole number", "got 'two'"],
+    "compare study.yaml --only none": ["`--only`", "a strategy of the study", "there are tfidf"],
+    "compare study.yaml study.yaml": ["`STUDY.yaml`", "must be one file", "one after the other"],
+    "compare study.yaml --set trainer.max_epochs=3": ["`--set`", "--override KEY=VALUE"],
+    "compare study.yaml lora.model.rank=3": [
+        "`lora.model.rank`",
+        "must begin with model, data, trainer",
+        "strategies.lora.overrides",
+    ],
+    "compare study.yaml trainer.max_epochs": ["KEY=VALUE", "got 'trainer.max_epochs'", "give it a value"],
+    "compare foreign.yaml": ["`strategies.tfidf.seeds`", "among the study's [0]", "got 5"],
+    "compare own.yaml --seeds 1 --only tfidf": ["`--seeds`", "tfidf run with none of [1]"],
+    "compare decoders.yaml": ["`backbone`", "one YAML file", "got ['a.yaml', 'b.yaml']"],
+    "compare decoder.yaml": ["`strategies.tfidf.backbone`", "left out", "model.backbone.name"],
+    # data
+    f"fit {SHARED} Tfidf --data.train.path nowhere.csv": ["`data.train.path`", "'nowhere.csv' is not there"],
+    f"fit {SHARED} Tfidf --data.validation.path unscored.csv": [
+        "`data.validation`",
+        "got pairs without scores",
+        "`columns:",
+    ],
+    f"fit {SHARED} Tfidf --data.validation.path texts.csv": ["`data.validation`", "scored pairs, got texts"],
+    f"fit {SHARED} Tfidf --data.train.path short.csv": ["short.csv, line 3", "3 fields", "got 1"],
+    f"fit {SHARED} Tfidf --data.train.path latin.csv": ["latin.csv", "line 2", "UTF-8"],
+    f"fit {SHARED} Tfidf --data.train.path broken.jsonl": ["broken.jsonl, line 2", "a JSON object"],
+    f"fit {SHARED} Tfidf --data.train.path half.jsonl": ["half.jsonl, line 1", "Unicode text", "surrogate"],
+    f"fit {SHARED} Tfidf --data.train.path broken.parquet": ["`data.train.path`", "'broken.parquet'", "Parquet"],
+    f"fit {SHARED} Tfidf --data.train.path broken.csv.gz": ["`data.train.path`", "'broken.csv.gz' cannot"],
+    f"fit {SHARED} Tfidf --data.train.path cut.csv.gz": ["`data.train.path`", "'cut.csv.gz' cannot"],
+}
+INTERNALS = (
+    "Traceback",
+    "Parser key",
+    "Union",
+    "Subtypes",
+    "<class",
+    "NestedArg",
+    "Namespace",
+    "collections.abc",
+    "typing.",
+)
+
+
+def make_place(place: Path) -> None:
+    """Write the files that the cases name."""
+    study = "protocol: shared.yaml\nseeds: [0]\nstrategies:\n"
+    run = "data: {train: {path: a.csv}, validation: {path: a.csv}, test: {a: {path: a.csv}}}\n"
+    texts = {
+        "a.csv": TABLE,
+        "shared.yaml": f"{run}trainer: {{max_epochs: 1, logger: false, enable_model_summary: false}}\n",
+        "loggers.yaml": "trainer: {logger: [{class_path: CSVLogger, init_args: {save_dir: .}}, {class_path: WandbLogger}]}\n",
+        "tfidf.yaml": "model: {class_path: Tfidf}\n",
+        "odd.yaml": 'data: {test: {"a\\0": {path: a.csv}}}\n',
+        "letters.csv": f"{HEADER}\na,b,0.5\n",
+        "rank.yaml": "model: {class_path: LoRABiEncoder, init_args: {rank: eight}}\n",
+        "widths.yaml": "model: {class_path: Freeze, init_args: {network: {widths: [wide]}}}\n",
+        "training.yaml": "model: {class_path: LoRABiEncoder, init_args: {training: [1, 2]}}\n",
+        "trainer.yaml": "trainer: [1]\n",
+        "study.yaml": f"{study}  tfidf: tfidf.yaml\n",
+        "absolute.yaml": f"study: /abs\n{study}  tfidf: tfidf.yaml\n",
+        "evil.yaml": f"{study}  ../../evil: tfidf.yaml\n",
+        "foreign.yaml": f"{study}  tfidf: {{config: tfidf.yaml, seeds: [5]}}\n",
+        "own.yaml": f"{study}  tfidf: {{config: tfidf.yaml, seeds: [0]}}\n",
+        "decoders.yaml": f"backbone: [a.yaml, b.yaml]\n{study}  tfidf: tfidf.yaml\n",
+        "decoder.yaml": f"{study}  tfidf: {{config: tfidf.yaml, backbone: a.yaml}}\n",
+        "unscored.csv": "first,second\nred,blue\n",
+        "texts.csv": "text\nred\n",
+        "short.csv": f"{HEADER}\na,b,0.5\na\n",
+        "broken.jsonl": '{"text": "red"}\n{"text"\n',
+        "half.jsonl": '{"text": "\\ud800"}\n',
+        "broken.parquet": "PAR1 no more",
+        "broken.csv.gz": "no gzip",
+        "file": "",
+    }
+    for name, text in texts.items():
+        (place / name).write_text(text)
+    (place / "latin.csv").write_bytes(f"{HEADER}\nré,bleu,0.5\n".encode("latin-1"))
+    (place / "cut.csv.gz").write_bytes(gzip.compress(TABLE.encode() * 50)[:-20])
+    (place / "archive.zip").write_bytes(b"PK\x05\x06" + bytes(18))
+    for folder in ("folder", "folder.md"):
+        (place / folder).mkdir()
+
+
+def answer(lines: Sequence[str]) -> list[tuple[int, str, str]]:
+    """Type each line; give its status, and what was written to both streams."""
+    found = []
+    commands = LightningCLI.subcommands()
+
+    def only(name: str) -> staticmethod:
+        return staticmethod(lambda: {name: commands.get(name)})
+
+    for line in lines:
+        # The parsers of the three other commands would take most of the time.
+        LightningCLI.subcommands = only(line.split()[0])
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            sys.argv = ["embedlab", *line.split()]
+            try:
+                status = cli.main(line.split())
+            except SystemExit as error:
+                status = int(error.code or 0)
+            except BaseException:
+                traceback.print_exc()
+                status = 1
+        found.append((status, out.getvalue(), err.getvalue()))
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder two levels down, so that `../../evil` would lead to one that can be looked at."""
+    place = tmp_path_factory.mktemp("manners") / "one" / "two"
+    place.mkdir(parents=True)
+    make_place(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def answers(place: Path) -> dict[str, tuple[int, str, str]]:
+    """What is answered to each case."""
+    return dict(zip(CASES, processes.call(place, answer, list(CASES)), strict=True))
+
+
+@pytest.mark.parametrize("line", CASES)
+def test_odd_input_is_answered_in_one_sentence(answers: dict[str, tuple[int, str, str]], line: str) -> None:
+    status, out, err = answers[line]
+    assert (status, out) == (2, ""), err
+    assert re.fullmatch(r"embedlab: error: [^\n]*\.\n", err), err
+    assert not [own for own in INTERNALS if own in err], err
+    assert not [own for own in CASES[line] if own not in err], err
+
+
+def test_nothing_is_left_behind(place: Path, answers: dict[str, tuple[int, str, str]]) -> None:
+    before = Path(tempfile.mkdtemp(dir=place.parents[1]))
+    make_place(before)
+    assert answers
+    assert {own.name for own in place.iterdir()} - {own.name for own in before.iterdir()} <= {"runs", "cache"}
+    assert [own.name for own in place.parent.iterdir()] == ["two"]
+    assert not list(place.rglob("evil*/*"))
+
+
+def test_columns_called_like_their_roles_need_no_saying(place: Path) -> None:
+    (place / "roles.csv").write_text(TABLE.replace(HEADER, "first,second,score"))
+    words = f"fit {SHARED} Tfidf --run_dir {place}/roles --data.train.path roles.csv --data.validation.path roles.csv"
+    ((status, _, err),) = processes.call(place, answer, [words])
+    assert status == 0, err
+    result = runs.read_result(place / "roles")
+    assert result is not None
+    assert result["data"]["train"]["rows"] == 4
+
+
+def test_an_option_of_the_last_logger_needs_no_number(place: Path) -> None:
+    words = f"fit {SHARED} Tfidf -c loggers.yaml --trainer.logger.offline true --print_config"
+    ((status, out, _),) = processes.call(place, answer, [words])
+    assert status == 0
+    assert re.search(
+        r"class_path: lightning.pytorch.loggers.WandbLogger\s+init_args:(\s+\w+: .*)*\s+offline: true", out
+    )
+
+
+def test_going_online_needs_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wandb.login", lambda prompt: False)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    arguments = Namespace(save_dir=".", name=None, project="x", offline=False)
+    logger = Namespace(class_path="lightning.pytorch.loggers.WandbLogger", init_args=arguments)
+    config = Namespace(trainer=Namespace(logger=[logger]), study="s")
+    with pytest.raises(UserError, match="`trainer.logger.offline` must be true"):
+        set_up_loggers(config, Path("run"), "x")
+    monkeypatch.setattr("wandb.login", lambda prompt: True)
+    set_up_loggers(config, Path("run"), "x")
+    assert arguments.save_dir == "run"
+
+
+def test_help_lists_what_ships(place: Path) -> None:
+    lines = [
+        "fit --help",
+        "fit --model.help LoRABiEncoder",
+        "fit --model.pooling.help",
+        "fit --model.tuning.help",
+        "help compare",
+    ]
+    (fit, lora, pooling, tuning, compare) = (
+        (status, " ".join(out.split())) for status, out, _ in processes.call(place, answer, lines)
+    )
+    assert {own[0] for own in (fit, lora, pooling, tuning, compare)} == {0}
+    assert "embedlab.strategies.freeze.Freeze" in fit[1]
+    assert "base.Embedder" not in fit[1]
+    assert f"these ship: {POOLINGS}, default: embedlab.pooling.weighted_mean" in lora[1]
+    assert f"these ship: {LOSSES}" in lora[1]
+    assert not [own for own in ("Callable", "subclass", "torch.") if own in lora[1]]
+    for name in POOLINGS.split(", "):
+        assert name in pooling[1]
+    for name in ("Frozen", "BitFit", "LoRA", "Full"):
+        assert f"embedlab.backbone.tuning.{name}" in tuning[1]
+    assert compare[1].startswith("usage: embedlab compare")
+
+
+# Damaged runs -----------------------------------------------------------------------------------------------
+
+GOOD = {"spearman": 0.5, "pearson": 0.5, "pairs": 4, "undefined": None}
+RESULT = {"schema_version": 1, "label": "x", "study": "s", "seed": 0, "metrics": {"test/a": GOOD}}
+DAMAGED: dict[str, str | bytes] = {
+    "no-metrics": json.dumps({**RESULT, "metrics": None}),
+    "text-as-score": json.dumps({**RESULT, "metrics": {"test/a": {**GOOD, "spearman": "high"}}}),
+    "nan-as-text": json.dumps({**RESULT, "metrics": {"test/a": {**GOOD, "spearman": "NaN"}}}),
+    "nan": json.dumps({**RESULT, "metrics": {"test/a": {**GOOD, "spearman": float("nan")}}}),
+    "list-as-metrics": json.dumps({**RESULT, "metrics": [1]}),
+    "null-as-metric": json.dumps({**RESULT, "metrics": {"test/a": None}}),
+    "list-as-backbone": json.dumps({**RESULT, "backbone": ["small"]}),
+    "text-as-seconds": json.dumps({**RESULT, "seconds": {"train": "long"}}),
+    "text-as-notes": json.dumps({**RESULT, "notes": "note"}),
+    "text-as-seed": json.dumps({**RESULT, "seed": "zero"}),
+    "huge": json.dumps({**RESULT, "metrics": {"test/a": {**GOOD, "spearman": 10**400}}}),
+    "no-json": "{",
+    "no-object": "[]",
+    "no-utf-8": b'{"label": "\xff"}',
+    "deep": "[" * 100_000,
+}
+
+
+def write_run(folder: Path, result: str | bytes) -> None:
+    folder.mkdir(parents=True)
+    (folder / runs.RESULT).write_bytes(result if isinstance(result, bytes) else result.encode())
+
+
+def report(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Report on a folder; give the lines."""
+    assert cli.main(["report", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_a_damaged_run_is_one_line_and_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "s" / "good" / "seed-0", json.dumps({**RESULT, "label": "good"}))
+    for name, result in DAMAGED.items():
+        write_run(tmp_path / "s" / name / "seed-0", result)
+    (tmp_path / "s" / "folder" / "seed-0" / runs.RESULT).mkdir(parents=True)
+    for name, status in {
+        "no-state": "{}",
+        "text-as-pid": '{"state": "running", "pid": "x"}',
+        "no-status": "\x00",
+    }.items():
+        (tmp_path / "s" / name / "seed-0").mkdir(parents=True)
+        (tmp_path / "s" / name / "seed-0" / runs.STATUS).write_text(status)
+    out = report(tmp_path, capsys)
+    assert re.search(r"good .*50\.0", out)
+    for name in (*DAMAGED, "folder", "no-state", "text-as-pid", "no-status"):
+        lines = [line for line in out.splitlines() if line.startswith(f"failed: {name}, seed 0: ")]
+        assert len(lines) == 1, name
+        assert str(tmp_path / "s" / name / "seed-0") in lines[0]
+
+
+def test_damaged_predictions_and_configuration_are_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, config in enumerate(["a: [", "model: {1: x, a: y}\n2024-01-01: 3\n"]):
+        folder = tmp_path / "s" / f"x{seed}" / f"seed-{seed}"
+        write_run(folder, json.dumps({**RESULT, "label": f"x{seed}", "seed": seed}))
+        (folder / runs.CONFIG).write_text(config)
+        (folder / runs.PREDICTIONS).mkdir()
+        (folder / runs.PREDICTIONS / "test-a.parquet").write_bytes(b"PAR1 no more")
+    out = report(tmp_path, capsys)
+    assert "no interval: test-a.parquet is damaged for seed-0" in out
+    assert len(re.findall(r"^\W*x[01] ", out, re.MULTILINE)) == 2
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        make_place(Path(folder))
+        for line, (_, _, err) in zip(CASES, processes.call(Path(folder), answer, list(CASES)), strict=True):
+            print(f"| `embedlab {line}` | {err.strip().removeprefix('embedlab: error: ').replace(folder, '.')} |")
