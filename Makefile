@@ -23,7 +23,7 @@ demo: setup
 	$(BIN)/embedlab compare configs/compare/demo.yaml
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: setup
 	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements-check.txt

@@ -108,7 +108,9 @@ def test_a_study_is_checked_and_run(place: tuple[Path, check.Server], capsys: py
 
 
 def test_a_fault_is_found_there(place: tuple[Path, check.Server]) -> None:
-    with pytest.raises(UserError, match=r"^tfidf, freeze, bitfit: `path` must be .* 'gone\.tsv' is not there\.$"):
+    with pytest.raises(
+        UserError, match=r"^tfidf, freeze, bitfit: `data\.train\.path` must be .* 'gone\.tsv' is not there\.$"
+    ):
         compared(place[1], "data.train.path=gone.tsv", "--dry-run")
 
 
