@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from embedlab.runs.code import shared_code
 from embedlab.runs.identity import content_hash
 from embedlab.study.jobs import Job, Spawned, spawn
 from embedlab.yaml_files import read_yaml
@@ -77,6 +78,7 @@ FAKE = """
         "schema_version": 1, "strategy": "Method", "label": label, "study": a["--study"], "seed": seed,
         "identity": a["--identity"], "settings": settings, "backbone": {"name": "small"},
         "metrics": {"test/stsb": {"spearman": score, "pearson": score, "pairs": 9, "undefined": None}},
+        "code": json.loads((here / "code.json").read_text()),
         "parameters": {"trainable": 10}, "seconds": {"train": 1.0, "score": 0.5, "total": 1.5}, "notes": []})
     write("status.json", {**status, "state": "done"})
     """
@@ -112,6 +114,7 @@ def make_study(folder: Path, decoder: str = "small") -> None:
     for name, content in {
         "study_methods.py": STRATEGIES,
         "fake.py": FAKE,
+        "code.json": json.dumps(shared_code()),
         "study.yaml": STUDY,
         "pairs.tsv": "\n".join(["sentence1\tsentence2\tscore", *pairs]) + "\n",
         "protocol.yaml": PROTOCOL,

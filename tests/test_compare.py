@@ -104,6 +104,30 @@ def test_what_is_started_is_what_the_contract_says(here: Path, run: Run) -> None
     assert not Path("runs").exists()
 
 
+def test_what_older_code_finished_is_run_again_only_when_asked(here: Path, run: Run) -> None:
+    now = (here / "code.json").read_text()
+    (here / "code.json").write_text(json.dumps({**json.loads(now), "packing": "of another time"}))
+    run("--only", "simple")
+    (here / "code.json").write_text(now)
+    run("--only", "method")
+    starts(here)
+    _, out = run()
+    assert starts(here) == []
+    assert "4 finished, 0 to run" in out
+    assert "older code made 2 runs of these; --rerun-older makes them again" in out.splitlines()
+    _, out = run("--dry-run", "--rerun-older")
+    assert "2 finished, 2 to run" in out
+    assert sorted(line.split()[0] for line in out.splitlines() if " seed " in line) == ["finished"] * 2 + ["older"] * 2
+    old = (folder("simple") / runs.RESULT).read_text()
+    _, out = run("--rerun-older")
+    assert starts(here) == ["simple 0", "simple 1"]
+    assert "older code" not in out
+    (aside,) = folder("simple").parent.glob("seed-0.superseded-*")
+    assert (aside / runs.RESULT).read_text() == old
+    run("--rerun-older")
+    assert starts(here) == []
+
+
 def test_a_run_folder_says_what_was_asked_for(here: Path, run: Run) -> None:
     arguments = ("--only", "simple", "--seeds", "0")
     run(*arguments, "trainer.max_epochs=1")

@@ -100,7 +100,7 @@ OPTIONS = {
     "--trainer.strategy ddp --trainer.devices 2": "strategy: ddp\n  devices: '2'\n",
     "--trainer.logger.offline false": "offline: false",
 }
-OF_COMPARE = ("--jobs", "--only", "--seeds", "--dry-run")  # which its help must list
+OF_COMPARE = ("--jobs", "--only", "--seeds", "--dry-run", "--rerun-older")  # which its help must list
 
 
 def blocks(text: str) -> list[str]:

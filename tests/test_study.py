@@ -141,7 +141,10 @@ def test_a_study_with_a_fault(here: Path, capsys: pytest.CaptureFixture[str], ol
         ),
         ("study.yaml --seeds 1 1", "`--seeds` must differ from each other, got 1 twice."),
         ("study.yaml --seeds a", "`--seeds` must be whole numbers"),
-        ("study.yaml --jobs 0", "`--jobs` must be at least 1, got 0."),
+        (
+            "study.yaml --jobs 0",
+            "`--jobs` must be at least 1, the number of runs at a time, got 0; leave it out for one.",
+        ),
         (
             "study.yaml --jobs many",
             "`--jobs` must be a whole number, got 'many'; see embedlab compare --help.",

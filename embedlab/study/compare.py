@@ -1,44 +1,42 @@
 """`embedlab compare`: run a study, each run in a process of its own, and show the table.
 
 What is finished is skipped, what failed or was stopped goes on, what was finished under other settings is
-moved aside and run again. The same command does all of that.
+moved aside and run again, and so is, where asked for, what older code has finished. The same command does all of that.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shlex
 import socket
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import yaml
 
 from embedlab import configs, runs
-from embedlab.arguments import Parser
-from embedlab.errors import UserError, did_you_mean
+from embedlab.errors import UserError
 from embedlab.report import render
 from embedlab.report.command import collect, console, summarise, write_markdown
+from embedlab.runs.code import older_code
 from embedlab.study import check, launcher
 from embedlab.study.check import Checked, Checker
 from embedlab.study.jobs import Job
-from embedlab.study.rules import check_some, check_spelling, check_words
-from embedlab.study.spec import Study, read_overrides, read_seeds, read_study
-from embedlab.yaml_files import read_value, write_value
+from embedlab.study.options import chosen, read_options
+from embedlab.study.rules import check_some
+from embedlab.study.spec import Study, read_study
+from embedlab.yaml_files import write_value
 
 __all__ = ["main"]
 
 REPORT: Final = "report.md"
 LOCK: Final = ".lock"
-OVERRIDE: Final = re.compile(r"--((?:model|data|trainer)\..+)", re.DOTALL)
 
-Standing = Literal["finished", "changed", "running", "resume", "new"]
+Standing = Literal["finished", "older", "changed", "running", "resume", "new"]  # older: finished, by older code
 
 
 def main(
@@ -60,10 +58,10 @@ def main(
         UserError: If the study cannot be run as asked; nothing has been started then.
         KeyboardInterrupt: If interrupted; no process is left behind.
     """
-    options, typed = _read_options(arguments)
+    options, typed = read_options(arguments)
     study = read_study(configs.find(options.study))
     seeds = study.seeds if options.seeds is None else options.seeds
-    labels = _only(options.only, [strategy.label for strategy in study.strategies])
+    labels = chosen(options.only, [strategy.label for strategy in study.strategies])
     study = replace(
         study,
         overrides=dict(sorted({**study.overrides, **typed}.items())),
@@ -83,7 +81,7 @@ def main(
             every = plan(study, options.runs, check.check(study, options.runs, checker))
         jobs = [job for job in every if job.seed in seeds and job.label in labels]
         if options.dry_run:
-            todo = _todo(jobs)
+            todo = _todo(jobs, options.rerun_older)
             say(_head(study.name, folder, jobs, todo))
             for job in jobs:
                 say(f"{_standing(job):8}  {job.name}")
@@ -92,7 +90,7 @@ def main(
             return 0
         with _locked(folder):
             _repair(folder)
-            todo = _todo(jobs)
+            todo = _todo(jobs, options.rerun_older)
             say(_head(study.name, folder, jobs, todo))
             for job in todo:
                 _make_ready(job)
@@ -102,6 +100,8 @@ def main(
     found = summarise(collect(folder))
     write_markdown(found, folder / REPORT)
     render.show(found, screen)
+    if older := sum(_standing(job) == "older" for job in jobs):
+        say(f"older code made {render.runs_of(older)} of these; --rerun-older makes them again")
     for job in every:
         if job not in jobs and _standing(job) == "changed":
             say(f"outdated: {job.name} was finished under other settings; compare it again")
@@ -133,71 +133,13 @@ def _show(job: Job, say: Callable[[str], None]) -> None:
         say(f"          overrides: {shlex.join(f'{key}={write_value(own)}' for key, own in job.overrides.items())}")
 
 
-def _read_options(arguments: Sequence[str]) -> tuple[Namespace, dict[str, Any]]:
-    """Read the command line: its options, and overrides for every run."""
-    parser = Parser(
-        "embedlab compare",
-        "Run every strategy and seed of a study and show one table; run it again to resume.",
-        "overrides: KEY=VALUE or --KEY VALUE, such as trainer.max_epochs=1 or --data.train.limit 200\n"
-        "example:   embedlab compare demo --seeds 0 1 2 --jobs 2",
-    )
-    parser.add_argument("study", metavar="STUDY.yaml", help="the study; a name such as demo for one that ships")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", default=[], help="override for every run")
-    parser.add_argument("--override", metavar="KEY=VALUE", action="append", default=[], help="the same")
-    parser.add_argument("--seeds", metavar="N", nargs="+", help="seeds instead of the study's: 0,1,2 or 0 1 2")
-    parser.add_argument("--only", metavar="LABEL", nargs="+", action="extend", help="these strategies only")
-    parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at a time (default: 1)")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run, and run nothing")
-    parser.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="default: runs")
-    rest, pairs = _without_overrides(arguments)
-    check_spelling(rest)
-    options = parser.read(rest)
-    if options.jobs < 1:
-        raise UserError(f"`--jobs` must be at least 1, got {options.jobs}.")
-    # An option that takes several words also takes the overrides behind it; no seed or label holds a `=`.
-    several = [word for words in (options.seeds, options.only) for word in words or []]
-    pairs = [*options.overrides, *options.override, *(word for word in several if "=" in word), *pairs]
-    check_words(options.study, pairs)
-    runs.check_folder(options.runs, "`--runs`")
-    if options.seeds is not None:
-        words = [part for word in options.seeds if "=" not in word for part in word.split(",") if part]
-        options.seeds = read_seeds([int(word) if word.isdecimal() else word for word in words], "`--seeds`")
-    typed = {}
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        typed[key] = read_value(value)
-    return options, read_overrides(typed, "An override")
-
-
-def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Take overrides written as options out of a command line: the rest, and KEY=VALUE."""
-    rest, pairs, words = list[str](), list[str](), list(arguments)
-    while words:
-        word = words.pop(0)
-        match = OVERRIDE.fullmatch(word)
-        if match is None:
-            rest.append(word)
-        elif "=" in word or not words:
-            pairs.append(match[1])
-        else:
-            pairs.append(f"{match[1]}={words.pop(0)}")
-    return rest, pairs
-
-
-def _only(typed: Sequence[str] | None, labels: Sequence[str]) -> Sequence[str]:
-    """Return the labels to run."""
-    chosen = [word for word in typed or [] if "=" not in word]
-    for label in chosen:
-        if label not in labels:
-            raise UserError(f"`--only` must name a strategy of the study, got {label!r}{did_you_mean(label, labels)}.")
-    return labels if typed is None else chosen
-
-
 def _standing(job: Job) -> Standing:
     """Say how a run of a study stands."""
     result, status = runs.read_result(job.folder), runs.read_status(job.folder)
     if result is not None:
-        return "finished" if result.get("identity") == job.identity else "changed"
+        if result.get("identity") != job.identity:
+            return "changed"
+        return "older" if older_code(result) else "finished"
     if status is None:
         return "new"
     if runs.is_alive(status):
@@ -212,8 +154,10 @@ def _standing(job: Job) -> Standing:
     return "resume" if status.identity == job.identity else "changed"
 
 
-def _todo(jobs: Sequence[Job]) -> list[Job]:
-    return [job for job in jobs if _standing(job) != "finished"]
+def _todo(jobs: Sequence[Job], rerun_older: bool) -> list[Job]:
+    """Return the runs to do; what older code has finished counts as finished, unless it is to be run again."""
+    finished = {"finished"} if rerun_older else {"finished", "older"}
+    return [job for job in jobs if _standing(job) not in finished]
 
 
 def _head(name: str, folder: Path, jobs: Sequence[Job], todo: Sequence[Job]) -> str:
@@ -233,11 +177,11 @@ def _repair(folder: Path) -> None:
 
 
 def _make_ready(job: Job) -> None:
-    """Queue a run with its overrides; what was run in its folder under other settings is moved aside."""
+    """Queue a run with its overrides; what was run in its folder otherwise is moved aside."""
     standing = _standing(job)
     if standing == "running":
         return
-    if standing == "changed":
+    if standing in ("changed", "older"):
         result, status = runs.read_result(job.folder), runs.read_status(job.folder)
         old = result.get("identity") if result is not None else status.identity if status is not None else None
         runs.set_aside(job.folder, old)
