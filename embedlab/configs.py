@@ -60,6 +60,8 @@ def with_files(words: Sequence[str]) -> list[str]:
     """
     result = list[str]()
     for word in words:
+        if word.startswith("-c") and word[2:3] not in ("", "="):  # the name attached, as to any short option
+            word = f"-c={word[2:]}"
         option, equals, value = word.partition("=")
         if result and result[-1] in CONFIG and not word.startswith("-"):
             result.append(str(find(word)))

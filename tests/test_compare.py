@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,26 @@ def test_what_older_code_finished_is_run_again_only_when_asked(here: Path, run: 
     assert (aside / runs.RESULT).read_text() == old
     run("--rerun-older")
     assert starts(here) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_while_a_run_is_started_leaves_none_behind(here: Path, gate: Gate, number: signal.Signals) -> None:
+    """What was started is known to the study only once the process that starts it has answered."""
+
+    class Interrupted(Fake):
+        def start(self, job: jobs.Job, threads: int | None) -> jobs.Spawned:
+            own = super().start(job, threads)
+            gate.arrival()
+            os.kill(os.getpid(), number)
+            return own
+
+    control(here, method="wait", simple="wait")
+    with pytest.raises(KeyboardInterrupt):
+        compare.main(["study.yaml"], server=lambda: nullcontext(Interrupted(here)))
+    status = runs.read_status(folder("method"))
+    assert status is not None
+    assert (status.state, runs.is_alive(status)) == ("failed", False)
+    assert starts(here) == ["method 0"]
 
 
 def test_a_run_folder_says_what_was_asked_for(here: Path, run: Run) -> None:

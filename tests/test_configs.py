@@ -282,7 +282,8 @@ def test_a_study_names_its_own_files_and_what_ships(
 
 def test_options_take_names_in_every_form() -> None:
     file = str(CONFIGS / "protocol.yaml")
-    words = ["-c", "protocol", "--config=protocol", "--model.backbone.name", "protocol", "--config", "protocol", "-c"]
-    expected = ["-c", file, f"--config={file}", "--model.backbone.name", "protocol", "--config", file, "-c"]
+    words = ["-c", "protocol", "--config=protocol", "--model.backbone.name", "protocol", "--config", "protocol"]
+    expected = ["-c", file, f"--config={file}", "--model.backbone.name", "protocol", "--config", file]
+    words, expected = [*words, "-cprotocol", "-c=protocol", "-c"], [*expected, f"-c={file}", f"-c={file}", "-c"]
     assert configs.with_files(words) == expected
     assert configs.with_files(["-c", "--print_config"]) == ["-c", "--print_config"], "for the parser to refuse"

@@ -51,6 +51,7 @@ CASES: dict[str, Sequence[str]] = {
         "did you mean embedlab.pooling.mean",
     ],
     f"fit {SHARED} LoRABiEncoder --model.pooling embedlab.pooling": ["`model.pooling`", "got 'embedlab.pooling'"],
+    f"fit {SHARED} SGPTBiEncoder --model.backbone.name no-where": ["`backbone.name`", "'no-where' at revision main"],
     f"fit {SHARED} LoRABiEncoder --model.pooling nowhere.pool": ["`model.pooling`", POOLINGS, "no module nowhere"],
     f"fit {SHARED} Freeze --model.loss mse": ["`model.loss`", LOSSES, "did you mean embedlab.losses.mse"],
     f"fit {SHARED} Freeze --model.final_punctuation maybe": ["`model.final_punctuation`", "one of keep, strip, append"],
@@ -274,6 +275,7 @@ def test_nothing_is_left_behind(place: Path, answers: dict[str, tuple[int, str, 
     make_place(before)
     assert answers
     assert {own.name for own in place.iterdir()} - {own.name for own in before.iterdir()} <= {"runs", "cache"}
+    assert not [own for own in (place / "runs").rglob("*") if own.is_dir() and not list(own.iterdir())]
     assert [own.name for own in place.parent.iterdir()] == ["two"]
     assert not list(place.rglob("evil*/*"))
 

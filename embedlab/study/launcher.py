@@ -54,7 +54,8 @@ def run_all(
         with screen.live():
             while waiting or running:
                 while waiting and len(running) < at_once:
-                    running.append(_start(waiting.popleft(), at_once, start))
+                    with _undivided():  # or a run might have been started that is not among those to stop
+                        running.append(_start(waiting.popleft(), at_once, start))
                     screen.say(f"start   {running[-1].job.name}")
                 time.sleep(POLL)
                 if not lost and any(own.own is not None and own.own.lost for own in running):
@@ -86,6 +87,31 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _undivided() -> Iterator[None]:
+    """Let an interruption wait for the end; a second one does not.
+
+    Raises:
+        KeyboardInterrupt: At the end, if there was one.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers if callable(signal.getsignal(number))}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _start(job: Job, at_once: int, start: Start) -> Process:

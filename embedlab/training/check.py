@@ -168,15 +168,11 @@ class _Check(RunCLI):
     def after_instantiate_classes(self) -> None:
         """Read the data and the decoder's configuration."""
         self.datamodule = self.read.setdefault(repr(self.config.fit.data), self.datamodule)
-        for step in (self.check_data, self._check_decoder):
+        for step in (self.check_data, self.check_decoder):
             try:
                 step()
             except UserError as error:
                 self.faults.append(str(error))
-
-    def _check_decoder(self) -> None:
-        if self.model.backbone is not None:
-            assert self.model.backbone.files.config is not None
 
     def fit(self, model: EmbeddingStrategy, datamodule: DataModule, **arguments: Any) -> None:
         """Tell what the run of each seed would be, instead."""

@@ -133,6 +133,7 @@ class RunCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Check all that can be checked before anything slow starts, and make the folder."""
         self.check_data()
+        self.check_decoder()
         runs.make_folder(self.run_dir, "`run_dir`")
 
     def check_data(self) -> None:
@@ -149,6 +150,11 @@ class RunCLI(LightningCLI):
             best = Path(self.config[stage].run_dir) / runs.BEST
             given = self.config_init[stage]
             given.ckpt_path = checks.learned(type(self.model), given.get("ckpt_path"), best)
+
+    def check_decoder(self) -> None:
+        """Find the decoder and read its configuration."""
+        if self.model.backbone is not None:
+            assert self.model.backbone.files.config is not None
 
     def fit(self, model: EmbeddingStrategy, datamodule: DataModule, **arguments: Any) -> None:
         """Run the stages, train, test the best checkpoint, write the result; files are written by the first process."""

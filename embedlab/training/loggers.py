@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 from embedlab.errors import UserError
 
@@ -55,6 +55,5 @@ def _check_login() -> None:
 def tell_configuration(loggers: Sequence[Logger], config: dict[str, Any]) -> None:
     """Give Weights & Biases the whole configuration, nested; other loggers keep theirs."""
     for logger in loggers:
-        experiment: Any = getattr(logger, "experiment", None)
-        if hasattr(experiment, "config"):
-            experiment.config.update(config, allow_val_change=True)
+        if isinstance(logger, WandbLogger):
+            logger.experiment.config.update(config, allow_val_change=True)

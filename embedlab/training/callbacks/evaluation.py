@@ -84,6 +84,8 @@ class Evaluation(Callback):
         """Keep a batch's scores."""
         self._keep(outputs, batch)
 
+    on_predict_batch_end = on_validation_batch_end
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log `val/pearson` and `val/spearman`; keep the predictions of the best epoch."""
         columns = self._take()
@@ -120,18 +122,6 @@ class Evaluation(Callback):
             for metric in ("pearson", "spearman"):
                 value = float("nan") if result[metric] is None else result[metric]
                 pl_module.log(f"{name}/{metric}", value, add_dataloader_idx=False, batch_size=1)
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep a batch's scores."""
-        self._keep(outputs, batch)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the scores; there is nothing to compare them with."""
