@@ -293,7 +293,7 @@ def test_a_result_with_something_else_in_it(path: tuple[Any, ...], value: Any) -
 
 
 STATE = st.sampled_from(["queued", "running", "done", "failed", "asleep", 3])
-FIELDS = st.sampled_from(["started", "ended", "pid", "host", "error", "request", "more"])
+FIELDS = st.sampled_from(["started", "ended", "pid", "host", "error", "identity", "more"])
 STATUSES = st.tuples(STATE, st.dictionaries(FIELDS, JSON)).map(
     lambda own: json.dumps({"state": own[0], **own[1]}).encode()
 )

@@ -38,7 +38,7 @@ RESULT: Final = {
     "study": TEXT,
     "label": TEXT,
     "seed": WHOLE,
-    "request": TEXT,
+    "identity": TEXT,
     "settings": TEXT,
     "metrics": _Each({"spearman": NUMBER, "pearson": NUMBER, "pairs": WHOLE, "undefined": TEXT}),
     "backbone": {"name": TEXT, "sha256": TEXT},
@@ -58,7 +58,7 @@ RESULT: Final = {
     "notes": [TEXT],
     "versions": _Each(TEXT),
 }
-STATUS: Final = {"started": TIME, "ended": TEXT, "pid": WHOLE, "host": TEXT, "error": TEXT, "request": TEXT}
+STATUS: Final = {"started": TIME, "ended": TEXT, "pid": WHOLE, "host": TEXT, "error": TEXT, "identity": TEXT}
 
 
 def check(content: Mapping[str, Any], schema: Mapping[str, Any], path: Path) -> None:
