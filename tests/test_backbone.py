@@ -573,3 +573,18 @@ def test_every_file_of_a_tokenizer_decides_what_a_decoder_is(own_decoder: Path) 
     (own_decoder / "README.md").write_text("no part of it")
     hashes.add(decoder_sha256(own_decoder))
     assert len(hashes) == 6
+
+
+@pytest.mark.parametrize(
+    ("wrong", "came"),
+    [
+        (lambda states, batch: states, r"the shape \(\d+, 32\)"),
+        (lambda states, batch: states[: len(batch)][None], r"the shape \(1, 2, 32\)"),
+        (lambda states, batch: None, "NoneType"),
+    ],
+)
+def test_a_pooling_gives_one_vector_per_text(decoder_folder: Folder, wrong: Any, came: str) -> None:
+    """Anything else would be taken for the vectors of other texts."""
+    backbone = loaded(decoder_folder("llama"))
+    with pytest.raises(UserError, match=rf"^`pooling` must give one vector per text, here \(2, D\) .* gave {came};"):
+        backbone.pool(["a b", "ccccc"], wrong)

@@ -92,9 +92,9 @@ def test_undefined_is_none(scores: list[float], labels: list[float]) -> None:
 
 
 def test_constant_resamples_are_left_out_not_taken_for_zero() -> None:
-    # One pair differs: a third of all resamples miss it, and nothing is defined there.
-    scores = labels = np.r_[np.full(20, 0.3), 1.0]
-    assert statistics.spearman_interval(scores, labels) == statistics.Interval(1.0, 1.0)
+    # Five pairs differ: one resample in three hundred misses them all, and nothing is defined there.
+    scores = labels = np.r_[np.full(16, 0.3), np.ones(5)]
+    assert statistics.spearman_interval(scores, labels, level=0.999) == statistics.Interval(1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -164,3 +164,9 @@ def test_same_seed_same_interval() -> None:
     scores, labels = rated(100)
     assert statistics.spearman_interval(scores, labels) == statistics.spearman_interval(scores, labels)
     assert statistics.spearman_interval(scores, labels, seed=1) != statistics.spearman_interval(scores, labels)
+
+
+def test_no_interval_where_too_many_resamples_have_no_correlation() -> None:
+    """Those left all hold the one score that is not zero; their interval can lie above the estimate."""
+    scores, labels = np.r_[np.zeros(15), 1.0], np.linspace(0, 1, 16)
+    assert statistics.spearman_interval(scores, labels) is None

@@ -169,7 +169,7 @@ class Backbone(nn.Module):
 
         Args:
             texts: B texts.
-            pooling: From token states (T, D) to one vector per text.
+            pooling: From token states (T, D) to one vector per text; anything else it gives is refused.
             layers: States to pool: 0 is the embedding output, l the output of block l, FINAL that of the final norm.
             prefix: Token ids put before each text; the token of `begin_of_text` is not repeated if they begin with it.
             suffix: Token ids put after each text.
@@ -184,7 +184,7 @@ class Backbone(nn.Module):
         for chosen in token_batches([len(own) for own in distinct], budget):
             batch = self._pack([distinct[i] for i in chosen])
             self.trained_tokens += len(batch.ids) if learning else 0
-            pooled.append(self._pooled(batch, pooling, layers))
+            pooled.append(self._pooled(batch, _one_each(pooling), layers))
             order += chosen
         where = torch.tensor(order, device=self.device).argsort()
         return torch.cat(pooled)[where[torch.tensor(back, device=self.device)]]
@@ -228,3 +228,20 @@ class Backbone(nn.Module):
             states = self._pooled(batch, lambda all_states, _: all_states, (FINAL,))[:, 0]
             scores |= log_probabilities(plan, states, targets, self.reader.logits)
         return [scores[i] for i in range(len(contexts))]
+
+
+def _one_each(pooling: Pooling) -> Pooling:
+    """Refuse anything but one vector per text, which would be taken for those of other texts."""
+
+    def checked(states: Tensor, batch: PackedBatch) -> Tensor:
+        vectors: Any = pooling(states, batch)
+        if isinstance(vectors, Tensor) and vectors.ndim == 2 and len(vectors) == len(batch):
+            return vectors
+        came = f"the shape {tuple(vectors.shape)}" if isinstance(vectors, Tensor) else type(vectors).__name__
+        name = getattr(pooling, "__qualname__", type(pooling).__name__)
+        raise UserError(
+            f"`pooling` must give one vector per text, here ({len(batch)}, D) for {len(batch)} texts of {len(states)} tokens, "
+            f"but {name} gave {came}; `batch.offsets` says where each text begins."
+        )
+
+    return checked

@@ -137,6 +137,8 @@ def _rows(path: Path, reader: Any, quoting: bool) -> Table:
     columns = next(reader, None)
     if columns is None:
         raise UserError(f"`path` must hold a header line and rows, but {str(path)!r} is empty.")
+    if twice := next((own for number, own in enumerate(columns) if own and own in columns[:number]), None):
+        raise UserError(f"{path}, line 1: must name each column once, got {twice!r} twice; rename one of them.")
     rows: list[list[str | None]] = []
     lines = []
     line = reader.line_num + 1

@@ -40,7 +40,10 @@ def interval_over_seeds(
     if not all(np.isfinite(own).all() for own in (*scores, *labels)):
         return None, "no interval: some scores are not finite"
     interval = statistics.spearman_interval(np.stack(scores), labels[0], resamples)
-    return interval, None if interval is not None else "no interval: undefined on most resamples"
+    return (
+        interval,
+        None if interval is not None else "no interval: undefined on too many resamples, where one side is constant",
+    )
 
 
 def _predictions(path: Path) -> list[np.ndarray] | None:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = ["Interval", "mean_and_sd", "pearson_interval", "spearman_interval"]
 
 Array = NDArray[np.float64]
+DEFINED: Final = 0.99  # share of the resamples whose correlation must be defined
 CELLS: Final = 2_000_000  # pairs times resamples held at a time, so that memory stays small
 
 
@@ -60,7 +61,7 @@ def spearman_interval(
         seed: Of the drawing.
 
     Returns:
-        The interval; None if the correlation is undefined on all pairs or on most of the resamples.
+        The interval; None if the correlation is undefined on all pairs or on more than a hundredth of the resamples.
 
     Raises:
         ValueError: If the shapes do not fit, or a number is not finite.
@@ -136,7 +137,7 @@ def _interval(
         found.append(np.mean([_correlation(counts, read(counts), label) for read in read_scores], axis=0))
     values = np.concatenate(found)
     values = values[np.isfinite(values)]
-    if len(values) < resamples / 2:
+    if len(values) < DEFINED * resamples:  # those left would be a choice of samples, and could miss the estimate
         return None
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))

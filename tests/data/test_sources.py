@@ -136,6 +136,7 @@ def test_scores_are_scaled(tmp_path: Path) -> None:
             "a.tsv, line 2: a row must have 3 fields as the header has, got 2",
         ),
         ("a.tsv", "", {}, "must hold a header line"),
+        ("a.csv", "s1,s1,score\na,b,1\n", {}, "a.csv, line 1: must name each column once, got 's1' twice"),
         ("a.tsv", None, {"where": {"genre": "z"}}, "has none where"),
         ("a.tsv", None, {"where": {"gnre": "a"}}, "did you mean genre"),
         ("a.tsv", None, {"limit": 0}, "`limit` must be at least 1 row"),
