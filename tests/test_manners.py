@@ -117,6 +117,8 @@ CASES: dict[str, Sequence[str]] = {
     f"fit {SHARED} Tfidf --data.train.path letters.csv": ["`data.train`", "words of two letters"],
     f"fit {SHARED} Tfidf --trainer.num_nodes 0": ["`trainer.num_nodes`", "positive", "got 0"],
     f"fit {SHARED} Tfidf --trainer.strategy deepspeed": ["`trainer", "DeepSpeed installed"],
+    f"fit {SHARED} Tfidf --trainer.limit_val_batches 0": ["`trainer.limit_val_batches`", "above 0", "leave it out"],
+    f"fit {SHARED} LoRABiEncoder --trainer.limit_train_batches 0.0": ["`trainer.limit_train_batches`", "above 0"],
     f"fit {SHARED} Tfidf --trainer.check_val_every_n_epoch 0": [
         "`trainer.check_val_every_n_epoch`",
         "at least 1",

@@ -130,6 +130,13 @@ def test_a_checkpoint_of_another_decoder_is_refused(place: Path, decoder_folder:
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
+def test_a_checkpoint_of_other_shapes_is_refused(place: Path) -> None:
+    run(place, command(place, "lora_bi", "r", "--trainer.max_epochs", "1"))
+    other = ["--ckpt_path", "r/checkpoints/best.ckpt", "--model.rank", "4"]
+    done = run(place, command(place, "lora_bi", "other", *other, subcommand="test"), status=2)
+    assert "0 tensors are missing and 42 unknown or of another shape" in done.stderr
+
+
 @pytest.mark.parametrize(
     "more",
     [

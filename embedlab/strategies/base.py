@@ -179,9 +179,9 @@ class EmbeddingStrategy(LightningModule, ABC):
     @final
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another strategy or decoder, or one that lacks a learned tensor."""
-        if (came := checkpoint.get("strategy")) != type(self).__qualname__:
+        if (strategy := checkpoint.get("strategy")) != type(self).__qualname__:
             raise UserError(
-                f"`ckpt_path` must hold a checkpoint of {type(self).__qualname__}, got one of {came or 'another program'}; "
+                f"`ckpt_path` must hold a checkpoint of {type(self).__qualname__}, got one of {strategy or 'another program'}; "
                 "name the class it was trained with."
             )
         own = None if self.backbone is None else self.backbone.files.sha256
@@ -192,14 +192,14 @@ class EmbeddingStrategy(LightningModule, ABC):
                 f"(hash {str(checkpoint['backbone'])[:12]} instead of {str(own)[:12]}); set `backbone.name` to that one."
             )
         learned = {n for n, p in self.named_parameters() if p.requires_grad or not n.startswith("backbone.")}
-        missing, unknown = (
-            learned - set(checkpoint["state_dict"]),
-            set(checkpoint["state_dict"]) - set(self.state_dict()),
-        )
+        came, shapes = checkpoint["state_dict"], {n: p.shape for n, p in self.named_parameters()}  # buffers may grow
+        missing = learned - set(came)
+        unknown = set(came) - set(self.state_dict()) | {n for n in shapes if n in came and came[n].shape != shapes[n]}
         if missing or unknown:
             raise UserError(
                 f"`ckpt_path` must hold what this strategy learns, but {len(missing)} tensors are missing and "
-                f"{len(unknown)} unknown (first: {sorted(missing | unknown)[0]}); use the options it was trained with."
+                f"{len(unknown)} unknown or of another shape (first: {sorted(missing | unknown)[0]}); use the options it was "
+                "trained with."
             )
 
 

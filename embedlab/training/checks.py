@@ -106,6 +106,11 @@ def _check_machine(trainer: Any) -> None:
     if isinstance(name := trainer.strategy, str) and name not in strategies:
         near = did_you_mean(name, strategies, listing=False) or f"; there are {', '.join(strategies)}"
         raise UserError(f"`trainer.strategy` must be a way to share work that Lightning knows, got {name!r}{near}.")
+    for name in ("limit_train_batches", "limit_val_batches"):
+        if trainer[name] is not None and trainer[name] == 0:
+            raise UserError(
+                f"`trainer.{name}` must be above 0, as a run trains and selects its best epoch, got 0; leave it out."
+            )
     for name, least in LEAST.items():
         if trainer[name] is not None and trainer[name] < least:
             raise UserError(
