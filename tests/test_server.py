@@ -132,6 +132,22 @@ def test_a_check_leaves_nothing_behind_for_the_next(place: tuple[Path, check.Ser
         assert answer["faults"] == []
 
 
+def test_a_source_edited_later_is_not_what_runs(
+    place: tuple[Path, check.Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs are forked with what was imported, so what they say of themselves must be that."""
+    shutil.copytree(ROOT / "embedlab", tmp_path / "embedlab", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    wanted = {"files": ["protocol.yaml", str(STRATEGIES / "tfidf.yaml")], "backbone": None, "shared": {}, "own": {}}
+    with check.server() as server:
+        (before,) = server.check([{**wanted, "seeds": [0], "places": ["--run_dir", "x"]}])
+        with open(tmp_path / "embedlab" / "strategies" / "tfidf.py", "a") as file:
+            file.write("\nraise RuntimeError\n")  # which would be told, were it imported
+        (after,) = server.check([{**wanted, "seeds": [0], "places": ["--run_dir", "x"]}])
+    assert before["faults"] == after["faults"] == []
+    assert before["identities"] == after["identities"] != {}
+
+
 def test_threads_are_shared_out(place: tuple[Path, check.Server]) -> None:
     (place[0] / "threads.py").write_text(
         "import torch\nfrom study_methods import Simple\n"

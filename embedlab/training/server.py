@@ -21,9 +21,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from embedlab.errors import exit_status
+from embedlab.source_hash import module_hashes
 
 __all__ = ["main"]
 
@@ -42,8 +44,17 @@ def main() -> int:
     for module in WARM:
         importlib.import_module(module)
     importlib.import_module("embedlab.training.cli").prepare()
+    _hold_sources()
     request = _serve(answers)
     return 0 if request is None else _run(request["arguments"])
+
+
+def _hold_sources() -> None:
+    """Read the source of what was imported now: a file edited later is not what the forked runs compute with."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name.partition(".")[0] == "embedlab" and file is not None:
+            module_hashes(name, Path(file))
 
 
 def _serve(answers: BinaryIO) -> Request | None:
