@@ -5,11 +5,7 @@ run holds the sources of what its configuration names (`sources_of`).
 
 Syntax trees without docstrings are compared. Of a module in `PARTS`, where functions and classes that have nothing to
 do with each other stand side by side, only the named definitions count, with those they use of the same module; of any
-other, the whole module. Imports are followed, by files, without importing anything:
-
-- from a module of embedlab, and into embedlab from a user's module, to the strategies and to `PARTS`. `FRAME` is not
-  followed: it decides numbers, but those of every strategy, as do backbone, data and training;
-- from a user's module to all modules under the folder that its package is in, but not to installed packages.
+other, the whole module. Imports are followed as `embedlab.source_imports` says.
 
 Sources are read once per loaded module. A file that is edited later, while this process or its children still run what
 was loaded, does not change what they say of themselves.
@@ -19,24 +15,27 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Final, NamedTuple
+from typing import Any
 
-__all__ = ["FRAME", "PACKAGE", "PARTS", "code_of", "is_of_a_method", "module_hashes", "sources_of"]
+from embedlab.source_imports import (
+    PARTS,
+    Item,
+    imported,
+    is_installed,
+    is_of_a_method,
+    is_ours,
+    source_file,
+    with_packages,
+)
 
-PACKAGE: Final = Path(__file__).parent
-# Beside the strategies, what a method names: by definition, not by module.
-PARTS: Final = ("embedlab.backbone.tuning", "embedlab.losses", "embedlab.pooling")
-# Beside the strategies, what all of them share.
-FRAME: Final = tuple(f"embedlab.strategies.{name}" for name in ("base", "optimisation", "published"))
-INSTALLED: Final = {"site-packages", "dist-packages"}
+__all__ = ["code_of", "module_hashes", "sources_of"]
 
 log = logging.getLogger(__name__)
 
@@ -55,29 +54,12 @@ class _Module:
         return _hash(_written(self.tree))
 
 
-class _Item(NamedTuple):
-    """A module, by name and file, or one definition of it."""
-
-    module: str
-    path: Path
-    name: str | None = None
-
-
-def is_of_a_method(module: str) -> bool:
-    """Tell whether a module of embedlab belongs to the methods that name it, not to what all runs share.
-
-    >>> is_of_a_method("embedlab.strategies.freeze"), is_of_a_method("embedlab.strategies.base")
-    (True, False)
-    """
-    return module in PARTS or (module.startswith("embedlab.strategies.") and module not in FRAME)
-
-
 def code_of(function: Callable[..., object]) -> str | None:
     """Return a function's import path and a hash of its code.
 
     Of a function of embedlab, the code is its definition and those it uses of the same module, so that another
-    function beside it changes nothing. Of any other, it is the whole module, with the modules of the same project
-    that it imports; other installed packages are taken as they are.
+    function beside it changes nothing. Of any other, it is the whole module, with the modules of the user's own that it
+    imports.
 
     Returns:
         None where no import path leads to the function (a lambda, a function made inside another, an object with
@@ -89,11 +71,11 @@ def code_of(function: Callable[..., object]) -> str | None:
     if module is None or vars(module).get(function.__qualname__) is not function:
         return None
     try:
-        path = _file(module.__name__)
+        path = source_file(module.__name__)
         if not any(function.__name__ in _defined(statement) for statement in _module(module.__name__, path).tree.body):
             return None
-        name = function.__name__ if _top(module.__name__) == "embedlab" else None
-        sources = _reached([_Item(module.__name__, path, name)])
+        name = function.__name__ if is_ours(module.__name__) else None
+        sources = _reached([Item(module.__name__, path, name)])
     except (OSError, TypeError, SyntaxError):
         return None
     return f"{module.__name__}.{function.__qualname__} {_hash(' '.join(sorted(sources.values())))}"
@@ -114,11 +96,11 @@ def sources_of(names: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in sorted(set(names)):
         for module, definition, value in _named(name):
-            if _is_installed(module) if _top(module) != "embedlab" else not is_of_a_method(module):
+            if not is_of_a_method(module) if is_ours(module) else is_installed(module):
                 continue
             try:
-                item = _Item(module, _file(module), definition if module in PARTS else None)
-                packages = () if item.name else _modules(module, item)
+                item = Item(module, source_file(module), definition if module in PARTS else None)
+                packages = () if item.name else with_packages(module, item)
                 found |= _reached([item, *packages])
             except (OSError, TypeError, SyntaxError):
                 found[name] = repr(value)
@@ -151,28 +133,6 @@ def _named(path: str) -> Iterator[tuple[str, str, Any]]:
     if (own := getattr(value, "__module__", None)) in sys.modules:
         found.setdefault(own, getattr(value, "__qualname__", names[0]).partition(".")[0])
     yield from ((where, what, value) for where, what in found.items())
-
-
-def _top(module: str) -> str:
-    return module.partition(".")[0]
-
-
-def _is_installed(module: str) -> bool:
-    """Tell whether a module is of the standard library or an installed package, not of the user's own."""
-    top = sys.modules.get(_top(module))
-    places = [getattr(top, "__file__", None) or "", *getattr(top, "__path__", [])]
-    return _top(module) in sys.stdlib_module_names or any(INSTALLED & set(Path(place).parts) for place in places)
-
-
-def _file(module: str) -> Path:
-    """Return the source file of a loaded module.
-
-    Raises:
-        OSError, TypeError: If it has none.
-    """
-    if (file := inspect.getsourcefile(sys.modules[module])) is None:
-        raise OSError(f"{module} has no source file")
-    return Path(file)
 
 
 _read: dict[tuple[str, Path], _Module] = {}
@@ -209,7 +169,7 @@ def _hash(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _reached(items: Iterable[_Item]) -> dict[str, str]:
+def _reached(items: Iterable[Item]) -> dict[str, str]:
     """Return the hashes of modules and definitions and, in turn, of those they import."""
     found: dict[str, str] = {}
     waiting = list(items)
@@ -227,13 +187,8 @@ def _reached(items: Iterable[_Item]) -> dict[str, str]:
         tree = module.tree
         trees = [tree] if item.name is None else [*_definitions(tree, item.name)]
         found[key] = module.hash if item.name is None else _hash("\n".join(sorted(map(_written, trees))))
-        waiting += (target for own in trees for node in _nodes(own) for target in _imported(node, item, tree))
+        waiting += imported(trees, item, tree)
     return found
-
-
-@cache
-def _nodes(tree: ast.AST) -> list[ast.AST]:
-    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom | ast.Attribute)]
 
 
 def _definitions(tree: ast.Module, name: str) -> Iterator[ast.stmt]:
@@ -254,47 +209,3 @@ def _defined(statement: ast.stmt) -> set[str]:
     if isinstance(statement, ast.Import | ast.ImportFrom):
         return {alias.asname or alias.name.partition(".")[0] for alias in statement.names}
     return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-
-
-def _imported(node: ast.AST, item: _Item, tree: ast.Module) -> Iterator[_Item]:
-    """Give what a statement imports, of what is followed: modules, or definitions of `PARTS`."""
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            yield from _modules(alias.name, item)
-    elif isinstance(node, ast.ImportFrom):
-        parts = item.module.split(".")
-        inside = item.path.stem != "__init__"
-        above = parts[: len(parts) + 1 - node.level - inside] if node.level else []
-        source = ".".join([*above, *([node.module] if node.module else [])])
-        for alias in node.names:
-            whole = [*_modules(f"{source}.{alias.name}", item)]
-            if source in PARTS and alias.name != "*":
-                yield from (own._replace(name=alias.name) for own in _modules(source, item))
-            elif f"{source}.{alias.name}" in PARTS:
-                here = alias.asname or alias.name
-                nodes = (own for own in _nodes(tree) if isinstance(own, ast.Attribute))
-                used = {own.attr for own in nodes if isinstance(own.value, ast.Name) and own.value.id == here}
-                yield from (own._replace(name=name) for own in whole for name in sorted(used)) if used else whole
-            else:
-                yield from whole or _modules(source, item)
-
-
-def _modules(module: str, asking: _Item) -> Iterator[_Item]:
-    """Give a module and the packages it is in, where an import by another module is followed to them."""
-    if _top(module) == "embedlab":
-        root, names = PACKAGE.parent, [module] if is_of_a_method(module) else []
-    elif _top(asking.module) == "embedlab":
-        return
-    else:
-        root = asking.path.resolve().parents[asking.module.count(".") + (asking.path.stem == "__init__")]
-        if _found(root, module) is None or (INSTALLED & set(root.parts) and _top(module) != _top(asking.module)):
-            return
-        parts = module.split(".")
-        names = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
-    yield from (_Item(name, path) for name in names if (path := _found(root, name)) is not None)
-
-
-def _found(root: Path, module: str) -> Path | None:
-    """Return the file of a module under a folder of packages; None where there is none."""
-    place = root.joinpath(*module.split("."))
-    return next((own for own in (place / "__init__.py", place.with_name(f"{place.name}.py")) if own.is_file()), None)

@@ -36,7 +36,8 @@ LAW: dict[str, set[str]] = {
     "distributed": set(),
     "metrics": set(),
     "packing": set(),
-    "source_hash": set(),
+    "source_hash": {"source_imports"},
+    "source_imports": set(),
     "yaml_files": {"errors"},
     "arguments": {"errors"},
     "configs": {"arguments", "errors", "yaml_files"},
@@ -46,7 +47,7 @@ LAW: dict[str, set[str]] = {
     "backbone": {"errors", "packing", "pooling", "resources", "source_hash"},
     "data": {"errors", "resources"},
     "strategies": {"backbone", "data", "distributed", "errors", "losses", "packing", "pooling"},
-    "runs": {"errors", "source_hash", "yaml_files"},
+    "runs": {"errors", "source_hash", "source_imports", "yaml_files"},
     "training": {
         *("arguments", "backbone", "data", "distributed", "errors", "losses", "metrics", "pooling", "runs"),
         *("source_hash", "strategies", "yaml_files"),
@@ -57,8 +58,20 @@ LAW: dict[str, set[str]] = {
 }
 ANYTHING = {"", "__main__", "cli"}  # import what they need, when they need it
 LIGHT_ROOMS = (
-    *("", "__main__", "arguments", "cli", "configs", "errors", "precheck", "report", "runs", "source_hash", "study"),
-    "yaml_files",
+    *(
+        "",
+        "__main__",
+        "arguments",
+        "cli",
+        "configs",
+        "errors",
+        "precheck",
+        "report",
+        "runs",
+        "source_hash",
+        "source_imports",
+    ),
+    *("study", "yaml_files"),
 )
 
 

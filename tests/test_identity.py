@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import logging
 import pkgutil
 import shutil
@@ -27,7 +28,8 @@ from embedlab import cli, runs, source_hash, strategies
 from embedlab.backbone.pretrained import best_dtype
 from embedlab.data import DataModule
 from embedlab.runs.code import ROOMS, older_code, shared_code
-from embedlab.source_hash import is_of_a_method, sources_of
+from embedlab.source_hash import sources_of
+from embedlab.source_imports import is_of_a_method
 from embedlab.strategies.base import EmbeddingStrategy
 from embedlab.training.identity import Identity, identify
 from tests.test_architecture import MODULES, heavy, room
@@ -407,6 +409,98 @@ def test_an_import_that_cannot_be_read_is_left_alone(tmp_path: Path, monkeypatch
     importlib.import_module("late_import")
     assert set(sources_of(["late_import.take"])) == {"late_import"}
     monkeypatch.delitem(sys.modules, "late_import")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a folder of packages with `away_method.py` to be written, and forget what tests import from there."""
+    before = set(sys.modules)
+    (tmp_path / "here").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path / "here"))
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def reached(elsewhere: Path, source: str) -> set[str]:
+    (elsewhere / "here" / "away_method.py").write_text(f"{source}\ndef take(): ...\n")
+    importlib.invalidate_caches()
+    importlib.import_module("away_method")
+    return set(sources_of(["away_method.take"])) - {"away_method"}
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at import", "when called"])
+def test_imports_are_followed_wherever_python_finds_them(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """On PYTHONPATH, in an editable install, through links: editing any of them makes another run."""
+    for place, name in (("path", "away_path"), ("editable", "away_editable"), ("linked", "away_target")):
+        (elsewhere / place / name).mkdir(parents=True)
+        (elsewhere / place / name / "__init__.py").write_text("")
+        (elsewhere / place / name / "inside.py").write_text("from . import beside\n")
+        (elsewhere / place / name / "beside.py").write_text("ONE = 1\n")
+    (elsewhere / "here" / "away_link").symlink_to(elsewhere / "linked" / "away_target")
+    (elsewhere / "linked" / "single.py").write_text("import away_path.beside\n")
+    (elsewhere / "here" / "away_single.py").symlink_to(elsewhere / "linked" / "single.py")
+    (elsewhere / "site-packages").mkdir()
+    (elsewhere / "site-packages" / "away_installed.py").write_text("import away_path.inside\n")
+    for place in ("path", "site-packages"):
+        monkeypatch.syspath_prepend(str(elsewhere / place))
+
+    class Editable:
+        """As setuptools installs a project that stays where it is."""
+
+        @staticmethod
+        def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+            init = elsewhere / "editable" / name / "__init__.py"
+            if name != "away_editable":
+                return None
+            return importlib.util.spec_from_file_location(name, init, submodule_search_locations=[str(init.parent)])
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Editable])
+    lines = ["import away_path.inside, away_single, away_installed, numpy", "from away_editable.inside import beside"]
+    lines += ["from away_link import inside"]
+    source = "def late():\n    " + "\n    ".join(lines) if late else "\n".join(lines)
+    packages = {f"away_{own}{part}" for own in ("path", "editable", "link") for part in ("", ".inside", ".beside")}
+    assert reached(elsewhere, source) == {*packages, "away_single"}
+
+
+@pytest.mark.parametrize(
+    ("call", "found"),
+    [
+        ("importlib.import_module('variants.one')", {"", ".one"}),
+        ("import_module('.one', 'variants')", {"", ".one"}),
+        ("__import__('variants')", {""}),
+        ("import_module(f'variants.{name}')", {"", ".one", ".two", ".deep", ".deep.three"}),
+        ("import_module('variants.t' + name)", {"", ".two"}),
+        ("import_module('.deep.' + name, package='variants')", {"", ".deep", ".deep.three"}),
+        ("other('variants.one')", set()),
+    ],
+)
+def test_a_module_that_is_imported_by_a_call_counts(elsewhere: Path, call: str, found: set[str]) -> None:
+    (elsewhere / "here" / "variants" / "deep").mkdir(parents=True)
+    for name in ("__init__", "one", "two", "deep/__init__", "deep/three"):
+        (elsewhere / "here" / "variants" / f"{name}.py").write_text("")
+    source = f"import importlib\nfrom importlib import import_module\ndef late(name, other):\n    {call}"
+    assert reached(elsewhere, source) == {f"variants{own}" for own in found}
+
+
+def test_calls_may_name_the_package_they_stand_in(elsewhere: Path) -> None:
+    (elsewhere / "here" / "whole").mkdir()
+    late = "from importlib import import_module\ndef late(name): import_module("
+    for name, text in (
+        ("__init__", f"{late}'.a', __package__)"),
+        ("a", f"{late}f'{{__package__}}.b{{name}}')"),
+        ("b1", ""),
+    ):
+        (elsewhere / "here" / "whole" / f"{name}.py").write_text(text)
+    assert reached(elsewhere, "import whole") == {"whole", "whole.a", "whole.b1"}
+
+
+def test_a_name_that_is_made_up_is_told(elsewhere: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = "from importlib import import_module\ndef late(name): import_module(name)"
+    assert reached(elsewhere, source) == set()
+    assert "away_method imports a module by a name that it makes up" in caplog.text
 
 
 def test_what_was_loaded_counts_not_what_the_file_became(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

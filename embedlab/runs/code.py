@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from embedlab.source_hash import PACKAGE, is_of_a_method, module_hashes
+from embedlab.source_hash import module_hashes
+from embedlab.source_imports import PACKAGE, is_of_a_method
 
 __all__ = ["OTHER", "ROOMS", "older_code", "shared_code"]
 

@@ -1,0 +1,228 @@
+"""Which modules a source imports, and in which files they are; found without importing anything.
+
+Imports are followed
+
+- from a module of embedlab, and into embedlab from a user's module, to the strategies and to `PARTS`. `FRAME` is not
+  followed: it decides numbers, but those of every strategy, as do backbone, data and training;
+- from a user's module to every module of the user's own, wherever Python finds it: beside it, on PYTHONPATH, through a
+  link, in an editable install. The standard library, installed packages and `LIBRARIES` are taken as they are.
+
+A module that `importlib.import_module` takes counts if its name is written out. If only its package is, all modules of
+that package count whose names fit.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Final, NamedTuple
+
+__all__ = [
+    "FRAME",
+    "PACKAGE",
+    "PARTS",
+    "Item",
+    "imported",
+    "is_installed",
+    "is_of_a_method",
+    "is_ours",
+    "source_file",
+    "with_packages",
+]
+
+PACKAGE: Final = Path(__file__).parent
+# Beside the strategies, what a method names: by definition, not by module.
+PARTS: Final = ("embedlab.backbone.tuning", "embedlab.losses", "embedlab.pooling")
+# Beside the strategies, what all of them share.
+FRAME: Final = tuple(f"embedlab.strategies.{name}" for name in ("base", "optimisation", "published"))
+# Not a user's own even as checkouts; a result tells their versions.
+LIBRARIES: Final = {"lightning", "peft", "torch", "transformers"}
+INSTALLED: Final = {"site-packages", "dist-packages"}
+IMPORTING: Final = {"__import__", "import_module"}
+UNKNOWN: Final = "*"  # a part of a name that is only known when the code runs
+
+log = logging.getLogger(__name__)
+
+
+class Item(NamedTuple):
+    """A module, by name and file, or one definition of it."""
+
+    module: str
+    path: Path
+    name: str | None = None
+
+    @property
+    def package(self) -> str:
+        """What relative imports start from."""
+        return self.module if self.path.stem == "__init__" else self.module.rpartition(".")[0]
+
+
+def is_of_a_method(module: str) -> bool:
+    """Tell whether a module of embedlab belongs to the methods that name it, not to what all runs share.
+
+    >>> is_of_a_method("embedlab.strategies.freeze"), is_of_a_method("embedlab.strategies.base")
+    (True, False)
+    """
+    return module in PARTS or (module.startswith("embedlab.strategies.") and module not in FRAME)
+
+
+def is_ours(module: str) -> bool:
+    """Tell whether a module is of embedlab."""
+    return _top(module) == "embedlab"
+
+
+def is_installed(module: str, path: Path | None = None) -> bool:
+    """Tell whether a module is of the standard library or an installed package, not of the user's own.
+
+    Args:
+        module: Its name.
+        path: Its file; None is that of the loaded module.
+    """
+    file = path or getattr(sys.modules.get(module), "__file__", None) or ""
+    return _is_library(module) or bool(INSTALLED & set(Path(file).parts))
+
+
+def source_file(module: str) -> Path:
+    """Return the source file of a loaded module.
+
+    Raises:
+        OSError, TypeError: If it has none.
+    """
+    if (file := inspect.getsourcefile(sys.modules[module])) is None:
+        raise OSError(f"{module} has no source file")
+    return Path(file)
+
+
+def imported(trees: Iterable[ast.AST], item: Item, whole: ast.AST) -> Iterator[Item]:
+    """Give what a module imports, of what is followed: modules, or definitions of `PARTS`.
+
+    Args:
+        trees: The parts of the module that count.
+        item: The module.
+        whole: All of it.
+    """
+    for node in (own for tree in trees for own in _nodes(tree)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from with_packages(alias.name, item)
+        elif isinstance(node, ast.ImportFrom):
+            yield from _from(node, item, whole)
+        elif isinstance(node, ast.Call) and node.args and not is_ours(item.module):
+            yield from _called(node, item)
+
+
+def with_packages(module: str, asking: Item) -> Iterator[Item]:
+    """Give a module and the packages it is in, where an import by another module is followed to them."""
+    if is_ours(module):
+        names = [module] if is_of_a_method(module) else []
+    elif is_ours(asking.module) or (_is_library(module) and _top(module) != _top(asking.module)):
+        return
+    else:
+        parts = module.split(".")
+        names = [".".join(parts[:end]) for end in range(1, len(parts) + 1)] if _found(module) else []
+    for name in names:
+        path = _found(name)
+        # Of an installed package, whose own things a configuration may name, its own modules are followed.
+        if path is not None and (is_ours(name) or _top(name) == _top(asking.module) or not is_installed(name, path)):
+            yield Item(name, path)
+
+
+@cache
+def _nodes(tree: ast.AST) -> list[ast.AST]:
+    kinds = (ast.Import, ast.ImportFrom, ast.Attribute, ast.Call)
+    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
+def _from(node: ast.ImportFrom, item: Item, whole: ast.AST) -> Iterator[Item]:
+    """Give what `from ... import ...` imports."""
+    above = item.package.split(".") if node.level else []
+    above = above[: len(above) + 1 - node.level]
+    source = ".".join([*above, *([node.module] if node.module else [])])
+    for alias in node.names:
+        inside = [*with_packages(f"{source}.{alias.name}", item)]
+        if source in PARTS and alias.name != "*":
+            yield from (own._replace(name=alias.name) for own in with_packages(source, item))
+        elif f"{source}.{alias.name}" in PARTS:
+            here = alias.asname or alias.name
+            nodes = (own for own in _nodes(whole) if isinstance(own, ast.Attribute))
+            used = {own.attr for own in nodes if isinstance(own.value, ast.Name) and own.value.id == here}
+            yield from (own._replace(name=name) for own in inside for name in sorted(used)) if used else inside
+        else:
+            yield from inside or with_packages(source, item)
+
+
+def _called(node: ast.Call, item: Item) -> Iterator[Item]:
+    """Give what a call of `importlib.import_module` or `__import__` imports."""
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+    if called not in IMPORTING:
+        return
+    name = _pattern(node.args[0], item)
+    if name.startswith("."):
+        given = [*node.args[1:], *(own.value for own in node.keywords if own.arg == "package")]
+        name = (_pattern(given[0], item) if given else item.package) + name
+    package = name.partition(UNKNOWN)[0].rpartition(".")[0]
+    if UNKNOWN not in name:
+        yield from with_packages(name, item)
+    elif not package:
+        log.warning("%s imports a module by a name that it makes up, whose source so decides no run", item.module)
+    else:
+        for place in map(Path, _places(package) or []):
+            for path in sorted(place.rglob("*.py")):
+                own = ".".join([package, *path.relative_to(place).with_suffix("").parts]).removesuffix(".__init__")
+                if fnmatchcase(own, name):
+                    yield from with_packages(own, item)
+
+
+def _pattern(node: ast.expr, item: Item) -> str:
+    """Write a text as far as its source tells it."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.Name):
+        return {"__name__": item.module, "__package__": item.package}.get(node.id, UNKNOWN)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_pattern(own, item) for own in node.values)
+    if isinstance(node, ast.FormattedValue):
+        return _pattern(node.value, item)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _pattern(node.left, item) + _pattern(node.right, item)
+    return UNKNOWN
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _is_library(module: str) -> bool:
+    return _top(module) in LIBRARIES or _top(module) in sys.stdlib_module_names
+
+
+def _found(module: str) -> Path | None:
+    """Return the source file of a module, loaded or not; None where there is none."""
+    origin = None if (spec := _spec(module)) is None else spec.origin
+    return Path(origin) if origin is not None and origin.endswith(".py") and Path(origin).is_file() else None
+
+
+def _places(module: str) -> list[str] | None:
+    """Return the folders of a package; None where it is none."""
+    spec = _spec(module)
+    return None if spec is None or spec.submodule_search_locations is None else list(spec.submodule_search_locations)
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """Find a module as an import would, but without importing the packages that it is in."""
+    spec: ModuleSpec | None = getattr(sys.modules.get(module), "__spec__", None)
+    if spec is not None:
+        return spec
+    above = module.rpartition(".")[0]
+    places = _places(above) if above else None
+    if above and places is None:
+        return None
+    found = (finder.find_spec(module, places) for finder in sys.meta_path)
+    return next((own for own in found if own is not None), None)
