@@ -50,7 +50,7 @@ LAW: dict[str, set[str]] = {
     "runs": {"errors", "source_hash", "source_imports", "yaml_files"},
     "training": {
         *("arguments", "backbone", "data", "distributed", "errors", "losses", "metrics", "pooling", "runs"),
-        *("source_hash", "strategies", "yaml_files"),
+        *("resources", "source_hash", "strategies", "yaml_files"),
     },
     "report": {"arguments", "errors", "runs", "yaml_files"},
     "precheck": {"errors", "yaml_files"},

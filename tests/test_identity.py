@@ -39,13 +39,20 @@ SHIPPED = PACKAGE.parent / "configs" / "strategies"
 
 OWN_STRATEGY = '''
 """A user's strategy."""
+from embedlab.data import Source
 from embedlab.backbone import Backbone
 from embedlab.pooling import Pooling, mean
 from embedlab.strategies.base import Embedder
 
 
 class Own(Embedder):
-    def __init__(self, backbone: Backbone, pooling: Pooling = mean) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        pooling: Pooling = mean,
+        words: str | list[str] = "-",
+        more: Source | None = None,
+    ) -> None:
         super().__init__()
         self.backbone, self.pooling = backbone, pooling
 
@@ -105,7 +112,13 @@ class Run:
         for key, value in (changes or {}).items():
             section, _, name = key.rpartition(".")
             (config[section] if section else config)[name] = value
-        return identify(config, self.model, self.data)
+        given = config["trainer"]
+        return identify(config, self.model, self.data, trainer(given["devices"], given.get("precision")))
+
+
+@functools.cache
+def trainer(devices: int | str, precision: int | str | None) -> Trainer:
+    return Trainer(devices=devices, precision=precision, accelerator="cpu", logger=False, enable_checkpointing=False)
 
 
 @dataclass
@@ -199,6 +212,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, decoder_folder: Callable[[st
     parser.add_class_arguments(DataModule, "data")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
+        patch.chdir(folder)
         yield Place(folder, parser)
     for name in [name for name in sys.modules if name.partition(".")[0] == "own_project"]:
         del sys.modules[name]
@@ -259,7 +273,7 @@ class Edit:
 BEST = str(best_dtype()).removeprefix("torch.")
 OTHER = {"bfloat16": "float32", "float32": "bfloat16"}[BEST]
 LOGGERS = [{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "elsewhere"}}]
-SHOWN = {"enable_progress_bar": True, "enable_model_summary": False, "log_every_n_steps": 3}
+SHOWN = {"enable_progress_bar": True, "enable_model_summary": False, "log_every_n_steps": 3, "profiler": "simple"}
 PLACES = {"run_dir": "elsewhere", "study": "another", "label": "renamed", "trainer.default_root_dir": "elsewhere"}
 DTYPE = "--model.init_args.backbone.dtype"
 BODY = "    return _weighted(states, batch.positions + 1, batch)"
@@ -297,6 +311,19 @@ EDITS = [
     Edit("comment and layout in source", set(), source=("losses", "def cosent(", "# a comment\ndef  cosent(")),
     Edit("docstring in source of the user's", set(), file=("own_project/pooling.py", "Take the", "Give the")),
     Edit("comment in YAML", set(), file=("protocol.yaml", "# what", "# all that")),
+    Edit("devices and precision, written as what they are", set(),
+         config={"trainer.devices": "1", "trainer.precision": "32-true"}),
+    Edit("precision: another one", ALL, config={"trainer.precision": "bf16-mixed"}),
+    Edit("devices: two", ALL, config={"trainer.devices": 2}),
+    Edit("clipping", ALL, config={"trainer.gradient_clip_val": 2}),
+    Edit("paths, written otherwise", set(), ("--data.train.path", "./pairs.csv"), ALL),
+    Edit("path of the decoder, written otherwise", set(), ("--model.init_args.backbone.name", "decoder/."), WITH_DECODER),
+    Edit("path of stage 1, written otherwise", set(),
+         ("--model.init_args.pretraining.source.path", "./texts.csv"), FREEZE),
+    Edit("a limit that leaves all rows", set(), ("--data.train.limit", "10"), ALL),
+    Edit("a limit", ALL, ("--data.train.limit", "9"), ALL),
+    Edit("query side", ALL, ("--data.validation.query", "second"), ALL),
+    Edit("rows to predict", set(), ("--data.predict.path", "texts.csv"), ALL),
     Edit("logger", set(), config={"trainer.logger": LOGGERS}),
     Edit("progress bar, summary, steps between logs", set(), config={f"trainer.{k}": v for k, v in SHOWN.items()}),
     Edit("run_dir, study, label", set(), config=PLACES),
@@ -367,6 +394,49 @@ embedlab.backbone.Backbone;embedlab.losses;e.g. 1.5;embedlab.strategies.base.Emb
 def test_what_is_no_name_of_a_method_counts_as_a_string_only(string: str, caplog: pytest.LogCaptureFixture) -> None:
     assert sources_of([string]) == {}
     assert not caplog.records
+
+
+CALLBACK = [{"class_path": "lightning.pytorch.callbacks.Timer", "init_args": {"duration": {"words": "words.txt"}}}]
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "file"),
+    [
+        (("--model.init_args.words", "words.txt"), {}, "words.txt"),
+        (("--model.init_args.words", "[no file, words.txt]"), {}, "words.txt"),
+        (("--model.init_args.more.path", "more.csv"), {}, "more.csv"),
+        ((), {"trainer.callbacks": CALLBACK}, "words.txt"),
+        ((), {"ckpt_path": "words.txt"}, "words.txt"),
+    ],
+    ids=["option", "list", "source", "callback", "ckpt_path"],
+)
+def test_a_file_that_an_option_names_counts_by_its_content(
+    place: Place, options: tuple[str, ...], changes: dict[str, Any], file: str
+) -> None:
+    (place.folder / file).write_text("one\n")
+    run = place.run("own", *options)
+    before = run.identity(changes)
+    assert before.run != place.run("own").identity().run
+    (place.folder / file).write_text("another\n")
+    assert run.identity(changes).run != before.run
+    (place.folder / file).write_text("one\n")
+    assert run.identity(changes) == before
+    elsewhere = yaml.safe_load(yaml.safe_dump([run.config, changes]).replace(file, str(place.folder / file)))
+    assert replace(run, config=elsewhere[0]).identity(elsewhere[1]) == before
+
+
+def test_a_whole_number_to_clip_at_is_that_number(place: Place) -> None:
+    run = place.run("tfidf")
+    assert run.identity({"trainer.gradient_clip_val": 2}) == run.identity({"trainer.gradient_clip_val": 2.0})
+    both = [run.identity({"trainer.limit_val_batches": own}).run for own in (1, 1.0)]
+    assert both[0] != both[1], "one batch, and all of them"
+
+
+@pytest.mark.parametrize("text", ["", "a" * 5000, "nul\0", "~nobody-of-that-name/x", "own_project"])
+def test_what_names_no_file_counts_as_a_text(place: Place, text: str) -> None:
+    run = place.run("own")
+    changed = {**run.config["model"], "init_args": {**run.config["model"]["init_args"], "words": text}}
+    assert run.identity({"model": changed}).run != run.identity().run
 
 
 def test_what_has_no_source_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,10 @@ from typing import Any, Final
 __all__ = ["SHOWN", "content_hash"]
 
 # Options of the trainer that decide how a run is shown, not what comes out.
-SHOWN: Final = ("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
+SHOWN: Final = (
+    *("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary", "log_every_n_steps"),
+    *("profiler", "detect_anomaly"),
+)
 
 
 def content_hash(content: Any) -> str:

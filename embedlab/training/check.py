@@ -179,7 +179,8 @@ class _Check(RunCLI):
         if not self.faults:
             config = self.plain(self.config)
             self.identities = {
-                seed: identify({**config, "seed_everything": seed}, model, datamodule).run for seed in self.seeds
+                seed: identify({**config, "seed_everything": seed}, model, datamodule, self.trainer).run
+                for seed in self.seeds
             }
 
 

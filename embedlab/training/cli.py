@@ -160,7 +160,7 @@ class RunCLI(LightningCLI):
         """Run the stages, train, test the best checkpoint, write the result; files are written by the first process."""
         config, first = self.config.fit, self.trainer.is_global_zero
         resolved = self.plain(self.config)
-        identity = identify(resolved, model, datamodule)
+        identity = identify(resolved, model, datamodule, self.trainer)
         with ExitStack() as held:
             if first:
                 held.callback(claim(self.run_dir, identity.run).release)

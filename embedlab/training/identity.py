@@ -2,11 +2,13 @@
 
 What decides it:
 
-- the configuration as resolved by the parser, without places, names, and the trainer options that only show;
-- the content of the data, those of earlier stages included;
-- the files of the decoder; the commit of a hub id is in the configuration;
+- the configuration as resolved by the parser, without places, names, and the trainer options that only show; devices
+  and precision as the trainer has them;
+- the content of the data, those of earlier stages included, and of each file that an option of a strategy or a callback
+  names, or `ckpt_path`; not how their paths are written. Of a folder, only the path counts;
+- the files of the decoder; of a hub id, its commit too;
 - the precision that the decoder computes in, `auto` resolved;
-- the source of the classes and functions that the configuration names, with what they import of the user's own project,
+- the source of the classes and functions that the configuration names, with what they import of the user's own modules,
   of the strategies and of poolings, losses and tuning, see `embedlab.source_hash`. A strategy of embedlab so counts with
   the modules beside it that it imports, such as `freeze_network`, but not with another strategy.
 
@@ -19,12 +21,16 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Final
 
+from lightning.pytorch import Trainer
+
 from embedlab.backbone import Backbone
-from embedlab.data import DataModule
+from embedlab.data import DataModule, Source
+from embedlab.resources import file_sha256
 from embedlab.runs.code import shared_code
 from embedlab.runs.identity import SHOWN, content_hash
 from embedlab.source_hash import sources_of
@@ -32,9 +38,11 @@ from embedlab.strategies.base import EmbeddingStrategy, Trainable
 
 __all__ = ["Identity", "identify"]
 
-# What does not change a result: names and places.
 PLACES: Final = ("run_dir", "study", "label")
+SOURCES: Final = ("train", "validation", "test", "predict")  # of the data; their content counts
 BACKBONE: Final = set(inspect.signature(Backbone).parameters)
+SOURCE: Final = {field.name for field in fields(Source)}
+OPTIONS: Final = ("init_args", "dict_kwargs")  # where options of a class stand
 UNWRITTEN: Final = "Unable to serialize instance"  # what jsonargparse writes for an object
 
 
@@ -53,27 +61,36 @@ class Identity:
     code: Mapping[str, str]
 
 
-def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataModule) -> Identity:
+def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataModule, trainer: Trainer) -> Identity:
     """Tell what a run is.
 
     Args:
         config: The resolved configuration of `fit`, plain data.
         strategy: Built from it; nothing need be loaded.
         data: Built from it and set up.
+        trainer: Built from it.
 
     Raises:
         UserError: If the texts of an earlier stage cannot be read.
     """
     kept = {key: value for key, value in config.items() if key not in PLACES}
+    kept["data"] = {key: value for key, value in config["data"].items() if key not in SOURCES}
     kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in SHOWN}
+    kept["trainer"] |= {"devices": trainer.num_devices, "precision": trainer.precision}
+    if (clip := kept["trainer"].get("gradient_clip_val")) is not None:
+        kept["trainer"]["gradient_clip_val"] = float(clip)
     sources = sources_of(_strings(kept))
     backbone = strategy.backbone
-    kept = _settled(kept, None if backbone is None else str(backbone.dtype).removeprefix("torch."))
     stages = strategy.stages() if isinstance(strategy, Trainable) else ()
+    settle = _Settle(
+        None if backbone is None else str(backbone.dtype).removeprefix("torch."),
+        [content_hash(asdict(stage.source)) for stage in stages],
+    )
+    kept = {key: settle(value, key == "ckpt_path") for key, value in kept.items()}
     decided = {
         "config": kept,
-        "data": data.fingerprint(),
-        "stages": {stage.name: stage.source.read().sha256 for stage in stages},
+        "data": {name: [own["rows"], own["sha256"], own["query"]] for name, own in data.fingerprint().items()},
+        "stages": {stage.name: [stage.source.read().sha256, stage.source.query] for stage in stages},
         "decoder": None if backbone is None else backbone.files.sha256,
         "sources": sources,
     }
@@ -81,18 +98,44 @@ def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataM
     return Identity(content_hash(decided), content_hash(without_seed), shared_code())
 
 
-def _settled(value: Any, dtype: str | None) -> Any:
-    """Put the resolved precision wherever a configuration describes the decoder, and take away addresses in memory.
+@dataclass(frozen=True)
+class _Settle:
+    """Puts into a configuration, for what may be written in several ways, what it comes to.
 
-    These stand in the text that the parser writes for a default it has no import path for, such as a lambda. What that
-    computes is known all the same: it is written in a module that counts, as the class which has the default is named.
+    Attributes:
+        dtype: The precision of the decoder, `auto` resolved.
+        read: Hashes of the sources whose content is known.
     """
-    if isinstance(value, Mapping):
-        found = {key: _settled(own, dtype) for key, own in value.items()}
-        return {**found, "dtype": dtype} if set(value) == BACKBONE else found
-    if isinstance(value, str) and value.startswith(UNWRITTEN):
-        return re.sub(r" at 0x[0-9a-fA-F]+", "", value)
-    return [_settled(own, dtype) for own in value] if isinstance(value, list) else value
+
+    dtype: str | None
+    read: Collection[str]
+
+    def __call__(self, value: Any, named: bool = False) -> Any:
+        """Settle a value, in which strings are `named` files where there are such."""
+        if isinstance(value, Mapping):
+            if set(value) == SOURCE and content_hash(value) in self.read:
+                return None
+            found = {key: self(own, named or key in OPTIONS) for key, own in value.items()}
+            if set(value) == BACKBONE:
+                local = Path(value["name"]).expanduser().exists()
+                found |= {"dtype": self.dtype, "name": None if local else value["name"]}
+            return found
+        if isinstance(value, list):
+            return [self(own, named) for own in value]
+        if isinstance(value, str) and value.startswith(UNWRITTEN):
+            # An address in memory, for a default without an import path such as a lambda. What that computes is known
+            # all the same: it is written in a module that counts, as the class which has the default is named.
+            return re.sub(r" at 0x[0-9a-fA-F]+", "", value)
+        return _content(value) if named and isinstance(value, str) else value
+
+
+def _content(text: str) -> str | dict[str, str]:
+    """Return the hash of the file of that name; the text where there is none."""
+    try:
+        path = Path(text).expanduser()
+        return {"sha256": file_sha256(path)} if path.is_file() else text
+    except (OSError, RuntimeError, ValueError):  # a text that no file can be named, or one that cannot be read
+        return text
 
 
 def _strings(value: Any) -> Iterator[str]:
