@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -682,3 +683,33 @@ def test_a_run_resumes_with_another_logger_but_not_with_another_loss(
     with pytest.raises(KilledError):
         cli.main([*words, "--trainer.logger", "false", "--trainer.log_every_n_steps", "3"])
     assert (tmp_path / "r" / runs.IDENTITY).read_text() == first
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["goes on", "begins anew"])
+@pytest.mark.filterwarnings("ignore:LightningCLI's args", "ignore:Starting from v1.9.0", "ignore:The .* does not have")
+def test_a_resumed_run_tells_the_code_and_versions_of_its_first_part(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """So that it counts as made by older code; what left nothing to go on with made nothing."""
+
+    @functools.wraps(Trainer.validate)
+    def killed(*_: object, **__: object) -> None:
+        raise KeyError
+
+    monkeypatch.chdir(tmp_path)
+    words = ["fit", "--run_dir=r", *(f"-c={place.folder / name}.yaml" for name in ("protocol", "tfidf"))]
+    with edited_source("packing"), pytest.MonkeyPatch.context() as patch, pytest.raises(KeyError):
+        patch.setattr(Trainer, "validate", killed)
+        patch.setattr(torch, "__version__", "0")
+        cli.main(words)
+    if kept:
+        (tmp_path / "r" / runs.CHECKPOINTS).mkdir()
+        (tmp_path / "r" / runs.LAST).touch()
+    assert cli.main(words) == 0
+    result = runs.read_result(tmp_path / "r")
+    assert result is not None
+    assert older_code(result) == (["packing"] if kept else [])
+    assert result["versions"]["torch"] == ("0" if kept else torch.__version__)
+    told = [own for own in result["notes"] if own.startswith("resumed")]
+    later = ["resumed under other code: packing", f"resumed under other versions: torch {torch.__version__}"]
+    assert told == (later if kept else [])

@@ -1,22 +1,35 @@
-"""A run folder belongs to one process at a time."""
+"""A run folder belongs to one process at a time, and remembers what each of them computes with."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
 from embedlab.errors import UserError
-from embedlab.runs.folder import IDENTITY, METRICS, read_result
+from embedlab.runs import schema
+from embedlab.runs.folder import IDENTITY, METRICS, read_json, read_result, write_json_atomic
 from embedlab.runs.status import mark, read_status
 
-__all__ = ["claim"]
+__all__ = ["MADE", "claim", "parts_of", "resumed"]
+
+MADE: Final = ".made.json"  # code and versions of each part of the run, from 1
+
+Part = Mapping[str, Mapping[str, str]]
 
 
-def claim(folder: Path, identity: str) -> FileLock:
+def claim(folder: Path, identity: str, code: Mapping[str, str], versions: Mapping[str, str]) -> FileLock:
     """Take a run folder for this process.
 
     A folder with an unfinished run of the same identity is resumed.
+
+    Args:
+        folder: The run folder.
+        identity: Hash of what decides the run.
+        code: Of this process, see `embedlab.runs.code`.
+        versions: Of the packages it uses.
 
     Returns:
         The lock on the folder; it is free again when this is let go of, or the process ends, however it ends.
@@ -46,6 +59,12 @@ def claim(folder: Path, identity: str) -> FileLock:
             f"`run_dir` must be a new folder or that of the same run, but {folder} holds an unfinished run with other "
             "settings; name another one, or delete it."
         )
+    now = {"code": dict(code), "versions": dict(versions)}
+    # Without a checkpoint there is nothing of an earlier part that this one goes on with.
+    parts = parts_of(folder) if any(folder.rglob("*.ckpt")) else []
+    if now not in parts:
+        content = {str(number): own for number, own in enumerate([*parts, now], 1)}
+        write_json_atomic(folder / MADE, {"parts": content})
     marker.write_text(identity)
     curves = folder / METRICS
     if curves.exists():  # the logger starts its file anew
@@ -53,3 +72,39 @@ def claim(folder: Path, identity: str) -> FileLock:
         curves.rename(folder / f"metrics-before-{number}.csv")
     mark(folder, "running", identity=identity)
     return lock
+
+
+def parts_of(folder: Path) -> list[Part]:
+    """Return `code` and `versions` of the parts of a run, the first one first; equal parts are one.
+
+    Raises:
+        UserError: If what tells of them is damaged.
+    """
+    content: dict[str, Any] = read_json(folder / MADE) or {}
+    schema.check(content, schema.MADE, folder / MADE)
+    return list((content.get("parts") or {}).values())
+
+
+def resumed(parts: list[Part]) -> list[str]:
+    """Say with what other code and versions a run was resumed.
+
+    >>> resumed([{"code": {"packing": "a b"}, "versions": {"torch": "1"}}, {"code": {"packing": "c b"}, "versions": {}}])
+    []
+    """
+    first, *later = parts
+    code = {
+        name for part in later for name, own in part["code"].items() if _tree(own) != _tree(first["code"].get(name))
+    }
+    versions = {
+        f"{name} {own}"
+        for part in later
+        for name, own in part["versions"].items()
+        if own != first["versions"].get(name)
+    }
+    found = [("code", code), ("versions", versions)]
+    return [f"resumed under other {what}: {', '.join(sorted(own))}" for what, own in found if own]
+
+
+def _tree(code: str | None) -> str | None:
+    """Return the hash of a module in which comments and layout do not count."""
+    return None if code is None else code.rpartition(" ")[2]

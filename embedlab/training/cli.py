@@ -163,7 +163,7 @@ class RunCLI(LightningCLI):
         identity = identify(resolved, model, datamodule, self.trainer)
         with ExitStack() as held:
             if first:
-                held.callback(claim(self.run_dir, identity.run).release)
+                held.callback(claim(self.run_dir, identity.run, identity.code, identity.versions).release)
                 if not goes_to_log(self.run_dir):  # `compare` keeps the log of what it starts
                     held.enter_context(keep_log(self.run_dir))
                 (self.run_dir / runs.CONFIG).write_text(yaml.safe_dump(resolved, sort_keys=False))

@@ -20,14 +20,20 @@ with versions of packages, that of embedlab included.
 from __future__ import annotations
 
 import inspect
+import platform
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+import lightning
+import peft
+import torch
+import transformers
 from lightning.pytorch import Trainer
 
+import embedlab
 from embedlab.backbone import Backbone
 from embedlab.data import DataModule, Source
 from embedlab.resources import file_sha256
@@ -54,11 +60,13 @@ class Identity:
         run: Hash of all that decides the result, the seed included.
         settings: The same without the seed: equal for all runs of a row of the table.
         code: Short hashes of every module that does not decide the result, by its name without `embedlab.`.
+        versions: Of packages, by name.
     """
 
     run: str
     settings: str
     code: Mapping[str, str]
+    versions: Mapping[str, str]
 
 
 def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataModule, trainer: Trainer) -> Identity:
@@ -95,7 +103,12 @@ def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataM
         "sources": sources,
     }
     without_seed = {**decided, "config": {**kept, "seed_everything": None}}
-    return Identity(content_hash(decided), content_hash(without_seed), shared_code())
+    return Identity(content_hash(decided), content_hash(without_seed), shared_code(), _versions())
+
+
+def _versions() -> dict[str, str]:
+    packages = (embedlab, torch, lightning, transformers, peft)
+    return {**{own.__name__: own.__version__ for own in packages}, "python": platform.python_version()}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import resource
 import subprocess
 import sys
@@ -11,14 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import lightning
-import peft
-import torch
-import transformers
-
-import embedlab
 from embedlab import runs
 from embedlab.data import DataModule
+from embedlab.runs.claim import parts_of, resumed
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
 from embedlab.training.callbacks import Evaluation, Stopwatch
 from embedlab.training.identity import Identity
@@ -70,7 +64,8 @@ def finish(
     notes: Sequence[str],
 ) -> None:
     """Write `result.json`, then the status; the last things a run does."""
-    evaluation = measured.evaluation
+    parts = parts_of(folder)
+    first, evaluation = parts[0], measured.evaluation
     backbone = strategy.backbone
     own = [p for n, p in strategy.named_parameters() if not n.startswith("backbone.")]
     trainable = sum(p.numel() for p in strategy.parameters() if p.requires_grad)
@@ -90,7 +85,7 @@ def finish(
         "seed": config.seed_everything,
         "identity": identity.run,
         "settings": identity.settings,
-        "code": dict(identity.code),
+        "code": dict(first["code"]),
         "backbone": None
         if backbone is None
         else {
@@ -123,15 +118,8 @@ def finish(
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         * (1 if sys.platform == "darwin" else 1024),
         "feature_bytes": strategy.feature_bytes,
-        "notes": list(dict.fromkeys(notes)),
-        "versions": {
-            "embedlab": embedlab.__version__,
-            "torch": torch.__version__,
-            "lightning": lightning.__version__,
-            "transformers": transformers.__version__,
-            "peft": peft.__version__,
-            "python": platform.python_version(),
-        },
+        "notes": list(dict.fromkeys([*notes, *resumed(parts)])),
+        "versions": dict(first["versions"]),
         "git_commit": _commit(),
     }
     runs.write_result(folder, result)
