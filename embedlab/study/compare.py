@@ -10,11 +10,11 @@ import fcntl
 import os
 import shlex
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import yaml
 
@@ -62,11 +62,7 @@ def main(
     study = read_study(configs.find(options.study))
     seeds = study.seeds if options.seeds is None else options.seeds
     labels = chosen(options.only, [strategy.label for strategy in study.strategies])
-    study = replace(
-        study,
-        overrides=dict(sorted({**study.overrides, **typed}.items())),
-        seeds=list(dict.fromkeys([*seeds, *study.seeds])),
-    )
+    study = replace(_with_typed(study, typed), seeds=list(dict.fromkeys([*seeds, *study.seeds])))
     check_some(
         [own for own in study.strategies if own.label in labels and {*study.seeds_of(own)} & {*seeds}], seeds, labels
     )
@@ -107,6 +103,20 @@ def main(
             say(f"outdated: {job.name} was finished under other settings; compare it again")
     say(f"written: {folder / REPORT}")
     return 1 if any(outcome.error is not None for outcome in outcomes) else 0
+
+
+def _with_typed(study: Study, typed: Mapping[str, Any]) -> Study:
+    """Lay typed overrides over a study, those of its strategies included."""
+
+    def others(overrides: Mapping[str, Any]) -> dict[str, Any]:
+        beaten = {key for key in overrides for own in typed if key in (own, f"{own}+") or key.startswith(f"{own}.")}
+        return {key: value for key, value in overrides.items() if key not in beaten}
+
+    return replace(
+        study,
+        overrides=dict(sorted({**others(study.overrides), **typed}.items())),
+        strategies=[replace(own, overrides=others(own.overrides)) for own in study.strategies],
+    )
 
 
 def plan(study: Study, root: Path, checked: Sequence[Checked]) -> list[Job]:
