@@ -41,7 +41,7 @@ STRATEGIES = """
         def embed(self, texts, role=None): ...
     """
 
-# Reads how to behave from control.json: {label: "fail" | "die" | "wait" | "nothing"}.
+# Reads how to behave from control.json: {label: "fail" | "die" | "wait" | "nothing" | "other"}.
 FAKE = """
     import hashlib, json, os, pathlib, signal, socket, sys, time
     a = dict(zip(sys.argv[2::1], sys.argv[3::1]))
@@ -73,10 +73,11 @@ FAKE = """
         sys.exit(0)
     if how == "fail":
         sys.exit("RuntimeError: out of luck")
+    identity = a["--identity"] if how != "other" else "of files that were changed meanwhile"
     score = 0.5 + len(label) / 100 + seed / 1000
     write("result.json", {
         "schema_version": 1, "strategy": "Method", "label": label, "study": a["--study"], "seed": seed,
-        "identity": a["--identity"], "settings": settings, "backbone": {"name": "small"},
+        "identity": identity, "settings": settings, "backbone": {"name": "small"},
         "metrics": {"test/stsb": {"spearman": score, "pearson": score, "pairs": 9, "undefined": None}},
         "code": json.loads((here / "code.json").read_text()),
         "parameters": {"trainable": 10}, "seconds": {"train": 1.0, "score": 0.5, "total": 1.5}, "notes": []})

@@ -239,6 +239,19 @@ def test_a_process_that_says_nothing_is_a_failure(here: Path, run: Run, how: str
     assert (found.state, reason in (found.error or "")) == ("failed", True)
 
 
+def test_a_run_whose_files_were_changed_after_the_check_is_finished(here: Path, run: Run) -> None:
+    """It says so; the next study tells whether it is the run that is wanted then."""
+    control(here, method="other")
+    status, out = run("--seeds", "0")
+    assert (status, state("method"), "FAILED" in out) == (0, "done", False)
+    lines = {line.split()[1]: line for line in out.splitlines() if line.startswith("done ")}
+    note = "; its files were changed after the check, so it is another run than was planned"
+    assert lines["method"].endswith(f"Spearman 56.00 on stsb{note}")
+    assert note not in lines["simple"]
+    assert "2 of 2 runs finished" in out
+    assert "changed   method seed 0" in run("--dry-run", "--seeds", "0")[1]
+
+
 def test_a_command_that_cannot_start_leaves_nothing_running(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "no-such-program")
     with pytest.raises(FileNotFoundError):
@@ -292,6 +305,18 @@ def test_overrides_from_near_beat_those_from_afar(here: Path, run: Run) -> None:
         "trainer.precision=32-true",
     ]
     assert simple == ["data.batch_size=4", "trainer.max_epochs=7", "trainer.precision=32-true"]
+
+
+def test_what_is_typed_beats_what_a_strategy_overrides(here: Path, run: Run) -> None:
+    own = "{data.batch_size: 2, model.inner.a: 1, model.other.a: 1, trainer.callbacks+: x, trainer.plugins: y}"
+    text = (here / "study.yaml").read_text()
+    text = text.replace("method: method.yaml", f"method: {{config: method.yaml, overrides: {own}}}")
+    (here / "study.yaml").write_text(f"{text}overrides: {{model.inner.b: 1, data.batch_size: 3}}\n")
+    typed = ("data.batch_size=9", "model.inner=null", "trainer.callbacks=z", "--trainer.plugins+", "w")
+    _, out = run("--dry-run", "--seeds", "0", "--only", "method", *typed)
+    (line,) = [line.split()[1:] for line in out.splitlines() if "overrides: " in line]
+    left = ["model.other.a=1", "trainer.callbacks=z", "trainer.plugins=y", "trainer.plugins+=w"]
+    assert line == ["data.batch_size=9", "model.inner=null", *left]
 
 
 def test_a_dead_running_is_repaired_and_rerun(here: Path, run: Run) -> None:

@@ -50,11 +50,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: `error` is None if it is finished."""
+    """How a job ended: `error` is None if it is finished; `note` is what must be said of it then."""
 
     job: Job
     error: str | None
     seconds: float
+    note: str | None = None
 
 
 class Started(Protocol):

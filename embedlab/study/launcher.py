@@ -25,7 +25,7 @@ __all__ = ["interruptible", "run_all"]
 POLL: Final = 0.1  # seconds between looks at the processes
 HEARTBEAT: Final = 15.0  # seconds between plain lines about a run
 PATIENCE: Final = ((signal.SIGINT, 20.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
-
+CHANGED: Final = "its files were changed after the check, so it is another run than was planned"
 
 Start = Callable[[Job, int | None], Started]
 
@@ -138,10 +138,10 @@ def _judge(process: Process) -> Outcome:
         status = runs.read_status(job.folder)
     except UserError as damaged:
         return Outcome(job, str(damaged), process.seconds)
-    if result is not None and result.get("identity") == job.identity:
+    if result is not None:
         if status is None or status.state != "done":
             runs.mark(job.folder, "done")
-        return Outcome(job, None, process.seconds)
+        return Outcome(job, None, process.seconds, None if result.get("identity") == job.identity else CHANGED)
     error = status.error if status is not None and status.state == "failed" else None
     if error is None:
         error = _reason(process)

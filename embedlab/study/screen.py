@@ -43,7 +43,8 @@ class Screen:
         """Say how a run ended."""
         place, job = f"[{number}/{self.total}]", outcome.job
         if outcome.error is None:
-            self.say(f"done    {job.name} {place} in {duration(outcome.seconds)}{_score(job)}", "green")
+            note = "" if outcome.note is None else f"; {outcome.note}"
+            self.say(f"done    {job.name} {place} in {duration(outcome.seconds)}{_score(job)}{note}", "green")
         else:
             self.say(
                 f"FAILED  {job.name} {place} after {duration(outcome.seconds)}: {outcome.error} "
