@@ -21,7 +21,7 @@ from rich.console import Console
 from scipy.stats import spearmanr
 
 import embedlab
-from embedlab import cli, runs
+from embedlab import cli, runs, source_hash
 from embedlab.report import command, render, statistics
 from embedlab.runs.code import shared_code
 
@@ -189,7 +189,7 @@ def test_what_the_configuration_does_not_tell_is_looked_for_elsewhere(tmp_path: 
         "m (1)": [],
         "m (2)": ["differs from m (1) in the content of data.train"],
         "m (3)": ["differs from m (1) in the files of the decoder"],
-        "m (4)": ["differs from m (1) in something that config.yaml does not tell, such as the code of what it names"],
+        "m (4)": ["differs from m (1) in something that config.yaml does not tell, such as the code or a file that it names"],
     }
 
 
@@ -246,6 +246,43 @@ def test_older_code_is_told(tmp_path: Path, show: Show) -> None:
         "layout": ["other code"],
         **{f"unknown {number}": ["other code"] for number in range(4)},
     }
+
+
+def test_code_that_differs_between_the_seeds_of_a_row_is_told(tmp_path: Path, show: Show) -> None:
+    now = shared_code()
+    for seed, source in enumerate("ab"):
+        finish(tmp_path, "code", seed, settings="a", code={**now, "packing": f"{source} {source}", "gone": source})
+        same = f"{source} {now['packing'].partition(' ')[2]}"
+        finish(tmp_path, "comments", seed, settings="a", code={**now, "packing": same})
+    assert notes_of(show(tmp_path, "--resamples", 0)) == {
+        "code": ["other code", "its seeds were made by different code: gone, packing"],
+        "comments": [],
+    }
+
+
+def test_versions_are_told_where_they_differ(tmp_path: Path, show: Show) -> None:
+    versions = {"torch": "2.6.0", "peft": "0.15", "python": "3.11.1", "embedlab": "1"}
+    finish(tmp_path, "one", versions=versions)
+    finish(tmp_path, "before", versions=None)
+    finish(tmp_path, "python", versions={**versions, "python": "3.12", "embedlab": "2"})
+    assert not any(notes_of(show(tmp_path, "--resamples", 0)).values())
+    finish(tmp_path, "torch", versions={**versions, "torch": "2.7.0"})
+    finish(tmp_path, "torch", 1, versions={**versions, "peft": "0.16"})
+    one = "made with torch 2.6.0, peft 0.15"
+    assert notes_of(show(tmp_path, "--resamples", 0)) == {
+        "one": [one],
+        "before": [],
+        "python": [one],
+        "torch": ["made with torch 2.7.0, peft 0.15", "made with torch 2.6.0, peft 0.16"],
+    }
+
+
+def test_a_syntax_error_in_a_module_is_a_note(tmp_path: Path, show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish(tmp_path, "m")
+    packing, read = Path(embedlab.__file__).parent / "packing.py", Path.read_bytes
+    monkeypatch.setattr(source_hash, "_read", {})
+    monkeypatch.setattr(Path, "read_bytes", lambda self: b"def (" if self == packing else read(self))
+    assert notes_of(show(tmp_path, "--resamples", 0)) == {"m": ["older code: packing"]}
 
 
 def test_how_a_run_is_shown_makes_no_row(tmp_path: Path, show: Show) -> None:

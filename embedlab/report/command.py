@@ -16,11 +16,10 @@ from rich.console import Console
 from embedlab import runs
 from embedlab.arguments import Parser
 from embedlab.errors import UserError, did_you_mean
-from embedlab.report import render, statistics
+from embedlab.report import notes, render, statistics
 from embedlab.report.predictions import interval_over_seeds
 from embedlab.report.render import Report, Row, Table
 from embedlab.report.rows import Group, Run, group_runs
-from embedlab.runs.code import OTHER, older_code
 from embedlab.yaml_files import read_yaml
 
 __all__ = ["collect", "main", "summarise"]
@@ -160,8 +159,8 @@ def summarise(found: Sequence[Run], only: str | None = None, resamples: int = RE
     shown = []
     for name in _sets(found, only):
         there = [own for own in groups if any(name in result["metrics"] for _, result in own.results)]
-        schedules = {_schedule(result) for own in there for _, result in own.results} - {None}
-        rows = [_row(own, name, resamples, footnotes, with_schedule=len(schedules) > 1) for own in there]
+        compared = notes.compare([result for own in there for _, result in own.results])
+        rows = [_row(own, name, resamples, footnotes, compared) for own in there]
         rows.sort(key=lambda row: (row.spearman is None, -row.spearman[0] if row.spearman else 0.0, row.label))
         pairs = sorted({row.pairs for row in rows if row.pairs})
         shown.append(Table(name.removeprefix("test/"), pairs, rows, with_study=len(studies) > 1))
@@ -189,21 +188,17 @@ def _sets(found: Sequence[Run], only: str | None) -> list[str]:
     return [key for key in there if key.startswith("test/")] or there
 
 
-def _row(group: Group, name: str, resamples: int, footnotes: dict[str, int], with_schedule: bool) -> Row:
+def _row(group: Group, name: str, resamples: int, footnotes: dict[str, int], compared: notes.Compared) -> Row:
     """Sum up the seeds of one row on one set; at least one was scored on it."""
     done = [(folder, result) for folder, result in group.results if name in result["metrics"]]
     results = [result for _, result in done]
     metrics = [result["metrics"][name] for result in results]
-    notes = [*group.notes, *(note for result in results for note in result.get("notes") or [])]
-    notes += [f"undefined: {metric['undefined']}" for metric in metrics if metric.get("undefined")]
-    notes += _costs(results)
-    notes += [note for result in results if (note := _code(result)) is not None]
-    if with_schedule:
-        notes += [note for result in results if (note := _schedule(result)) is not None]
+    told = [*group.notes, *notes.of_row(results, compared)]
+    told += [f"undefined: {metric['undefined']}" for metric in metrics if metric.get("undefined")]
     interval = None
     if resamples and not any(metric.get("spearman") is None for metric in metrics):
         interval, problem = interval_over_seeds([folder for folder, _ in done], name, resamples)
-        notes += [problem] if problem else []
+        told += [problem] if problem else []
     return Row(
         label=group.label,
         study=group.study,
@@ -218,39 +213,8 @@ def _row(group: Group, name: str, resamples: int, footnotes: dict[str, int], wit
         training=_mean(_training_seconds(result) for result in results),
         scoring=_mean((result.get("seconds") or {}).get("score") for result in results),
         tokens=_mean(result.get("train_tokens") for result in results),
-        notes=sorted({footnotes.setdefault(note, len(footnotes) + 1) for note in notes}),
+        notes=sorted({footnotes.setdefault(note, len(footnotes) + 1) for note in told}),
     )
-
-
-def _schedule(result: Mapping[str, Any]) -> str | None:
-    """Say how long and in what batches a run trained; None where nothing trained, or it was not kept."""
-    if not (own := result.get("schedule")):
-        return None
-    epochs, steps, every = own.get("epochs"), own.get("steps"), own.get("validate_every")
-    length = []
-    if epochs is not None and epochs >= 0:  # otherwise steps end the training
-        length.append("1 epoch" if epochs == 1 else f"{epochs} epochs")
-    if steps is not None:
-        length.append(f"at most {steps} steps")
-    look = "" if every is None else ", validated every epoch" if every == 1 else f", validated every {every} epochs"
-    return f"{', '.join(length)}{',' if len(length) > 1 else ''} of {own.get('batch_size')} rows a batch{look}"
-
-
-def _costs(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say what makes times of different rows hard to compare."""
-    charged = [found for result in results if (found := (result.get("seconds") or {}).get("features_found"))]
-    notes = []
-    if charged:
-        cost = render.duration(sum(charged) / len(charged))
-        notes.append(f"features were found in the cache; the {cost} they once cost are charged")
-    return notes + [f"{number} processes" for result in results if (number := result.get("processes") or 1) > 1]
-
-
-def _code(result: Mapping[str, Any]) -> str | None:
-    """Say that a run was made by other code than there is now; None where it was not."""
-    if (changed := older_code(result)) == [OTHER]:
-        return OTHER
-    return f"older code: {', '.join(changed)}" if changed else None
 
 
 def _over_seeds(values: Sequence[float | None]) -> tuple[float, float | None] | None:

@@ -178,7 +178,7 @@ def _differences(one: Run, other: Run) -> str:
     if not found:
         found = list(_changes_outside(one.result or {}, other.result or {}))
     if not found:
-        return f"something that {runs.CONFIG} does not tell, such as the code of what it names"
+        return f"something that {runs.CONFIG} does not tell, such as the code or a file that it names"
     if len(found) > LISTED + 1:  # a last one is as short as the words that it was left out
         found[LISTED:] = [f"and {len(found) - LISTED} more"]
     return ", ".join(found)

@@ -7,14 +7,14 @@ torch; no run is voided by it, but tables tell where it has changed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from embedlab.source_hash import module_hashes
 from embedlab.source_imports import PACKAGE, is_of_a_method
 
-__all__ = ["OTHER", "ROOMS", "older_code", "shared_code"]
+__all__ = ["OTHER", "ROOMS", "different_code", "older_code", "shared_code"]
 
 # Modules and folders of embedlab that can change a number.
 ROOMS: Final = ("backbone", "data", "distributed", "metrics", "packing", "resources", "strategies", "training")
@@ -46,6 +46,20 @@ def older_code(result: Mapping[str, Any]) -> list[str]:
     return [name for name, path in now.items() if name in then and _is_other(str(then[name]), name, path)]
 
 
+def different_code(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the modules that were not the same when each of some runs was made, sorted; what does not say is left out.
+
+    >>> different_code([{"code": {"packing": "1 a", "data": "1 b"}}, {"code": {"packing": "2 a", "data": "2 c"}}, {}])
+    ['data']
+    """
+    trees: dict[str, set[str]] = {}
+    for result in results:
+        if isinstance(code := result.get("code"), Mapping):
+            for name, own in code.items():
+                trees.setdefault(str(name), set()).add(str(own).rpartition(" ")[2])
+    return sorted(name for name, own in trees.items() if len(own) > 1)
+
+
 def _files() -> list[tuple[str, Path]]:
     """Return the shared modules, by name, with their files."""
     found = []
@@ -61,4 +75,7 @@ def _is_other(then: str, name: str, path: Path) -> bool:
     source, _, tree = then.partition(" ")
     if hashlib.sha256(path.read_bytes()).hexdigest()[:12] == source:
         return False
-    return module_hashes(f"embedlab.{name}", path)[1][:12] != tree
+    try:
+        return module_hashes(f"embedlab.{name}", path)[1][:12] != tree
+    except SyntaxError:  # it is being edited; no run was made by that
+        return True
