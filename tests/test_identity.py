@@ -53,6 +53,7 @@ class Own(Embedder):
         pooling: Pooling = mean,
         words: str | list[str] = "-",
         more: Source | None = None,
+        teacher: Backbone | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.pooling = backbone, pooling
@@ -431,6 +432,18 @@ def test_a_whole_number_to_clip_at_is_that_number(place: Place) -> None:
     assert run.identity({"trainer.gradient_clip_val": 2}) == run.identity({"trainer.gradient_clip_val": 2.0})
     both = [run.identity({"trainer.limit_val_batches": own}).run for own in (1, 1.0)]
     assert both[0] != both[1], "one batch, and all of them"
+
+
+def test_a_second_decoder_counts_as_the_first_does(place: Place) -> None:
+    shutil.copytree(place.folder / "decoder", place.folder / "teacher")
+    words = ("--model.init_args.teacher.name", "teacher", "--model.init_args.teacher.dtype")
+    runs = {dtype: place.run("own", *words, dtype) for dtype in ("auto", BEST, OTHER)}
+    before = {dtype: run.identity() for dtype, run in runs.items()}
+    assert before["auto"] == before[BEST]
+    assert before[OTHER].run != before[BEST].run
+    assert place.run("own", "--model.init_args.teacher.name", "./teacher").identity() == before["auto"]
+    with edited(place.folder / "teacher" / "config.json", "{", "{\n"):
+        assert runs["auto"].identity().run != before["auto"].run
 
 
 @pytest.mark.parametrize("text", ["", "a" * 5000, "nul\0", "~nobody-of-that-name/x", "own_project"])

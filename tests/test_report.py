@@ -189,7 +189,9 @@ def test_what_the_configuration_does_not_tell_is_looked_for_elsewhere(tmp_path: 
         "m (1)": [],
         "m (2)": ["differs from m (1) in the content of data.train"],
         "m (3)": ["differs from m (1) in the files of the decoder"],
-        "m (4)": ["differs from m (1) in something that config.yaml does not tell, such as the code or a file that it names"],
+        "m (4)": [
+            "differs from m (1) in something that config.yaml does not tell, such as the code or a file that it names"
+        ],
     }
 
 

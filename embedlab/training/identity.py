@@ -35,6 +35,7 @@ from lightning.pytorch import Trainer
 
 import embedlab
 from embedlab.backbone import Backbone
+from embedlab.backbone.pretrained import Pretrained, best_dtype
 from embedlab.data import DataModule, Source
 from embedlab.resources import file_sha256
 from embedlab.runs.code import shared_code
@@ -90,10 +91,7 @@ def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataM
     sources = sources_of(_strings(kept))
     backbone = strategy.backbone
     stages = strategy.stages() if isinstance(strategy, Trainable) else ()
-    settle = _Settle(
-        None if backbone is None else str(backbone.dtype).removeprefix("torch."),
-        [content_hash(asdict(stage.source)) for stage in stages],
-    )
+    settle = _Settle([content_hash(asdict(stage.source)) for stage in stages])
     kept = {key: settle(value, key == "ckpt_path") for key, value in kept.items()}
     decided = {
         "config": kept,
@@ -116,11 +114,9 @@ class _Settle:
     """Puts into a configuration, for what may be written in several ways, what it comes to.
 
     Attributes:
-        dtype: The precision of the decoder, `auto` resolved.
         read: Hashes of the sources whose content is known.
     """
 
-    dtype: str | None
     read: Collection[str]
 
     def __call__(self, value: Any, named: bool = False) -> Any:
@@ -129,10 +125,7 @@ class _Settle:
             if set(value) == SOURCE and content_hash(value) in self.read:
                 return None
             found = {key: self(own, named or key in OPTIONS) for key, own in value.items()}
-            if set(value) == BACKBONE:
-                local = Path(value["name"]).expanduser().exists()
-                found |= {"dtype": self.dtype, "name": None if local else value["name"]}
-            return found
+            return {**found, **_decoder(value)} if set(value) == BACKBONE else found
         if isinstance(value, list):
             return [self(own, named) for own in value]
         if isinstance(value, str) and value.startswith(UNWRITTEN):
@@ -140,6 +133,14 @@ class _Settle:
             # all the same: it is written in a module that counts, as the class which has the default is named.
             return re.sub(r" at 0x[0-9a-fA-F]+", "", value)
         return _content(value) if named and isinstance(value, str) else value
+
+
+def _decoder(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the precision of a decoder, `auto` resolved, and the hash of one that lies here instead of its path."""
+    name, dtype = value["name"], value["dtype"]
+    if Path(name).expanduser().exists():
+        name = Pretrained(name, value["revision"]).sha256
+    return {"name": name, "dtype": str(best_dtype()).removeprefix("torch.") if dtype == "auto" else dtype}
 
 
 def _content(text: str) -> str | dict[str, str]:
