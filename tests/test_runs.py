@@ -13,6 +13,7 @@ import pytest
 
 from embedlab import runs
 from embedlab.errors import UserError
+from embedlab.runs.claim import MADE, claim, parts_of
 
 
 def test_status_goes_through_its_states_and_keeps_what_it_must(tmp_path: Path) -> None:
@@ -121,3 +122,15 @@ def test_what_an_earlier_version_wrote_has_no_identity(tmp_path: Path) -> None:
     status = runs.read_status(tmp_path)
     assert status is not None
     assert status.identity is None
+
+
+def test_a_folder_remembers_each_part_of_a_run_once(tmp_path: Path) -> None:
+    """An earlier version kept no such file; then this part is the first that is known."""
+    (tmp_path / runs.IDENTITY).write_text("a")
+    (tmp_path / "last.ckpt").touch()
+    for torch in ("1", "1", "2", "1"):
+        claim(tmp_path, "a", {"packing": "x y"}, {"torch": torch}).release()
+    assert parts_of(tmp_path) == [{"code": {"packing": "x y"}, "versions": {"torch": own}} for own in ("1", "2")]
+    (tmp_path / MADE).write_text('{"parts": {"1": {"code": 3}}}')
+    with pytest.raises(UserError, match="must hold a mapping as `parts.1.code`, got int 3"):
+        claim(tmp_path, "a", {}, {})
