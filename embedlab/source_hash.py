@@ -93,15 +93,15 @@ def sources_of(names: Iterable[str]) -> dict[str, str]:
         thing whose source cannot be read, its `repr`, which is told in the log: a run that names it can hardly be
         known again.
     """
-    found: dict[str, str] = {}
-    for name in sorted(set(names)):
+    found, words = dict[str, str](), sorted(set(names))
+    for name in words:
         for module, definition, value in _named(name):
             if not is_of_a_method(module) if is_ours(module) else is_installed(module):
                 continue
             try:
                 item = Item(module, source_file(module), definition if module in PARTS else None)
                 packages = () if item.name else with_packages(module, item)
-                found |= _reached([item, *packages])
+                found |= _reached([item, *packages], words)
             except (OSError, TypeError, SyntaxError):
                 found[name] = repr(value)
                 log.warning("%s cannot be told by its source, so a later run that names it may count as another", name)
@@ -169,8 +169,8 @@ def _hash(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _reached(items: Iterable[Item]) -> dict[str, str]:
-    """Return the hashes of modules and definitions and, in turn, of those they import."""
+def _reached(items: Iterable[Item], names: Iterable[str] = ()) -> dict[str, str]:
+    """Return the hashes of modules and definitions and, in turn, of those they import, by some of `names` perhaps."""
     found: dict[str, str] = {}
     waiting = list(items)
     while waiting:
@@ -187,7 +187,7 @@ def _reached(items: Iterable[Item]) -> dict[str, str]:
         tree = module.tree
         trees = [tree] if item.name is None else [*_definitions(tree, item.name)]
         found[key] = module.hash if item.name is None else _hash("\n".join(sorted(map(_written, trees))))
-        waiting += imported(trees, item, tree)
+        waiting += imported(trees, item, tree, names)
     return found
 
 

@@ -8,7 +8,7 @@ Imports are followed
   link, in an editable install. The standard library, installed packages and `LIBRARIES` are taken as they are.
 
 A module that `importlib.import_module` takes counts if its name is written out. If only its package is, all modules of
-that package count whose names fit.
+that package count whose names fit; if not even that is, those that the configuration names.
 """
 
 from __future__ import annotations
@@ -100,13 +100,14 @@ def source_file(module: str) -> Path:
     return Path(file)
 
 
-def imported(trees: Iterable[ast.AST], item: Item, whole: ast.AST) -> Iterator[Item]:
+def imported(trees: Iterable[ast.AST], item: Item, whole: ast.AST, names: Iterable[str] = ()) -> Iterator[Item]:
     """Give what a module imports, of what is followed: modules, or definitions of `PARTS`.
 
     Args:
         trees: The parts of the module that count.
         item: The module.
         whole: All of it.
+        names: Strings of a configuration, among which a module may find the name of one that it imports.
     """
     for node in (own for tree in trees for own in _nodes(tree)):
         if isinstance(node, ast.Import):
@@ -115,7 +116,7 @@ def imported(trees: Iterable[ast.AST], item: Item, whole: ast.AST) -> Iterator[I
         elif isinstance(node, ast.ImportFrom):
             yield from _from(node, item, whole)
         elif isinstance(node, ast.Call) and node.args and not is_ours(item.module):
-            yield from _called(node, item)
+            yield from _called(node, item, names)
 
 
 def with_packages(module: str, asking: Item) -> Iterator[Item]:
@@ -158,7 +159,7 @@ def _from(node: ast.ImportFrom, item: Item, whole: ast.AST) -> Iterator[Item]:
             yield from inside or with_packages(source, item)
 
 
-def _called(node: ast.Call, item: Item) -> Iterator[Item]:
+def _called(node: ast.Call, item: Item, names: Iterable[str]) -> Iterator[Item]:
     """Give what a call of `importlib.import_module` or `__import__` imports."""
     called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
     if called not in IMPORTING:
@@ -171,7 +172,11 @@ def _called(node: ast.Call, item: Item) -> Iterator[Item]:
     if UNKNOWN not in name:
         yield from with_packages(name, item)
     elif not package:
-        log.warning("%s imports a module by a name that it makes up, whose source so decides no run", item.module)
+        words = [own for own in names if all(map(str.isidentifier, own.split("."))) and not is_ours(own)]
+        found = [own for word in words for own in with_packages(word, item)]
+        if not found:
+            log.warning("%s imports a module by a name that it makes up, whose source so decides no run", item.module)
+        yield from found
     else:
         for place in map(Path, _places(package) or []):
             for path in sorted(place.rglob("*.py")):

@@ -506,11 +506,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         del sys.modules[name]
 
 
-def reached(elsewhere: Path, source: str) -> set[str]:
+def reached(elsewhere: Path, source: str, *more: str) -> set[str]:
     (elsewhere / "here" / "away_method.py").write_text(f"{source}\ndef take(): ...\n")
     importlib.invalidate_caches()
     importlib.import_module("away_method")
-    return set(sources_of(["away_method.take"])) - {"away_method"}
+    return set(sources_of(["away_method.take", *more])) - {"away_method"}
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["at import", "when called"])
@@ -583,7 +583,11 @@ def test_calls_may_name_the_package_they_stand_in(elsewhere: Path) -> None:
 
 def test_a_name_that_is_made_up_is_told(elsewhere: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = "from importlib import import_module\ndef late(name): import_module(name)"
-    assert reached(elsewhere, source) == set()
+    (elsewhere / "here" / "away_chosen.py").write_text("")
+    others = ("no file", "pairs.csv", "numpy", "embedlab.pooling", "x" * 300)
+    assert reached(elsewhere, source, "away_chosen", *others) == {"away_chosen"}
+    assert not caplog.records
+    assert reached(elsewhere, source, *others) == set()
     assert "away_method imports a module by a name that it makes up" in caplog.text
 
 
