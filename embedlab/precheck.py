@@ -13,7 +13,7 @@ from typing import Any, Final
 from embedlab.errors import UserError
 from embedlab.yaml_files import read_yaml
 
-__all__ = ["check", "check_file"]
+__all__ = ["check", "check_file", "texts"]
 
 TOP: Final = (
     *("model", "data", "trainer", "seed_everything", "ckpt_path", "run_dir", "study", "label"),
@@ -63,7 +63,7 @@ def check_file(path: Path) -> None:
     content = read_yaml(path)
     for key in content:
         _check_name(key, f" in {path}")
-    for text in _texts(content):
+    for text in texts(content):
         _check_places(text, f" in {path}")
 
 
@@ -83,10 +83,10 @@ def _check_places(text: str, place: str) -> None:
             raise UserError(f"`{text}`{place} must be written {new}{text.removeprefix(old)}, as it has moved.")
 
 
-def _texts(content: Any) -> Iterator[str]:
-    """Give every text in a file's content that is no key."""
+def texts(content: Any) -> Iterator[str]:
+    """Yield every text in the content of a YAML file that is no key."""
     if isinstance(content, str):
         yield content
     elif isinstance(content, dict | list):
         for own in content.values() if isinstance(content, dict) else content:
-            yield from _texts(own)
+            yield from texts(own)

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import re
+import shlex
 import sys
 import tempfile
 import traceback
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningCLI
 
@@ -30,6 +32,18 @@ TABLE = f"{HEADER}\nred dog,blue cat,0.5\nbig house,old horse,0.1\nred cat,blue 
 SHARED = "-c shared.yaml --model"
 POOLINGS = "embedlab.pooling.last, embedlab.pooling.last_content, embedlab.pooling.mean, embedlab.pooling.weighted_mean"
 LOSSES = "embedlab.losses.cosent, embedlab.losses.cosine_mse, embedlab.losses.log_mse, embedlab.losses.log_variance"
+
+OWN = """\
+from embedlab.strategies.base import Embedder
+
+class Abstract(Embedder): ...
+class Ends(Abstract):
+    def __init__(self):
+        raise SystemExit(0)
+    def embed(self, texts, role=None): ...
+class Plain: ...
+def function(): ...
+"""
 
 # What was typed: what the answer must hold, beginning with the argument.
 CASES: dict[str, Sequence[str]] = {
@@ -81,6 +95,28 @@ CASES: dict[str, Sequence[str]] = {
     f"fit {SHARED} Tfidf --data.train.score_range [0]": ["`data.train.score_range`", "[a number, a number]", "got [0]"],
     f"fit {SHARED} Tfidf --data.test 3": ["`data.test`", "a mapping from names", "got 3"],
     f"fit {SHARED} Tfidf --data.batch_size 0": ["`data.batch_size`", "at least 1", "got 0"],
+    # classes and functions of the user's own
+    f"fit {SHARED} ends.Strategy": ["`ends`", "ends.py, line 2, does (SystemExit: bye)", "__main__"],
+    f"fit {SHARED} LoRABiEncoder --model.pooling ends.pool": ["`ends`", "ends.py, line 2, does (SystemExit: bye)"],
+    "compare ends-study.yaml --dry-run": ["x: `ends`", "ends.py, line 2, does (SystemExit: bye)"],
+    f"fit {SHARED} own.Ends": ["`own`", "own.py, line 6, does (SystemExit: 0)", "raise an error instead"],
+    f"fit {SHARED} raises.Strategy": ["`raises.Strategy`", "raises.py, line 2, raises ZeroDivisionError: division by"],
+    "fit -c shared.yaml -c raises.yaml": ["`raises.Strategy`", "raises.py, line 2, raises ZeroDivisionError"],
+    "compare raises-study.yaml --dry-run": ["x: `raises.Strategy`", "raises.py, line 2, raises ZeroDivisionError"],
+    f"fit {SHARED} LoRABiEncoder --model.pooling raises.pool": ["`raises.pool`", "raises.py, line 2, raises"],
+    f"fit {SHARED} Tfidf --trainer.callbacks raises.Callback": ["`raises.Callback`", "raises.py, line 2, raises"],
+    f"fit {SHARED} syntax.Strategy": ["`syntax.Strategy`", "syntax.py, line 1, is no Python", "never closed"],
+    f"fit {SHARED} lacks.Strategy": ["`lacks.Strategy`", "lacks.py, line 1", "No module named 'never_installed'"],
+    f"fit {SHARED} own.function": ["`model`", "an EmbeddingStrategy", "own.function is of type function", "Tfidf"],
+    f"fit {SHARED} own.Plain": ["`model`", "an EmbeddingStrategy", "own.Plain does not subclass it", "Tfidf"],
+    "fit -c shared.yaml -c plain.yaml": ["`model` in plain.yaml", "own.Plain does not subclass it", "Tfidf"],
+    f"fit {SHARED} own.Abstract": ["`model`", "own.Abstract is without embed", "write it"],
+    "fit -c shared.yaml -c typing_error.yaml": [
+        "`model.sublinear` in typing_error.yaml",
+        "an option of Tfidf",
+        "it has none",
+    ],
+    "fit -c shared.yaml -c decoder.yaml": ["`model` in decoder.yaml", "must name a strategy", "give -c"],
     # the trainer, the seed, checkpoints
     f"fit {SHARED} Tfidf --trainer.accelerator tpu": ["`trainer.accelerator`", "cpu", "got tpu"],
     f"fit {SHARED} Tfidf --trainer.accelerator cpuu": ["`trainer.accelerator`", "got cpuu", "did you mean cpu"],
@@ -153,7 +189,7 @@ CASES: dict[str, Sequence[str]] = {
     "compare foreign.yaml": ["`strategies.tfidf.seeds`", "among the study's [0]", "got 5"],
     "compare own.yaml --seeds 1 --only tfidf": ["`--seeds`", "tfidf run with none of [1]"],
     "compare decoders.yaml": ["`backbone`", "one YAML file", "got ['a.yaml', 'b.yaml']"],
-    "compare decoder.yaml": ["`strategies.tfidf.backbone`", "left out", "model.backbone.name"],
+    "compare backbone.yaml": ["`strategies.tfidf.backbone`", "left out", "model.backbone.name"],
     # data
     f"fit {SHARED} Tfidf --data.train.path nowhere.csv": ["`data.train.path`", "'nowhere.csv' is not there"],
     f"fit {SHARED} Tfidf --data.validation.path unscored.csv": [
@@ -204,7 +240,20 @@ def make_place(place: Path) -> None:
         "foreign.yaml": f"{study}  tfidf: {{config: tfidf.yaml, seeds: [5]}}\n",
         "own.yaml": f"{study}  tfidf: {{config: tfidf.yaml, seeds: [0]}}\n",
         "decoders.yaml": f"backbone: [a.yaml, b.yaml]\n{study}  tfidf: tfidf.yaml\n",
-        "decoder.yaml": f"{study}  tfidf: {{config: tfidf.yaml, backbone: a.yaml}}\n",
+        "backbone.yaml": f"{study}  tfidf: {{config: tfidf.yaml, backbone: a.yaml}}\n",
+        "ends.py": "import sys\nsys.exit('bye')\n",
+        "raises.py": "def fail():\n    return 1 / 0\n\nfail()\n",
+        "syntax.py": "print(1\n",
+        "lacks.py": "import never_installed\n",
+        "own.py": OWN,
+        "raises.yaml": "model: {class_path: raises.Strategy}\n",
+        "plain.yaml": "model: {class_path: own.Plain}\n",
+        "ends.yaml": "model: {class_path: ends.Strategy}\n",
+        "ends-study.yaml": f"{study}  x: ends.yaml\n",
+        "raises-study.yaml": f"{study}  x: raises.yaml\n",
+        "typing_error.yaml": "model: {class_path: Tfidf, init_args: {sublinear: true}}\n",
+        "lora.yaml": "model: {class_path: LoRABiEncoder, init_args: {backbone: {name: of-lora}, rank: 3}}\n",
+        "decoder.yaml": "model: {init_args: {backbone: {name: of-decoder, dtype: float32}}}\n",
         "unscored.csv": "first,second\nred,blue\n",
         "texts.csv": "text\nred\n",
         "short.csv": f"{HEADER}\na,b,0.5\na\n",
@@ -236,9 +285,9 @@ def answer(lines: Sequence[str]) -> list[tuple[int, str, str]]:
         LightningCLI.subcommands = only(line.split()[0])
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            sys.argv = ["embedlab", *line.split()]
+            sys.argv = ["embedlab", *shlex.split(line)]
             try:
-                status = cli.main(line.split())
+                status = cli.main(shlex.split(line))
             except SystemExit as error:
                 status = int(error.code or 0)
             except BaseException:
@@ -280,6 +329,23 @@ def test_nothing_is_left_behind(place: Path, answers: dict[str, tuple[int, str, 
     assert not [own for own in (place / "runs").rglob("*") if own.is_dir() and not list(own.iterdir())]
     assert [own.name for own in place.parent.iterdir()] == ["two"]
     assert not list(place.rglob("evil*/*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("-c decoder.yaml -c lora.yaml", "of-lora"),
+        ("-c lora.yaml -c decoder.yaml", "of-decoder"),
+        ("--model.backbone.name typed --model.backbone.dtype=float32 -c lora.yaml", "of-lora"),
+        ("--model.backbone.dtype float32 --model=LoRABiEncoder --model.rank 3 --model.backbone.name typed", "typed"),
+    ],
+)
+def test_options_of_a_strategy_may_come_before_it_and_what_is_later_wins(place: Path, words: str, name: str) -> None:
+    ((status, out, err),) = processes.call(place, answer, [f"fit -c shared.yaml {words} --print_config"])
+    assert status == 0, err
+    arguments = yaml.safe_load(out)["model"]["init_args"]
+    assert (arguments["rank"], arguments["backbone"]["name"]) == (3, name)
+    assert arguments["backbone"]["dtype"] == "float32"
 
 
 def test_columns_called_like_their_roles_need_no_saying(place: Path) -> None:
