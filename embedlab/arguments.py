@@ -15,6 +15,8 @@ SAID: Final = {
     r"^argument (\S+): invalid int value: (.*)$": r"`\1` must be a whole number, got \2",
     r"^argument (\S+): expected .*$": r"`\1` must be followed by a value, got none",
     r"^the following arguments are required: (.*)$": r"`\1` must be given, got none",
+    r"^(--\S+\.help): Expected a dot import path string: (.*)$": r"`\1` must be followed by the name of a class, got '\2'",
+    r'^Invalid option "(.*)" for (\S+)$': r"`\2` must go without a value, got '\1'",
     r"^unrecognized arguments: (.*)$": r"`\1` must be an option, got something else",
 }
 

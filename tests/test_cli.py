@@ -200,9 +200,9 @@ FILES = {
         ("-c missing/metod.yaml", "there is no folder missing."),
         ("-c .", ". must be a file, got a folder."),
         ("-c", "`-c` must be followed by a YAML file, got nothing."),
-        ("-c broken.yaml", "broken.yaml, line 2 must be YAML, but "),
-        ("-c twice.yaml", "twice.yaml, line 3 must be YAML, but the key 'width' stands there twice."),
-        ("-c list.yaml", "list.yaml must hold `key: value` pairs, got list."),
+        ("-c broken.yaml", "broken.yaml, line 2, must be YAML, but "),
+        ("-c twice.yaml", "twice.yaml, line 3, must be YAML, but the key 'width' stands there twice; delete one."),
+        ("-c list.yaml", "list.yaml must hold `key: value` pairs, got a list; begin no line with -."),
         ("-c top.yaml", "`modle` in top.yaml must be one of this program's options; did you mean model."),
         ("-c method.yaml --modle.width 3", "`modle` must be one of this program's options; did you mean model."),
         (

@@ -60,7 +60,7 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
         (
             "simple: simple.yaml",
             "method: simple.yaml",
-            "study.yaml, line 8 must be YAML, but the key 'method' stands there twice.",
+            "study.yaml, line 8, must be YAML, but the key 'method' stands there twice; delete one.",
         ),
         (
             "simple: simple.yaml",

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from embedlab import configs, runs
+from embedlab import configs, precheck, runs
 from embedlab.errors import UserError, did_you_mean
 from embedlab.study.rules import check_file, check_keys, check_override, check_seeds
 from embedlab.yaml_files import read_yaml
@@ -189,4 +189,5 @@ def read_overrides(values: Any, where: str) -> dict[str, Any]:
         if key in ("model", "model.class_path"):
             raise UserError(f"{where} must leave `{key}` alone; another class is another strategy of the study.")
         check_override(key, where)
+        precheck.check_values(key, flat[key], f" in {where.partition(' in ')[2]}" if " in " in where else "")
     return dict(sorted(flat.items()))

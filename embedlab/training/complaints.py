@@ -57,14 +57,14 @@ def complaint(message: str, parser: ArgumentParser, arguments: Sequence[str]) ->
     if (fault := import_fault(own for own in _given_texts(arguments) if own in message)) is not None:
         return fault
     if is_about_a_value(message):
-        return explain(message)
+        return _placed(explain(message), arguments)
     no_model = "arguments are required" in message and message.rstrip().endswith(".model")
     if no_model or "Not a valid subclass of EmbeddingStrategy" in message:
         names = ", ".join(sorted(_concrete(EmbeddingStrategy)))
         came = "none" if no_model else _given(message)
         return (
-            f"`model`{_place('model', arguments)} must name a strategy, got {came}; give -c configs/strategies/NAME.yaml, or --model with the dotted path "
-            f"of a class of your own or one of {names}."
+            f"`model`{_place('model', arguments)} must name a strategy, got {came}; give -c configs/strategies/NAME.yaml, or "
+            f"--model with the dotted path of a class of your own or one of {names}."
         )
     keys, chosen, base = list[tuple[int, str]](), "", ""
     for line in message.splitlines():
@@ -87,7 +87,16 @@ def complaint(message: str, parser: ArgumentParser, arguments: Sequence[str]) ->
             return _unknown(option, f"{_joined(keys[:-1])}.{name}", base, parser, arguments)
         elif sentence := _no_class(line, _joined(keys), chosen or _given(message), base, arguments):
             return sentence
-    return explain(message)
+    return _placed(explain(message), arguments)
+
+
+def _placed(sentence: str, arguments: Sequence[str]) -> str:
+    """Add which file the refused value stands in; nothing where it was typed."""
+    match = re.match(r"`([^`]+)`(?= must)", sentence)
+    came = re.search(r", got '?(.*?)'?(;|\.$)", sentence)
+    if match is None or came is None:
+        return sentence
+    return f"{match[0]}{_place(match[1], arguments, came[1].removesuffix('...'))}{sentence[match.end() :]}"
 
 
 def _given_texts(arguments: Sequence[str]) -> Iterator[str]:
@@ -157,7 +166,8 @@ def load(path: str, base: type = object) -> Any:
 def _unknown(option: str, prefix: str, chosen: str, parser: ArgumentParser, arguments: Sequence[str]) -> str:
     """Say that there is no such option, and which is like it."""
     if not prefix and not option.startswith("--") and option in arguments:
-        return f"`{option}` must be an option, which begins with --, or the value of one; leave it out, or write --{option}."
+        way = f"leave it out, or write --{option.lstrip('-')}"
+        return f"`{option}` must be an option, which begins with --, or the value of one; {way}."
     kind, strategy = load(chosen) if chosen else None, strategy_of(arguments)
     names = options_of(kind) if kind is not None else _options(parser)
     owner = kind.__name__ if kind is not None else f"embedlab {arguments[0]}"
