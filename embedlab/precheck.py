@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from embedlab.errors import UserError, did_you_mean
-from embedlab.yaml_files import read_value, read_yaml
+from embedlab.yaml_files import read_value, read_yaml, texts
 
-__all__ = ["check", "check_file", "check_values", "texts"]
+__all__ = ["check", "check_file", "check_values"]
 
 TOP: Final = (
     *("model", "data", "trainer", "seed_everything", "ckpt_path", "run_dir", "study", "label"),
@@ -78,6 +78,8 @@ def check_file(path: Path) -> None:
     """
     content = read_yaml(path)
     place = f" in {path}"
+    if content.keys() & {"strategies", "protocol"} and not content.keys() & {*SECTIONS}:
+        raise UserError(f"{path} must hold options of a run, but is a study; give it to `embedlab compare` instead.")
     for key in content:
         _check_name(key, place)
     if all(value is None for value in content.values()):
@@ -150,12 +152,3 @@ def _check_places(text: str, place: str) -> None:
     for old, new in MOVED.items():
         if text.startswith(old):
             raise UserError(f"`{text}`{place} must be written {new}{text.removeprefix(old)}, as it has moved.")
-
-
-def texts(content: Any) -> Iterator[str]:
-    """Yield every text in the content of a YAML file that is no key."""
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, dict | list):
-        for own in content.values() if isinstance(content, dict) else content:
-            yield from texts(own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ import yaml
 
 from embedlab.errors import UserError, did_you_mean
 
-__all__ = ["existing", "read_value", "read_yaml", "write_value"]
+__all__ = ["existing", "read_value", "read_yaml", "texts", "write_value"]
 
 # What PyYAML raises over a value such as a date that is none.
 UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
@@ -59,6 +59,9 @@ class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoa
                     None, None, f"a key is a {KINDS[key_node.id]}, not a word; quote it, or write `key: value`", mark
                 )
             key = self.construct_object(key_node, deep=True)
+            if key is None or isinstance(key, bool):  # a label or name that YAML takes for something else
+                what = "null" if key is None else str(key).lower()
+                raise _Fault(None, None, f"the key {key_node.value!r} is read as {what}; quote it", mark)
             if key in seen:
                 raise _Fault(None, None, f"the key {key!r} stands there twice; delete one", mark)
             seen.add(key)
@@ -150,6 +153,15 @@ def _with_text_keys(content: Any) -> Any:
     if isinstance(content, dict):
         return {str(key): _with_text_keys(value) for key, value in content.items()}
     return [_with_text_keys(value) for value in content] if isinstance(content, list) else content
+
+
+def texts(content: Any) -> Iterator[str]:
+    """Yield every text in the content of a YAML file that is no key."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict | list):
+        for own in content.values() if isinstance(content, dict) else content:
+            yield from texts(own)
 
 
 def existing(path: Path) -> Path:

@@ -94,6 +94,29 @@ YAML_BYTES: dict[str, Sequence[Any]] = {
     "control": (b"label: a\nstudy: \x00\n", "line 2", "a character that no text has", "delete it"),
 }
 
+# Studies by name: what stands in them beside the protocol, and what is said of it.
+STUDIES: dict[str, Sequence[str]] = {
+    "one-seed": ("seeds: 3\nstrategies: {a: tfidf.yaml}\n", "`seeds` in one-seed.yaml", "a list", "got 3"),
+    "text-seed": (
+        "seeds: ['0']\nstrategies: {a: tfidf.yaml}\n",
+        "`seeds` in text-seed.yaml",
+        "as in [0, 1, 2]",
+        "got '0'",
+    ),
+    "yes-seed": ("seeds: [yes]\nstrategies: {a: tfidf.yaml}\n", "`seeds` in yes-seed.yaml", "got true"),
+    "no-strategies": ("strategies:\n", "`strategies` in no-strategies.yaml", "at least one", "got null"),
+    "no-config": ("strategies: {a: }\n", "`strategies.a` in no-config.yaml", "got null"),
+    "yes-label": ("strategies:\n  yes: tfidf.yaml\n", "yes-label.yaml, line 3", "'yes' is read as true", "quote it"),
+    "list-name": ("study: [a]\nstrategies: {a: tfidf.yaml}\n", "`study` in list-name.yaml", "a name", "got ['a']"),
+    "empty-name": ("study: ''\nstrategies: {a: tfidf.yaml}\n", "`study` in empty-name.yaml", "got ''"),
+    "elsewhere": ("strategies: {a: x/tfidf.yaml}\n", "`strategies.a` in elsewhere.yaml, to which paths are relative"),
+    "two-values": (
+        "strategies: {a: tfidf.yaml}\noverrides: {trainer: {max_epochs: 1}, trainer.max_epochs: 2}\n",
+        "`overrides` in two-values.yaml",
+        "`trainer.max_epochs` once, got 1 and 2",
+    ),
+}
+
 # What was typed: what the answer must hold, beginning with the argument.
 CASES: dict[str, Sequence[str]] = {
     # commands
@@ -157,7 +180,7 @@ CASES: dict[str, Sequence[str]] = {
     f"fit {SHARED} own.function": ["`model`", "an EmbeddingStrategy", "own.function is of type function", "Tfidf"],
     f"fit {SHARED} own.Plain": ["`model`", "an EmbeddingStrategy", "own.Plain does not subclass it", "Tfidf"],
     "fit -c shared.yaml -c plain.yaml": ["`model` in plain.yaml", "own.Plain does not subclass it", "Tfidf"],
-    f"fit {SHARED} own.Abstract": ["`model`", "own.Abstract is without embed", "write it"],
+    f"fit {SHARED} own.Abstract": ["`model`", "own.Abstract is abstract, without embed", "write it"],
     "fit -c shared.yaml -c typing_error.yaml": [
         "`model.sublinear` in typing_error.yaml",
         "an option of Tfidf",
@@ -239,7 +262,13 @@ CASES: dict[str, Sequence[str]] = {
     "compare list.yaml": ["list.yaml must hold `key: value` pairs", "got a list"],
     # empty values
     "fit -c ''": ["'' must be a YAML file or the name of one that ships"],
-    "compare ''": ["'' must be a YAML file or the name of one that ships"],
+    "compare ''": ["`STUDY.yaml`", "must have a value", "got an empty text"],
+    "compare study.yaml --runs ''": ["`--runs`", "must have a value", "got an empty text"],
+    "compare study.yaml --runs=": ["`--runs`", "must have a value", "got an empty text"],
+    "compare study.yaml --only ''": ["`--only`", "must have a value", "got an empty text"],
+    "report ''": ["`RUNS`", "must have a value", "got an empty text"],
+    "report folder --markdown ''": ["`--markdown`", "must have a value", "got an empty text"],
+    "configs ''": ["`NAME`", "must have a value", "got an empty text"],
     f"fit {SHARED} ''": ["`model`", "must have a value", "got an empty text"],
     f"fit {SHARED} Tfidf --run_dir ''": ["`run_dir`", "must have a value", "got an empty text", "leave it out"],
     f"fit {SHARED} Tfidf --run_dir=": ["`run_dir`", "must have a value", "got an empty text"],
@@ -291,6 +320,16 @@ CASES: dict[str, Sequence[str]] = {
     "compare own.yaml --seeds 1 --only tfidf": ["`--seeds`", "tfidf run with none of [1]"],
     "compare decoders.yaml": ["`backbone`", "one YAML file", "got ['a.yaml', 'b.yaml']"],
     "compare backbone.yaml": ["`strategies.tfidf.backbone`", "left out", "model.backbone.name"],
+    "compare study.yaml --dry-run=yes": ["`--dry-run`", "must go without a value", "got 'yes'"],
+    "compare study.yaml --seeds 0-3": ["`--seeds`", "whole numbers", "as in [0, 1, 2]", "got '0-3'"],
+    "compare study.yaml --seeds ٣": ["`--seeds`", "whole numbers", "got '٣'"],
+    "compare study.yaml =3": ["An override", "an option such as trainer.max_epochs", "complete it"],
+    "compare study.yaml trainer..max_epochs=3": ["An override", "got `trainer..max_epochs`", "complete it"],
+    "compare shared.yaml": ["`data` in shared.yaml", "must be one of study", "`embedlab fit -c shared.yaml`"],
+    "fit -c study.yaml": ["study.yaml must hold options of a run", "is a study", "`embedlab compare`"],
+    "report folder folder": ["`folder`", "must be left out", "takes one RUNS"],
+    "configs a b": ["`b`", "must be left out", "takes one NAME"],
+    **{f"compare {name}.yaml": said for name, (_, *said) in STUDIES.items()},
     # data
     f"fit {SHARED} Tfidf --data.train.path nowhere.csv": ["`data.train.path`", "'nowhere.csv' is not there"],
     f"fit {SHARED} Tfidf --data.validation.path unscored.csv": [
@@ -368,6 +407,8 @@ def make_place(place: Path) -> None:
         (place / name).write_text(text)
     for name, (text, *_) in YAML_FILES.items():
         (place / f"{name}.yaml").write_text(text)
+    for name, (text, *_) in STUDIES.items():
+        (place / f"{name}.yaml").write_text(f"protocol: shared.yaml\n{text}")
     for name, (content, *_) in YAML_BYTES.items():
         (place / f"{name}.yaml").write_bytes(content)
     (place / "loop.yaml").symlink_to("loop.yaml")

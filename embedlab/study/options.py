@@ -60,7 +60,9 @@ def read_options(arguments: Sequence[str]) -> tuple[Namespace, dict[str, Any]]:
     runs.check_folder(options.runs, "`--runs`")
     if options.seeds is not None:
         words = [part for word in options.seeds if "=" not in word for part in word.split(",") if part]
-        options.seeds = read_seeds([int(word) if word.isdecimal() else word for word in words], "`--seeds`")
+        options.seeds = read_seeds(
+            [int(word) if word.isascii() and word.isdecimal() else word for word in words], "`--seeds`"
+        )
     typed = {}
     for pair in pairs:
         key, _, value = pair.partition("=")

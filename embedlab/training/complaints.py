@@ -15,12 +15,11 @@ from typing import Any, Final
 
 from jsonargparse import ArgumentParser
 
-from embedlab import precheck
 from embedlab.errors import UserError, did_you_mean
 from embedlab.strategies.base import EmbeddingStrategy
 from embedlab.training.user_code import import_fault
 from embedlab.training.values import explain, is_about_a_value
-from embedlab.yaml_files import read_value, read_yaml
+from embedlab.yaml_files import read_value, read_yaml, texts
 
 __all__ = ["complaint", "load", "options_of", "strategy_of", "with_class_first"]
 
@@ -104,7 +103,7 @@ def _given_texts(arguments: Sequence[str]) -> Iterator[str]:
     for option, word in pairwise(["", *arguments]):
         name, equals, value = word.partition("=")
         name, value = (name, value) if equals and name.startswith("-") else (option, word)
-        yield from precheck.texts(read_yaml(Path(value)) if name in FILES else read_value(value))
+        yield from texts(read_yaml(Path(value)) if name in FILES else read_value(value))
 
 
 def _joined(keys: Sequence[tuple[int, str]]) -> str:
@@ -207,8 +206,10 @@ def _no_class(line: str, option: str, chosen: str, base: str, arguments: Sequenc
         return f"{where} must be {article} {match[1]}, but {chosen} {what}; name one of {_list(concrete)}."
     if ABSTRACT.search(line):
         lacking = ", ".join(sorted(getattr(load(chosen), "__abstractmethods__", ())))
-        way = f"without {lacking}; write it, or " if lacking else "abstract; "
-        return f"{where} must be a class that can be built, but {chosen} is {way}name one of {_list(concrete)}."
+        way = f", without {lacking}; write it, or" if lacking else ";"
+        return (
+            f"{where} must be a class that can be built, but {chosen} is abstract{way} name one of {_list(concrete)}."
+        )
     own = concrete.get(chosen.rpartition(".")[2])
     if match := NO_NAME.search(line):
         if own and f"{match[1]}.{match[2]}" != chosen:

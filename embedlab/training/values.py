@@ -136,22 +136,13 @@ def _check_group(option: str, kind: Any, value: Any) -> None:
         raise UserError(_sentence(option, kind, inspect.Parameter.empty, _shown(value)))
     parameters = parameters_of(kind)
     for name, hint in hints_of(kind).items():
-        if value is None or name not in value:
+        if value is None or name not in value or name not in parameters:
             continue
-        default = parameters[name].default if name in parameters else None
-        if (
-            value[name] is None
-            and default is not None
-            and hint not in (Any, object)
-            and type(None) not in types_of(hint)
-        ):
+        default, takes_none = parameters[name].default, {Any, object, type(None)} & {*types_of(hint)}
+        if value[name] is None and default is not None and not takes_none:
             raise UserError(_sentence(f"{option}.{name}", hint, default, "null"))
-        if (
-            option == "model"
-            and inspect.isclass(hint)
-            and not shipped(hint)
-            and hint.__module__.startswith("embedlab.")
-        ):
+        is_group = inspect.isclass(hint) and hint.__module__.startswith("embedlab.") and not shipped(hint)
+        if option == "model" and is_group:
             _check_group(f"{option}.{name}", hint, value[name])
 
 
