@@ -26,6 +26,7 @@ OF_A_CLASS: Final = ("class_path", "init_args", "dict_kwargs")
 NAMING: Final = re.compile(
     r"run_dir|ckpt_path|model|(.*\.)?(backbone\.name|class_path)|trainer\.(profiler|accelerator|strategy)|data\.(.*\.)?path"
 )
+SOURCE: Final = re.compile(r"data\.(train|validation|predict|test(\.[^.]+)?)")
 SET_BY_RUNS: Final = {  # what they set it to, and why
     "trainer.default_root_dir": (None, "a run keeps everything in one folder; set `run_dir`"),
     "trainer.num_sanity_val_steps": (0, "a run checks its data by itself; delete it"),
@@ -60,7 +61,7 @@ def check(arguments: Sequence[str]) -> None:
                 _check_name(option.partition(".")[0].removesuffix("+"), "")
                 typed = value if equals else words[0] if words and not words[0].startswith("--") else None
                 if typed is not None:
-                    check_values(option, read_value(typed) if typed else typed, "")
+                    _check_typed(option, typed)
             _check_places(value if equals else name, "")
             continue
         if not equals and words and not words[0].startswith("-"):
@@ -68,6 +69,20 @@ def check(arguments: Sequence[str]) -> None:
         if not equals:
             raise UserError(f"`{name}` must be followed by a YAML file, got nothing.")
         check_file(Path(value))
+
+
+def _check_typed(option: str, text: str) -> None:
+    """Refuse what was typed for an option and certainly cannot be meant."""
+    value = read_value(text) if text else text
+    if option in SECTIONS and text[:1] in ("{", "[") and isinstance(value, str):
+        raise UserError(
+            f"`{option}` must be YAML such as '{{a: 1}}', got {text!r}; close the bracket, and quote it all."
+        )
+    if option == "model" and isinstance(value, dict):
+        _check_model(value, "")
+    if option == "model" and text.endswith((".yaml", ".yml")) and "model" in read_yaml(Path(text)):
+        raise UserError(f"`model` must be a class, or the file of one alone, got {text} with more; write -c {text}.")
+    check_values(option, value, "")
 
 
 def check_file(path: Path) -> None:
@@ -112,6 +127,9 @@ def check_values(option: str, value: Any, place: str, has_folder: bool = False) 
             check_values(option if key == "init_args" else f"{option}.{key}", own, place, has_folder)
     elif value == "" and NAMING.fullmatch(option):
         raise UserError(f"`{option}`{place} must have a value, got an empty text; give one, or leave it out.")
+    elif isinstance(value, str) and SOURCE.fullmatch(option) and not value.endswith((".yaml", ".yml")):
+        way = f"{{path: {value}}}" if option != "data.test" else f"{{NAME: {{path: {value}}}}}"
+        raise UserError(f"`{option}`{place} must be a mapping with options of a source, got {value!r}; write {way}.")
     elif (own := SET_BY_RUNS.get(option)) is not None and value not in (None, own[0]) and not has_folder:
         raise UserError(f"`{option}`{place} must be left out, got {value}, as {own[1]}.")
 
@@ -141,7 +159,7 @@ def _check_name(key: str, place: str) -> None:
         raise UserError(f"`request`{place} must be left out, as it is no longer an option; delete that line.")
     if not key.replace(".", "").isidentifier():
         way = "write a blank after the colon" if ":" in key else "see embedlab fit --help"
-        raise UserError(f"`{key}`{place} must be the name of an option; {way}.")
+        raise UserError(f"`{key or '--'}`{place} must be the name of an option; {way}.")
     near = difflib.get_close_matches(key, TOP, n=1, cutoff=NEAR)
     if near and key not in TOP:
         raise UserError(f"`{key}`{place} must be one of this program's options; did you mean {near[0]}.")

@@ -26,7 +26,7 @@ CAUSES: Final = {
     r"quoted scalar.*unexpected end of stream": "a quotation mark is never closed; close it",
     r"flow (mapping|sequence)": "a bracket is never closed, or a comma is missing; add it",
     r"block (mapping|collection).*did not find expected": "a line is indented otherwise than those beside it; align them",
-    r"cannot start any token|scanning (an alias|an anchor)": "a value begins with {!r}; quote it",
+    r"cannot start any token|scanning (an alias|an anchor)": "a value begins with {}; quote it",
     r"mapping values are not allowed": "there is one `: ` too many in the line; quote the value, or give it a line of its own",
     r"could not find expected ':'": "a line is no `key: value`; add the colon and a blank",
     r"undefined alias": "an alias, `*NAME`, stands for nothing; quote the value, or write `&NAME` before it where it is meant",
@@ -99,15 +99,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from error
     except OSError as error:
         raise UserError(f"{path} must be a file that can be read, but it cannot ({error.strerror}).") from error
-    except RecursionError as error:
-        raise UserError(
-            f"{path} must be YAML, but is nested without end; write out what an alias stands for."
-        ) from error
+    except UNREADABLE as error:
+        why = "nested without end; write out what an alias stands for"
+        why = why if isinstance(error, RecursionError) else f"unreadable ({' '.join(str(error).split())}); correct it"
+        raise UserError(f"{path} must be YAML, but is {why}.") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        ways = {list: "begin no line with -", str: "write a blank after the colon of each"}
-        way = ways.get(type(content), "see `embedlab configs` for files that ship")
+        way = "begin no line with -" if isinstance(content, list) else "write a blank after the colon of each"
+        way = way if isinstance(content, list | str) else "see `embedlab configs` for files that ship"
         what = "a list" if isinstance(content, list) else textwrap.shorten(repr(content), 60)
         raise UserError(f"{path} must hold `key: value` pairs, got {what}; {way}.")
     return content
@@ -122,19 +122,20 @@ def _sentence(path: Path, text: str, error: yaml.YAMLError) -> str:
     said = f"{getattr(error, 'context', '') or ''} {getattr(error, 'problem', '') or ''}".strip()
     mark, start = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
     opened = start if re.search("quoted|flow", said) else None  # where it begins, not the end of the file
-    where = f", line {(opened or mark).line + 1}," if opened or mark else ""
+    first = opened or mark
+    where = "" if first is None else f", line {first.line + 1},"
     if isinstance(error, _Fault):
         return f"{path}{where} must be YAML, but {error.problem}."
-    lines = text.splitlines()
-    line = lines[mark.line] if mark and mark.line < len(lines) else ""
+    row, column = (0, 0) if mark is None else (mark.line, mark.column)
+    line = "".join(text.splitlines()[row : row + 1])
     if "\t" in line[: len(line) - len(line.lstrip())]:
         return f"{path}{where} must be YAML, but the line is indented with a tab; use blanks."
     for pattern, cause in CAUSES.items():
         if match := re.search(pattern, said):
-            character = line[mark.column : mark.column + 1]
-            if "scanning a" in match[0] and match.re.groups:
-                character = "*" if "alias" in said else "&"
-            return f"{path}{where} must be YAML, but {match.expand(cause).format(character)}."
+            sign = {"an alias": "*", "an anchor": "&"}.get(
+                match[0].removeprefix("scanning "), line[column : column + 1]
+            )
+            return f"{path}{where} must be YAML, but {match.expand(cause).replace('{}', repr(sign))}."
     return f"{path}{where} must be YAML, but {said.removeprefix('but ') or 'is malformed'}; correct that line."
 
 

@@ -109,7 +109,7 @@ STUDIES: dict[str, Sequence[str]] = {
     "yes-label": ("strategies:\n  yes: tfidf.yaml\n", "yes-label.yaml, line 3", "'yes' is read as true", "quote it"),
     "list-name": ("study: [a]\nstrategies: {a: tfidf.yaml}\n", "`study` in list-name.yaml", "a name", "got ['a']"),
     "empty-name": ("study: ''\nstrategies: {a: tfidf.yaml}\n", "`study` in empty-name.yaml", "got ''"),
-    "elsewhere": ("strategies: {a: x/tfidf.yaml}\n", "`strategies.a` in elsewhere.yaml, to which paths are relative"),
+    "elsewhere": ("strategies: {a: x/tfidf.yaml}\n", "`strategies.a` in elsewhere.yaml (paths are relative to it)"),
     "two-values": (
         "strategies: {a: tfidf.yaml}\noverrides: {trainer: {max_epochs: 1}, trainer.max_epochs: 2}\n",
         "`overrides` in two-values.yaml",
@@ -198,7 +198,18 @@ CASES: dict[str, Sequence[str]] = {
     f"fit {SHARED} Tfidf -x": ["`-x`", "write --x."],
     f"fit {SHARED} Tfidf --print_config=all": ["`--print_config`", "without a value", "got 'all'"],
     "fit --model.help Nope": ["`--model.help`", "the name of a class", "got 'Nope'"],
+    # a class or a source in a word
+    f"fit {SHARED} tfidf.yaml": ["`model`", "a class, or the file of one", "write -c tfidf.yaml"],
+    f"fit {SHARED} '{{class_path: Tfidf'": ["`model` must be YAML", "close the bracket"],
+    f"fit {SHARED} '{{class_path: LoRABiEncoder, rank: 8}}'": ["`model.rank`", "under `init_args`"],
+    f"fit {SHARED} Tfidf --trainer '{{'": ["`trainer` must be YAML", "got '{'", "close the bracket"],
+    f"fit {SHARED} Tfidf --data.train a.csv": ["`data.train`", "a mapping", "got 'a.csv'", "write {path: a.csv}"],
+    f"fit {SHARED} Tfidf --data.test a.csv": ["`data.test`", "a mapping", "write {NAME: {path: a.csv}}"],
+    "fit -c shared.yaml -c source.yaml": ["`data.test.b` in source.yaml", "got 'a.csv'", "write {path: a.csv}"],
+    f"fit {SHARED} Tfidf --=3": ["`--`", "the name of an option"],
+    f"test {SHARED} Tfidf --data.test null": ["`data.test`", "at least one source", "got none"],
     # ranges
+    f"fit {SHARED} Tfidf --trainer.gradient_clip_val -1": ["`trainer.gradient_clip_val`", "at least 0", "got -1"],
     f"fit {SHARED} LoRABiEncoder --model.training.warmup -1": ["`training.warmup`", "0 to 1", "got -1.0"],
     f"fit {SHARED} LoRABiEncoder --model.training.warmup 2": ["`training.warmup`", "0 to 1", "got 2.0"],
     f"fit {SHARED} LoRABiEncoder --model.training.weight_decay -1": [
@@ -390,6 +401,7 @@ def make_place(place: Path) -> None:
         "plain.yaml": "model: {class_path: own.Plain}\n",
         "ends.yaml": "model: {class_path: ends.Strategy}\n",
         "typing_error.yaml": "model: {class_path: Tfidf, init_args: {sublinear: true}}\n",
+        "source.yaml": "data: {test: {b: a.csv}}\n",
         "nameless.yaml": "model: {init_args: {backbone: {name: ''}}}\n",
         "root.yaml": "trainer: {default_root_dir: elsewhere}\n",
         "lora.yaml": "model: {class_path: LoRABiEncoder, init_args: {backbone: {name: of-lora}, rank: 3}}\n",

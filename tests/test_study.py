@@ -55,7 +55,7 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
         (
             "simple: simple.yaml",
             "simple: simpel.yaml",
-            "`strategies.simple` in study.yaml, to which paths are relative: simpel.yaml does not exist; did you mean simple.yaml.",
+            "`strategies.simple` in study.yaml (paths are relative to it): simpel.yaml does not exist; did you mean simple.yaml.",
         ),
         (
             "simple: simple.yaml",
@@ -99,12 +99,12 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
         (
             "protocol.yaml",
             "protocl.yaml",
-            "`protocol` in study.yaml, to which paths are relative: protocl.yaml does not exist; did you mean protocol.yaml.",
+            "`protocol` in study.yaml (paths are relative to it): protocl.yaml does not exist; did you mean protocol.yaml.",
         ),
         (
             "small.yaml",
             "smal.yaml",
-            "`backbone` in study.yaml, to which paths are relative: smal.yaml does not exist; did you mean small.yaml.",
+            "`backbone` in study.yaml (paths are relative to it): smal.yaml does not exist; did you mean small.yaml.",
         ),
         (
             "simple: simple.yaml",

@@ -139,7 +139,7 @@ def _file(value: Any, key: str, path: Path) -> Path:
     try:
         return configs.find(str(value), path.parent)
     except UserError as error:
-        raise UserError(f"`{key}` in {path}, to which paths are relative: {error}") from error
+        raise UserError(f"`{key}` in {path} (paths are relative to it): {error}") from error
 
 
 def read_seeds(values: Any, where: str) -> list[int]:

@@ -21,7 +21,12 @@ from embedlab.training.values import check_groups
 __all__ = ["check_request", "check_training", "learned", "trainer_fault"]
 
 # What Lightning takes below this, and then divides by or ignores.
-LEAST: Final = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0}
+LEAST: Final = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "log_every_n_steps": 0,
+    "gradient_clip_val": 0,
+}
 
 
 def check_request(subcommand: str, config: Any) -> None:
@@ -49,6 +54,10 @@ def check_request(subcommand: str, config: Any) -> None:
     if config.run_dir is not None:
         runs.check_folder(Path(config.run_dir), "`run_dir`")
     _check_machine(config.trainer)
+    if subcommand == "test" and not config.data.test:
+        raise UserError(
+            "`data.test` must name at least one source to test on, got none; add one, as in configs/protocol.yaml."
+        )
     path = config.get("ckpt_path")
     if path is not None and not zipfile.is_zipfile(path):
         what = "a file that is no checkpoint" if Path(path).is_file() else "no such file"

@@ -16,7 +16,9 @@ __all__ = ["exit_fault", "import_fault"]
 
 DOTTED: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 PACKAGE: Final = Path(embedlab.__file__).parent
-LIBRARIES: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+LIBRARIES: Final[tuple[str, ...]] = tuple(
+    sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")
+)
 GUARD: Final = 'put what ends it under `if __name__ == "__main__":`, or take it out'
 
 
@@ -68,7 +70,7 @@ def _own(error: BaseException) -> Iterator[FrameSummary]:
     """Yield the places that an error went through in files that are no library's and not this program's."""
     for frame in extract_tb(error.__traceback__):
         file = Path(frame.filename)
-        libraries = (PACKAGE, *LIBRARIES)
+        libraries = (str(PACKAGE), *LIBRARIES)
         if not frame.filename.startswith("<") and not any(file.is_relative_to(own) for own in libraries):
             yield frame
 
