@@ -207,7 +207,6 @@ CASES: dict[str, Sequence[str]] = {
     f"fit {SHARED} Tfidf --data.test a.csv": ["`data.test`", "a mapping", "write {NAME: {path: a.csv}}"],
     "fit -c shared.yaml -c source.yaml": ["`data.test.b` in source.yaml", "got 'a.csv'", "write {path: a.csv}"],
     f"fit {SHARED} Tfidf --=3": ["`--`", "the name of an option"],
-    f"test {SHARED} Tfidf --data.test null": ["`data.test`", "at least one source", "got none"],
     # ranges
     f"fit {SHARED} Tfidf --trainer.gradient_clip_val -1": ["`trainer.gradient_clip_val`", "at least 0", "got -1"],
     f"fit {SHARED} LoRABiEncoder --model.training.warmup -1": ["`training.warmup`", "0 to 1", "got -1.0"],
@@ -520,6 +519,11 @@ def test_a_study_names_the_line_of_a_users_module(place: Path) -> None:
     assert "`ends` must not end the program, but ends.py, line 2, does (SystemExit: bye)" in ends
     assert "`raises.Strategy`" in raises
     assert "raises.py, line 2, raises ZeroDivisionError: division by zero" in raises
+
+
+def test_a_profiler_says_what_took_how_long(place: Path) -> None:
+    words = f"fit {SHARED} Tfidf --run_dir profiled --trainer.profiler simple"
+    assert "Profiler Report" in processes.run(place, words.split()).stderr
 
 
 def test_columns_called_like_their_roles_need_no_saying(place: Path) -> None:

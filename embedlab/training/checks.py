@@ -54,10 +54,6 @@ def check_request(subcommand: str, config: Any) -> None:
     if config.run_dir is not None:
         runs.check_folder(Path(config.run_dir), "`run_dir`")
     _check_machine(config.trainer)
-    if subcommand == "test" and not config.data.test:
-        raise UserError(
-            "`data.test` must name at least one source to test on, got none; add one, as in configs/protocol.yaml."
-        )
     path = config.get("ckpt_path")
     if path is not None and not zipfile.is_zipfile(path):
         what = "a file that is no checkpoint" if Path(path).is_file() else "no such file"
