@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final, NoReturn
 
 from embedlab.errors import UserError, did_you_mean
@@ -14,7 +15,10 @@ __all__ = ["Parser", "in_our_words"]
 SAID: Final = {
     r"^argument (\S+): invalid int value: (.*)$": r"`\1` must be a whole number, got \2",
     r"^argument (\S+): expected .*$": r"`\1` must be followed by a value, got none",
+    r"^argument (\S+): ignored explicit argument (.*)$": r"`\1` must go without a value, got \2",
     r"^the following arguments are required: (.*)$": r"`\1` must be given, got none",
+    r"^(--\S+\.help): Expected a dot import path string: (.*)$": r"`\1` must be followed by the name of a class, got '\2'",
+    r'^Invalid option "(.*)" for (\S+)$': r"`\2` must go without a value, got '\1'",
     r"^unrecognized arguments: (.*)$": r"`\1` must be an option, got something else",
 }
 
@@ -37,12 +41,25 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: If it cannot be understood.
         """
+        for option, word in pairwise(["", *arguments]):
+            if not word.strip() or (word.startswith("--") and word.endswith("=")):
+                name = word.removesuffix("=") or (option if option.startswith("--") else self._word)
+                raise UserError(f"`{name.strip() or self._word}` must have a value, got an empty text; give one.")
         found, unknown = self.parse_known_intermixed_args(list(arguments))
         if unknown:
             option = unknown[0].partition("=")[0]
+            if not option.startswith("-"):
+                raise UserError(
+                    f"`{option}` must be left out, as {self.prog} takes one {self._word}; give one at a time."
+                )
             near = did_you_mean(option, [own for own in self._option_string_actions if own.startswith("--")])
             raise UserError(f"`{option}` must be an option of {self.prog}{near}.")
         return found
+
+    @property
+    def _word(self) -> str:
+        """What the first word that is no option is called."""
+        return next(str(own.metavar) for own in self._actions if not own.option_strings)
 
     def error(self, message: str) -> NoReturn:
         """Turn a complaint into a sentence."""

@@ -47,9 +47,11 @@ def find(word: str, base: Path | None = None) -> Path:
         return path
     if (shipped := _shipped(word)) is not None:
         return shipped
-    if path.suffix or os.path.isdir(path):
+    if word and (path.suffix or os.path.isdir(path)):
         return existing(path)  # raises, with the file in that folder that is most like it
-    raise UserError(f"{word} must be a YAML file or the name of one that ships, but is neither; {_near(word)}.")
+    raise UserError(
+        f"{word or repr(word)} must be a YAML file or the name of one that ships, but is neither; {_near(word)}."
+    )
 
 
 def with_files(words: Sequence[str]) -> list[str]:

@@ -198,11 +198,11 @@ FILES = {
         ("-c metod.yaml", "metod.yaml does not exist; did you mean method.yaml."),
         ("--config=metod.yaml", "did you mean method.yaml."),
         ("-c missing/metod.yaml", "there is no folder missing."),
-        ("-c .", ". must be a file, got a folder."),
+        ("-c .", ". must be a file, got a folder; name a file in it."),
         ("-c", "`-c` must be followed by a YAML file, got nothing."),
-        ("-c broken.yaml", "broken.yaml, line 2 must be YAML, but "),
-        ("-c twice.yaml", "twice.yaml, line 3 must be YAML, but the key 'width' stands there twice."),
-        ("-c list.yaml", "list.yaml must hold `key: value` pairs, got list."),
+        ("-c broken.yaml", "broken.yaml, line 2, must be YAML, but "),
+        ("-c twice.yaml", "twice.yaml, line 3, must be YAML, but the key 'width' stands there twice; delete one."),
+        ("-c list.yaml", "list.yaml must hold `key: value` pairs, got a list; begin no line with -."),
         ("-c top.yaml", "`modle` in top.yaml must be one of this program's options; did you mean model."),
         ("-c method.yaml --modle.width 3", "`modle` must be one of this program's options; did you mean model."),
         (
@@ -239,7 +239,7 @@ def test_files_and_names_at_the_top_are_answered_at_once(
         ("-c method.yaml --model.widht 3", "`model.widht` must be an option of Method; did you mean model.width."),
         ("-c method.yaml --model.widht=3", "`model.widht` must be an option of Method; did you mean model.width."),
         ("-c method.yaml --model.init_args.widht 3", "did you mean model.width."),
-        ("--model.width 3 -c method.yaml", "`model.width` must come behind what names the class"),
+        ("--model.width 3", "`model.width` must come behind what names the class"),
         ("-c wrong.yaml", "`model.widht` in wrong.yaml must be an option of Method; did you mean model.width."),
         (
             "-c below.yaml",
@@ -250,7 +250,10 @@ def test_files_and_names_at_the_top_are_answered_at_once(
         ("-c simple.yaml -c small.yaml", "`model.backbone` in small.yaml must be an option of Simple"),
         ("-c method.yaml --model own_methods.Metod", "did you mean own_methods.Method."),
         ("--model Tfidff", "`model` must be the name or dotted path of a class, got Tfidff; did you mean Tfidf."),
-        ("--model own_methods.Half", "must be a class that can be built, but own_methods.Half is abstract;"),
+        (
+            "--model own_methods.Half",
+            "must be a class that can be built, but own_methods.Half is abstract, without embed;",
+        ),
         ("--model own_methods.Other", "must be an EmbeddingStrategy, but own_methods.Other does not subclass it;"),
         ("--model nowhere.Method", "there is no module 'nowhere'"),
         (

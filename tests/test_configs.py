@@ -225,7 +225,7 @@ def test_is_found_by_name(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("strategies/frezee", "did you mean strategies/freeze."),
         ("xyz", "xyz must be a YAML file or the name of one that ships, but is neither; `embedlab configs`"),
         ("own.yml", "own.yml does not exist; did you mean own.yaml."),
-        ("folder", "folder must be a file, got a folder."),
+        ("folder", "folder must be a file, got a folder; name a file in it."),
         ("a" * 300, "must be a YAML file or the name of one that ships"),
         ("a\0b", "must be a YAML file or the name of one that ships"),
         ("twin", "twin must be the name of one shipped configuration, but fits backbones/twin and strategies/twin."),

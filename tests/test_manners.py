@@ -9,19 +9,24 @@ import contextlib
 import gzip
 import io
 import json
+import os
 import re
+import shlex
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningCLI
 
 from embedlab import cli, runs
 from embedlab.errors import UserError
+from embedlab.training.check import check
 from embedlab.training.loggers import set_up_loggers
 from tests import processes
 
@@ -30,6 +35,87 @@ TABLE = f"{HEADER}\nred dog,blue cat,0.5\nbig house,old horse,0.1\nred cat,blue 
 SHARED = "-c shared.yaml --model"
 POOLINGS = "embedlab.pooling.last, embedlab.pooling.last_content, embedlab.pooling.mean, embedlab.pooling.weighted_mean"
 LOSSES = "embedlab.losses.cosent, embedlab.losses.cosine_mse, embedlab.losses.log_mse, embedlab.losses.log_variance"
+
+OWN = """\
+from embedlab.strategies.base import Embedder
+
+class Abstract(Embedder): ...
+class Ends(Abstract):
+    def __init__(self):
+        raise SystemExit(0)
+    def embed(self, texts, role=None): ...
+class Plain: ...
+def function(): ...
+"""
+
+# Files by name: their text, and what is said of them.
+YAML_FILES: dict[str, Sequence[str]] = {
+    "alias": ("a: *nothing\n", "line 1", "an alias, `*NAME`, stands for nothing", "quote"),
+    "star": ("data: {train: {path: *.csv}}\n", "line 1", "begins with '*'", "quote it"),
+    "at": ("\nlabel: @me\n", "line 2", "begins with '@'", "quote it"),
+    "tab": ("model:\n\tclass_path: Tfidf\n", "line 2", "indented with a tab", "use blanks"),
+    "twice": ("label: a\nlabel: b\n", "line 2", "the key 'label' stands there twice", "delete one"),
+    "list": ("- a\n- b\n", "`key: value` pairs", "got a list", "begin no line with -"),
+    "text": ("label:x\n", "`key: value` pairs", "got 'label:x'", "a blank after the colon"),
+    "number": ("42\n", "`key: value` pairs", "got 42"),
+    "merge": ("a: &a 3\nmodel:\n  <<: *a\n", "line 3", "`<<` merges what is no mapping", "give it"),
+    "list-key": ("model:\n  ? [a, b]\n  : 3\n", "line 2", "a key is a list", "quote it"),
+    "template": ("label: {{name}}\n", "line 1", "a key is a mapping", "quote it"),
+    "documents": ("label: a\n---\nlabel: b\n", "line 2", "a second document", "keep one"),
+    "quote": ('label: a\nstudy: "b\nrun_dir: c\n', "line 2", "a quotation mark is never closed"),
+    "brace": ("label: a\ndata: {train: {path: b}\n", "line 2", "a bracket is never closed"),
+    "colon": ("label: a: b\n", "line 1", "one `: ` too many", "quote the value"),
+    "indent": ("model:\n  class_path: Tfidf\n init_args: {}\n", "line 3", "indented otherwise", "align"),
+    "tag": ("label: !mine b\n", "line 1", "the tag !mine means nothing here"),
+    "date": ("label: 1\nstudy: 2024-99-99\n", "line 2", "cannot be read", "quote it"),
+    "itself": ("model: &a {class_path: Tfidf, init_args: *a}\n", "nested without end"),
+    "empty": ("", "must hold options", "got none", "leave it out"),
+    "comment": ("# label: a\n", "must hold options", "got none"),
+    "nulls": ("label:\n", "must hold options", "got only null"),
+    "section": ("label: a\ntrainer:\n", "`trainer` in section.yaml", "got null", "delete that line"),
+    "no-blank": ("model:{class_path: Tfidf}\n", "`model:{class_path`", "a blank after the colon"),
+    "number-key": ("1: 2\n", "`1` in number-key.yaml", "the name of an option"),
+    "models": ("model: [{class_path: Tfidf}]\n", "`model` in models.yaml", "a mapping", "got a list"),
+    "class": ("model: {clas_path: Tfidf}\n", "`model.clas_path` in class.yaml", "did you mean class_path"),
+    "no-class": ("model: {class_path: }\n", "`model.class_path` in no-class.yaml", "got null"),
+    "outside": ("model: {class_path: LoRABiEncoder, rank: 8}\n", "`model.rank` in outside.yaml", "under `init_args`"),
+    "arguments": ("model: {class_path: Tfidf, init_args: [1]}\n", "`model.init_args`", "a mapping", "got [1]"),
+    "label": ("label: 3\nmodel: {class_path: Tfidf}\n", "`label` in label.yaml", "a text", "got 3", "quote it, as '3'"),
+    "where": (
+        "data: {train: {where: {score: 777}}}\nmodel: {class_path: Tfidf}\n",
+        "`data.train.where` in where.yaml",
+        "got 777",
+        "quote it, as '777'",
+    ),
+}
+YAML_BYTES: dict[str, Sequence[Any]] = {
+    "latin": ("label: a\nstudy: é\n".encode("latin-1"), "line 2", "UTF-8", "save the file as UTF-8"),
+    "wide": ("label: a\n".encode("utf-16"), "line 1", "UTF-8", "save the file as UTF-8"),
+    "control": (b"label: a\nstudy: \x00\n", "line 2", "a character that no text has", "delete it"),
+}
+
+# Studies by name: what stands in them beside the protocol, and what is said of it.
+STUDIES: dict[str, Sequence[str]] = {
+    "one-seed": ("seeds: 3\nstrategies: {a: tfidf.yaml}\n", "`seeds` in one-seed.yaml", "a list", "got 3"),
+    "text-seed": (
+        "seeds: ['0']\nstrategies: {a: tfidf.yaml}\n",
+        "`seeds` in text-seed.yaml",
+        "as in [0, 1, 2]",
+        "got '0'",
+    ),
+    "yes-seed": ("seeds: [yes]\nstrategies: {a: tfidf.yaml}\n", "`seeds` in yes-seed.yaml", "got true"),
+    "no-strategies": ("strategies:\n", "`strategies` in no-strategies.yaml", "at least one", "got null"),
+    "no-config": ("strategies: {a: }\n", "`strategies.a` in no-config.yaml", "got null"),
+    "yes-label": ("strategies:\n  yes: tfidf.yaml\n", "yes-label.yaml, line 3", "'yes' is read as true", "quote it"),
+    "list-name": ("study: [a]\nstrategies: {a: tfidf.yaml}\n", "`study` in list-name.yaml", "a name", "got ['a']"),
+    "empty-name": ("study: ''\nstrategies: {a: tfidf.yaml}\n", "`study` in empty-name.yaml", "got ''"),
+    "elsewhere": ("strategies: {a: x/tfidf.yaml}\n", "`strategies.a` in elsewhere.yaml (paths are relative to it)"),
+    "two-values": (
+        "strategies: {a: tfidf.yaml}\noverrides: {trainer: {max_epochs: 1}, trainer.max_epochs: 2}\n",
+        "`overrides` in two-values.yaml",
+        "`trainer.max_epochs` once, got 1 and 2",
+    ),
+}
 
 # What was typed: what the answer must hold, beginning with the argument.
 CASES: dict[str, Sequence[str]] = {
@@ -81,6 +167,57 @@ CASES: dict[str, Sequence[str]] = {
     f"fit {SHARED} Tfidf --data.train.score_range [0]": ["`data.train.score_range`", "[a number, a number]", "got [0]"],
     f"fit {SHARED} Tfidf --data.test 3": ["`data.test`", "a mapping from names", "got 3"],
     f"fit {SHARED} Tfidf --data.batch_size 0": ["`data.batch_size`", "at least 1", "got 0"],
+    # classes and functions of the user's own
+    f"fit {SHARED} ends.Strategy": ["`ends`", "ends.py, line 2, does (SystemExit: bye)", "__main__"],
+    f"fit {SHARED} LoRABiEncoder --model.pooling ends.pool": ["`ends`", "ends.py, line 2, does (SystemExit: bye)"],
+    f"fit {SHARED} own.Ends": ["`own`", "own.py, line 6, does (SystemExit: 0)", "raise an error instead"],
+    f"fit {SHARED} raises.Strategy": ["`raises.Strategy`", "raises.py, line 2, raises ZeroDivisionError: division by"],
+    "fit -c shared.yaml -c raises.yaml": ["`raises.Strategy`", "raises.py, line 2, raises ZeroDivisionError"],
+    f"fit {SHARED} LoRABiEncoder --model.pooling raises.pool": ["`raises.pool`", "raises.py, line 2, raises"],
+    f"fit {SHARED} Tfidf --trainer.callbacks raises.Callback": ["`raises.Callback`", "raises.py, line 2, raises"],
+    f"fit {SHARED} syntax.Strategy": ["`syntax.Strategy`", "syntax.py, line 1, is no Python", "never closed"],
+    f"fit {SHARED} lacks.Strategy": ["`lacks.Strategy`", "lacks.py, line 1", "No module named 'never_installed'"],
+    f"fit {SHARED} own.function": ["`model`", "an EmbeddingStrategy", "own.function is of type function", "Tfidf"],
+    f"fit {SHARED} own.Plain": ["`model`", "an EmbeddingStrategy", "own.Plain does not subclass it", "Tfidf"],
+    "fit -c shared.yaml -c plain.yaml": ["`model` in plain.yaml", "own.Plain does not subclass it", "Tfidf"],
+    f"fit {SHARED} own.Abstract": ["`model`", "own.Abstract is abstract, without embed", "write it"],
+    "fit -c shared.yaml -c typing_error.yaml": [
+        "`model.sublinear` in typing_error.yaml",
+        "an option of Tfidf",
+        "it has none",
+    ],
+    "fit -c shared.yaml -c decoder.yaml": ["`model` in decoder.yaml", "must name a strategy", "give -c"],
+    # null, true, and what is not quoted
+    f"fit {SHARED} LoRABiEncoder --model.rank null": ["`model.rank`", "a whole number", "got null", "16"],
+    f"fit {SHARED} LoRABiEncoder --model.rank true": ["`model.rank`", "a whole number", "got true", "16"],
+    f"fit {SHARED} LoRABiEncoder --model.backbone null": ["`model.backbone`", "options among name", "got null"],
+    f"fit {SHARED} LoRABiEncoder --model.training null": ["`model.training`", "options among learning", "got null"],
+    f"fit {SHARED} LoRABiEncoder --model.training.warmup null": ["`model.training.warmup`", "a number", "got null"],
+    f"fit {SHARED} Tfidf --data.batch_size null": ["`data.batch_size`", "a whole number", "got null"],
+    f"fit {SHARED} Tfidf --trainer.accumulate_grad_batches null": ["`trainer.accumulate_grad_batches`", "got null"],
+    f"fit {SHARED} Tfidf -x": ["`-x`", "write --x."],
+    f"fit {SHARED} Tfidf --print_config=all": ["`--print_config`", "without a value", "got 'all'"],
+    "fit --model.help Nope": ["`--model.help`", "the name of a class", "got 'Nope'"],
+    # a class or a source in a word
+    f"fit {SHARED} tfidf.yaml": ["`model`", "a class, or the file of one", "write -c tfidf.yaml"],
+    f"fit {SHARED} '{{class_path: Tfidf'": ["`model` must be YAML", "close the bracket"],
+    f"fit {SHARED} '{{class_path: LoRABiEncoder, rank: 8}}'": ["`model.rank`", "under `init_args`"],
+    f"fit {SHARED} Tfidf --trainer '{{'": ["`trainer` must be YAML", "got '{'", "close the bracket"],
+    f"fit {SHARED} Tfidf --data.train a.csv": ["`data.train`", "a mapping", "got 'a.csv'", "write {path: a.csv}"],
+    f"fit {SHARED} Tfidf --data.test a.csv": ["`data.test`", "a mapping", "write {NAME: {path: a.csv}}"],
+    "fit -c shared.yaml -c source.yaml": ["`data.test.b` in source.yaml", "got 'a.csv'", "write {path: a.csv}"],
+    f"fit {SHARED} Tfidf --=3": ["`--`", "the name of an option"],
+    # ranges
+    f"fit {SHARED} Tfidf --trainer.gradient_clip_val -1": ["`trainer.gradient_clip_val`", "at least 0", "got -1"],
+    f"fit {SHARED} LoRABiEncoder --model.training.warmup -1": ["`training.warmup`", "0 to 1", "got -1.0"],
+    f"fit {SHARED} LoRABiEncoder --model.training.warmup 2": ["`training.warmup`", "0 to 1", "got 2.0"],
+    f"fit {SHARED} LoRABiEncoder --model.training.weight_decay -1": [
+        "`training.weight_decay`",
+        "at least 0",
+        "got -1.0",
+    ],
+    f"fit {SHARED} LoRABiEncoder --model.training.learning_rate 0": ["`training.learning_rate`", "positive", "got 0.0"],
+    f"fit {SHARED} LoRABiEncoder --model.training.learning_rate .nan": ["`training.learning_rate`", "got nan"],
     # the trainer, the seed, checkpoints
     f"fit {SHARED} Tfidf --trainer.accelerator tpu": ["`trainer.accelerator`", "cpu", "got tpu"],
     f"fit {SHARED} Tfidf --trainer.accelerator cpuu": ["`trainer.accelerator`", "got cpuu", "did you mean cpu"],
@@ -124,7 +261,46 @@ CASES: dict[str, Sequence[str]] = {
         "at least 1",
         "got 0",
     ],
+    # YAML files
+    **{
+        f"fit -c shared.yaml -c {name}.yaml": [f"{name}.yaml", *said]
+        for name, (_, *said) in {**YAML_FILES, **YAML_BYTES}.items()
+    },
+    "fit -c loop.yaml": ["loop.yaml must be a file", "a link that leads to none"],
+    "fit -c dangling.yaml": ["dangling.yaml must be a file", "a link that leads to none"],
+    "fit -c folder": ["folder must be a file", "got a folder", "name a file in it"],
+    "compare list.yaml": ["list.yaml must hold `key: value` pairs", "got a list"],
+    # empty values
+    "fit -c ''": ["'' must be a YAML file or the name of one that ships"],
+    "compare ''": ["`STUDY.yaml`", "must have a value", "got an empty text"],
+    "compare study.yaml --runs ''": ["`--runs`", "must have a value", "got an empty text"],
+    "compare study.yaml --runs=": ["`--runs`", "must have a value", "got an empty text"],
+    "compare study.yaml --only ''": ["`--only`", "must have a value", "got an empty text"],
+    "report ''": ["`RUNS`", "must have a value", "got an empty text"],
+    "report folder --markdown ''": ["`--markdown`", "must have a value", "got an empty text"],
+    "configs ''": ["`NAME`", "must have a value", "got an empty text"],
+    f"fit {SHARED} ''": ["`model`", "must have a value", "got an empty text"],
+    f"fit {SHARED} Tfidf --run_dir ''": ["`run_dir`", "must have a value", "got an empty text", "leave it out"],
+    f"fit {SHARED} Tfidf --run_dir=": ["`run_dir`", "must have a value", "got an empty text"],
+    f"fit {SHARED} Tfidf --ckpt_path ''": ["`ckpt_path`", "must have a value", "got an empty text"],
+    f"fit {SHARED} Tfidf --data.train.path ''": ["`data.train.path`", "must have a value", "got an empty text"],
+    f"fit {SHARED} LoRABiEncoder --model.backbone.name ''": ["`model.backbone.name`", "must have a value"],
+    f"fit {SHARED} LoRABiEncoder --model.backbone '{{name: \"\"}}'": ["`model.backbone.name`", "must have a value"],
+    "fit -c shared.yaml -c nameless.yaml": ["`model.backbone.name` in nameless.yaml", "must have a value"],
+    "compare study.yaml trainer.max_epochs=": ["`trainer.max_epochs`", "must be given a value", "=null"],
+    "compare study.yaml data.train.path='\"\"'": ["`data.train.path`", "must have a value"],
+    # what a run sets itself
+    f"fit {SHARED} Tfidf --trainer.default_root_dir x": ["`trainer.default_root_dir`", "left out", "set `run_dir`"],
+    "fit -c shared.yaml -c root.yaml": ["`trainer.default_root_dir` in root.yaml", "left out", "set `run_dir`"],
+    "compare study.yaml trainer.default_root_dir=x": ["`trainer.default_root_dir`", "left out", "set `run_dir`"],
+    f"fit {SHARED} Tfidf --trainer.num_sanity_val_steps 2": ["`trainer.num_sanity_val_steps`", "left out", "got 2"],
+    f"fit {SHARED} Tfidf --trainer.use_distributed_sampler true": ["`trainer.use_distributed_sampler`", "left out"],
     # places
+    f"fit {SHARED} Tfidf --run_dir loop.yaml/x": [
+        "`run_dir`",
+        "must be a folder",
+        "loop.yaml is a link that leads to none",
+    ],
     f"fit {SHARED} Tfidf --run_dir file": ["`run_dir`", "must be a folder", "file is a file"],
     f"fit {SHARED} Tfidf --run_dir file/below": ["`run_dir`", "must be a folder", "file is a file"],
     f"fit {SHARED} Tfidf --label ../../evil": ["`label`", "got '../../evil'", "use letters"],
@@ -153,7 +329,17 @@ CASES: dict[str, Sequence[str]] = {
     "compare foreign.yaml": ["`strategies.tfidf.seeds`", "among the study's [0]", "got 5"],
     "compare own.yaml --seeds 1 --only tfidf": ["`--seeds`", "tfidf run with none of [1]"],
     "compare decoders.yaml": ["`backbone`", "one YAML file", "got ['a.yaml', 'b.yaml']"],
-    "compare decoder.yaml": ["`strategies.tfidf.backbone`", "left out", "model.backbone.name"],
+    "compare backbone.yaml": ["`strategies.tfidf.backbone`", "left out", "model.backbone.name"],
+    "compare study.yaml --dry-run=yes": ["`--dry-run`", "must go without a value", "got 'yes'"],
+    "compare study.yaml --seeds 0-3": ["`--seeds`", "whole numbers", "as in [0, 1, 2]", "got '0-3'"],
+    "compare study.yaml --seeds ٣": ["`--seeds`", "whole numbers", "got '٣'"],
+    "compare study.yaml =3": ["An override", "an option such as trainer.max_epochs", "complete it"],
+    "compare study.yaml trainer..max_epochs=3": ["An override", "got `trainer..max_epochs`", "complete it"],
+    "compare shared.yaml": ["`data` in shared.yaml", "must be one of study", "`embedlab fit -c shared.yaml`"],
+    "fit -c study.yaml": ["study.yaml must hold options of a run", "is a study", "`embedlab compare`"],
+    "report folder folder": ["`folder`", "must be left out", "takes one RUNS"],
+    "configs a b": ["`b`", "must be left out", "takes one NAME"],
+    **{f"compare {name}.yaml": said for name, (_, *said) in STUDIES.items()},
     # data
     f"fit {SHARED} Tfidf --data.train.path nowhere.csv": ["`data.train.path`", "'nowhere.csv' is not there"],
     f"fit {SHARED} Tfidf --data.validation.path unscored.csv": [
@@ -204,7 +390,21 @@ def make_place(place: Path) -> None:
         "foreign.yaml": f"{study}  tfidf: {{config: tfidf.yaml, seeds: [5]}}\n",
         "own.yaml": f"{study}  tfidf: {{config: tfidf.yaml, seeds: [0]}}\n",
         "decoders.yaml": f"backbone: [a.yaml, b.yaml]\n{study}  tfidf: tfidf.yaml\n",
-        "decoder.yaml": f"{study}  tfidf: {{config: tfidf.yaml, backbone: a.yaml}}\n",
+        "backbone.yaml": f"{study}  tfidf: {{config: tfidf.yaml, backbone: a.yaml}}\n",
+        "ends.py": "import sys\nsys.exit('bye')\n",
+        "raises.py": "def fail():\n    return 1 / 0\n\nfail()\n",
+        "syntax.py": "print(1\n",
+        "lacks.py": "import never_installed\n",
+        "own.py": OWN,
+        "raises.yaml": "model: {class_path: raises.Strategy}\n",
+        "plain.yaml": "model: {class_path: own.Plain}\n",
+        "ends.yaml": "model: {class_path: ends.Strategy}\n",
+        "typing_error.yaml": "model: {class_path: Tfidf, init_args: {sublinear: true}}\n",
+        "source.yaml": "data: {test: {b: a.csv}}\n",
+        "nameless.yaml": "model: {init_args: {backbone: {name: ''}}}\n",
+        "root.yaml": "trainer: {default_root_dir: elsewhere}\n",
+        "lora.yaml": "model: {class_path: LoRABiEncoder, init_args: {backbone: {name: of-lora}, rank: 3}}\n",
+        "decoder.yaml": "model: {init_args: {backbone: {name: of-decoder, dtype: float32}}}\n",
         "unscored.csv": "first,second\nred,blue\n",
         "texts.csv": "text\nred\n",
         "short.csv": f"{HEADER}\na,b,0.5\na\n",
@@ -216,6 +416,14 @@ def make_place(place: Path) -> None:
     }
     for name, text in texts.items():
         (place / name).write_text(text)
+    for name, (text, *_) in YAML_FILES.items():
+        (place / f"{name}.yaml").write_text(text)
+    for name, (text, *_) in STUDIES.items():
+        (place / f"{name}.yaml").write_text(f"protocol: shared.yaml\n{text}")
+    for name, (content, *_) in YAML_BYTES.items():
+        (place / f"{name}.yaml").write_bytes(content)
+    (place / "loop.yaml").symlink_to("loop.yaml")
+    (place / "dangling.yaml").symlink_to("nowhere")
     (place / "latin.csv").write_bytes(f"{HEADER}\nré,bleu,0.5\n".encode("latin-1"))
     (place / "cut.csv.gz").write_bytes(gzip.compress(TABLE.encode() * 50)[:-20])
     (place / "archive.zip").write_bytes(b"PK\x05\x06" + bytes(18))
@@ -236,9 +444,9 @@ def answer(lines: Sequence[str]) -> list[tuple[int, str, str]]:
         LightningCLI.subcommands = only(line.split()[0])
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            sys.argv = ["embedlab", *line.split()]
+            sys.argv = ["embedlab", *shlex.split(line)]
             try:
-                status = cli.main(line.split())
+                status = cli.main(shlex.split(line))
             except SystemExit as error:
                 status = int(error.code or 0)
             except BaseException:
@@ -280,6 +488,42 @@ def test_nothing_is_left_behind(place: Path, answers: dict[str, tuple[int, str, 
     assert not [own for own in (place / "runs").rglob("*") if own.is_dir() and not list(own.iterdir())]
     assert [own.name for own in place.parent.iterdir()] == ["two"]
     assert not list(place.rglob("evil*/*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("-c decoder.yaml -c lora.yaml", "of-lora"),
+        ("-c lora.yaml -c decoder.yaml", "of-decoder"),
+        ("--model.backbone.name typed --model.backbone.dtype=float32 -c lora.yaml", "of-lora"),
+        ("--model.backbone.dtype float32 --model=LoRABiEncoder --model.rank 3 --model.backbone.name typed", "typed"),
+    ],
+)
+def test_options_of_a_strategy_may_come_before_it_and_what_is_later_wins(place: Path, words: str, name: str) -> None:
+    ((status, out, err),) = processes.call(place, answer, [f"fit -c shared.yaml {words} --print_config"])
+    assert status == 0, err
+    arguments = yaml.safe_load(out)["model"]["init_args"]
+    assert (arguments["rank"], arguments["backbone"]["name"]) == (3, name)
+    assert arguments["backbone"]["dtype"] == "float32"
+
+
+def faults(labels: Sequence[str]) -> list[list[str]]:
+    """Return what the check of a study says of strategies."""
+    sys.path.append(os.getcwd())
+    wanted = {"backbone": None, "shared": {}, "own": {}, "seeds": [0], "places": []}
+    return [own["faults"] for own in check([{"files": ["shared.yaml", f"{label}.yaml"], **wanted} for label in labels])]
+
+
+def test_a_study_names_the_line_of_a_users_module(place: Path) -> None:
+    (ends,), (raises,) = processes.call(place, faults, ["ends", "raises"])
+    assert "`ends` must not end the program, but ends.py, line 2, does (SystemExit: bye)" in ends
+    assert "`raises.Strategy`" in raises
+    assert "raises.py, line 2, raises ZeroDivisionError: division by zero" in raises
+
+
+def test_a_profiler_says_what_took_how_long(place: Path) -> None:
+    words = f"fit {SHARED} Tfidf --run_dir profiled --trainer.profiler simple"
+    assert "Profiler Report" in processes.run(place, words.split()).stderr
 
 
 def test_columns_called_like_their_roles_need_no_saying(place: Path) -> None:

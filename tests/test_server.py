@@ -150,8 +150,8 @@ def test_a_source_edited_later_is_not_what_runs(
 
 def test_threads_are_shared_out(place: tuple[Path, check.Server]) -> None:
     (place[0] / "threads.py").write_text(
-        "import torch\nfrom study_methods import Simple\n"
-        "class Threads(Simple):\n    def __init__(self):\n        raise SystemExit(10 + torch.get_num_threads())\n"
+        "import os, torch\nfrom study_methods import Simple\n"
+        "class Threads(Simple):\n    def __init__(self):\n        os._exit(10 + torch.get_num_threads())\n"
     )
     (place[0] / "out").mkdir()
     arguments = ["fit", "-c", "protocol.yaml", "--model", "threads.Threads", "--run_dir", "out"]

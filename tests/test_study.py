@@ -50,17 +50,17 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
         (
             STUDY,
             "",
-            "`strategies` in study.yaml must be a mapping of at least one `label: config.yaml`, got None.",
+            "`strategies` in study.yaml must be a mapping of at least one `label: config.yaml`, got null.",
         ),
         (
             "simple: simple.yaml",
             "simple: simpel.yaml",
-            "`strategies.simple` in study.yaml: simpel.yaml does not exist; did you mean simple.yaml.",
+            "`strategies.simple` in study.yaml (paths are relative to it): simpel.yaml does not exist; did you mean simple.yaml.",
         ),
         (
             "simple: simple.yaml",
             "method: simple.yaml",
-            "study.yaml, line 8 must be YAML, but the key 'method' stands there twice.",
+            "study.yaml, line 8, must be YAML, but the key 'method' stands there twice; delete one.",
         ),
         (
             "simple: simple.yaml",
@@ -88,7 +88,7 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
             "`seed` in study.yaml must be one of study, protocol, backbone, seeds, strategies, over",
         ),
         ("[0, 1]", "[0, 0]", "`seeds` in study.yaml must differ from each other, got 0 twice."),
-        ("[0, 1]", "[]", "`seeds` in study.yaml must be at least one seed"),
+        ("[0, 1]", "[]", "`seeds` in study.yaml must be a list of at least one seed"),
         ("[0, 1]", "[a]", "`seeds` in study.yaml must be whole numbers"),
         ("[0, 1]", "[-1]", "`seeds` in study.yaml must be whole numbers"),
         (
@@ -99,12 +99,12 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
         (
             "protocol.yaml",
             "protocl.yaml",
-            "`protocol` in study.yaml: protocl.yaml does not exist; did you mean protocol.yaml.",
+            "`protocol` in study.yaml (paths are relative to it): protocl.yaml does not exist; did you mean protocol.yaml.",
         ),
         (
             "small.yaml",
             "smal.yaml",
-            "`backbone` in study.yaml: smal.yaml does not exist; did you mean small.yaml.",
+            "`backbone` in study.yaml (paths are relative to it): smal.yaml does not exist; did you mean small.yaml.",
         ),
         (
             "simple: simple.yaml",
@@ -214,7 +214,14 @@ def test_every_fault_is_told_at_once(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "told"), [("KeyError('lost')", "KeyError: 'lost'"), ("SystemExit(3)", "SystemExit: 3")]
+    ("raised", "told"),
+    [
+        ("KeyError('lost')", "KeyError: 'lost'"),
+        (
+            "SystemExit(3)",
+            r"`study_methods` must not end the program, but study_methods.py, line \d+, does .*; raise an error instead\.",
+        ),
+    ],
 )
 def test_what_a_class_raises_is_a_fault_of_its_strategy(here: Path, raised: str, told: str) -> None:
     with (here / "study_methods.py").open("a") as file:

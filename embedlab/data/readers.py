@@ -61,7 +61,10 @@ def read_table(path: str, split: str, subset: str | None, revision: str | None, 
     if file.is_absolute() or path.startswith((".", "~")) or plain.endswith(SUFFIXES) or path.count("/") != 1:
         folder = file.parent if file.parent.is_dir() else Path()
         near = did_you_mean(file.name, [own.name for own in folder.iterdir() if own.is_file()], listing=False)
-        raise UserError(f"`path` must be {BUILT_IN!r}, an existing file or a hub id, but {path!r} is not there{near}.")
+        seen = "" if file.is_absolute() else f", seen from the working directory {Path.cwd()}"
+        raise UserError(
+            f"`path` must be {BUILT_IN!r}, an existing file or a hub id, but {path!r} is not there{seen}{near}."
+        )
     return _hub(path, split, subset, revision)
 
 

@@ -41,7 +41,8 @@ def check_folder(folder: Path, where: str) -> None:
     while not os.path.lexists(there) and there != there.parent:
         there = there.parent
     if not there.is_dir():
-        raise UserError(f"{where} must be a folder, but {there} is a file; name another one.")
+        what = "a link that leads to none" if there.is_symlink() else "a file"
+        raise UserError(f"{where} must be a folder, but {there} is {what}; name another one.")
     if not os.access(there, os.W_OK):
         raise UserError(
             f"{where} must be a folder that can be made, but {there} cannot be written to; name another one."

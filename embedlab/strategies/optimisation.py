@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -39,6 +40,12 @@ class Training:
     gradient_clip: float | None = 1.0
 
     def __post_init__(self) -> None:
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise UserError(f"`training.learning_rate` must be positive, got {self.learning_rate}; such as 2e-5.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"`training.weight_decay` must be at least 0, got {self.weight_decay}; 0 is none.")
+        if not 0 <= self.warmup <= 1:
+            raise UserError(f"`training.warmup` must be a share of all steps, 0 to 1, got {self.warmup}; 0 is none.")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise UserError(f"`training.gradient_clip` must be positive, got {self.gradient_clip}; null clips nothing.")
 

@@ -33,6 +33,8 @@ def read_options(arguments: Sequence[str]) -> tuple[Namespace, dict[str, Any]]:
         "embedlab compare",
         "Run every strategy and seed of a study and show one table; run it again to resume.",
         "overrides: KEY=VALUE or --KEY VALUE, such as trainer.max_epochs=1 or --data.train.limit 200\n"
+        "paths:     protocol, backbone and strategies in STUDY.yaml are relative to that file; those in overrides,\n"
+        "           such as data.train.path, and in the files it names are relative to the working directory\n"
         "example:   embedlab compare demo --seeds 0 1 2 --jobs 2",
     )
     parser.add_argument("study", metavar="STUDY.yaml", help="the study; a name such as demo for one that ships")
@@ -58,10 +60,14 @@ def read_options(arguments: Sequence[str]) -> tuple[Namespace, dict[str, Any]]:
     runs.check_folder(options.runs, "`--runs`")
     if options.seeds is not None:
         words = [part for word in options.seeds if "=" not in word for part in word.split(",") if part]
-        options.seeds = read_seeds([int(word) if word.isdecimal() else word for word in words], "`--seeds`")
+        options.seeds = read_seeds(
+            [int(word) if word.isascii() and word.isdecimal() else word for word in words], "`--seeds`"
+        )
     typed = {}
     for pair in pairs:
         key, _, value = pair.partition("=")
+        if not value.strip():
+            raise UserError(f"`{key}` must be given a value, got none; write {key}=null for none, or {key}='\"\"'.")
         typed[key] = read_value(value)
     return options, read_overrides(typed, "An override")
 

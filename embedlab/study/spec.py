@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from embedlab import configs, runs
+from embedlab import configs, precheck, runs
 from embedlab.errors import UserError, did_you_mean
-from embedlab.study.rules import check_file, check_keys, check_override, check_seeds
+from embedlab.study.rules import SECTIONS, check_file, check_keys, check_override, check_seeds
 from embedlab.yaml_files import read_yaml
 
 __all__ = ["Strategy", "Study", "read_overrides", "read_seeds", "read_study"]
@@ -83,15 +83,16 @@ def read_study(path: Path) -> Study:
     content = read_yaml(path)
     for key in content:
         if key not in KEYS:
-            raise UserError(
-                f"`{key}` in {path} must be one of {', '.join(KEYS)}{did_you_mean(key, KEYS, listing=False)}."
-            )
-    name = str(content.get("study") or path.stem)
+            raise UserError(f"`{key}` in {path} must be one of {', '.join(KEYS)}{_way(key, path)}.")
+    name = path.stem if content.get("study") is None else content["study"]
+    if isinstance(name, list | dict):
+        raise UserError(f"`study` in {path} must be a name, got {name}; give one, or leave it out for {path.stem}.")
+    name = str(name)
     runs.check_name(name, f"`study` in {path}")
     lines = content.get("strategies")
     if not isinstance(lines, Mapping) or not lines:
         raise UserError(
-            f"`strategies` in {path} must be a mapping of at least one `label: config.yaml`, got {lines!r}."
+            f"`strategies` in {path} must be a mapping of at least one `label: config.yaml`, got {_shown(lines)}."
         )
     strategies = [_strategy(str(label), value, path) for label, value in lines.items()]
     folders: dict[str, str] = {}
@@ -123,7 +124,7 @@ def _strategy(label: str, value: Any, path: Path) -> Strategy:
     if isinstance(value, str):
         return Strategy(label, _file(value, where, path), {})
     if not isinstance(value, Mapping) or "config" not in value:
-        raise UserError(f"`{where}` in {path} must be a YAML file, or a mapping with `config`, got {value!r}.")
+        raise UserError(f"`{where}` in {path} must be a YAML file, or a mapping with `config`, got {_shown(value)}.")
     check_keys(value, where, path)
     overrides = read_overrides(value.get("overrides") or {}, f"`{where}.overrides` in {path}")
     seeds = value.get("seeds")
@@ -138,7 +139,7 @@ def _file(value: Any, key: str, path: Path) -> Path:
     try:
         return configs.find(str(value), path.parent)
     except UserError as error:
-        raise UserError(f"`{key}` in {path}: {error}") from error
+        raise UserError(f"`{key}` in {path} (paths are relative to it): {error}") from error
 
 
 def read_seeds(values: Any, where: str) -> list[int]:
@@ -152,10 +153,10 @@ def read_seeds(values: Any, where: str) -> list[int]:
         UserError: If they are no list of distinct whole numbers.
     """
     if not isinstance(values, list) or not values:
-        raise UserError(f"{where} must be at least one seed, as in [0, 1, 2], got {values!r}.")
+        raise UserError(f"{where} must be a list of at least one seed, as in [0, 1, 2], got {_shown(values)}.")
     for value in values:
         if type(value) is not int or not 0 <= value < 2**32:
-            raise UserError(f"{where} must be whole numbers from 0 to 2^32 - 1, got {value!r}.")
+            raise UserError(f"{where} must be whole numbers from 0 to 2^32 - 1, as in [0, 1, 2], got {_shown(value)}.")
     twice = [value for index, value in enumerate(values) if value in values[:index]]
     if twice:
         raise UserError(f"{where} must differ from each other, got {twice[0]} twice.")
@@ -176,17 +177,37 @@ def read_overrides(values: Any, where: str) -> dict[str, Any]:
         UserError: If one of them is not theirs to set.
     """
     if not isinstance(values, Mapping):
-        raise UserError(f"{where} must be a mapping such as {{trainer.max_epochs: 1}}, got {values!r}.")
+        raise UserError(f"{where} must be a mapping such as {{trainer.max_epochs: 1}}, got {_shown(values)}.")
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = str(key).removeprefix("--")
         inner = value.items() if name in ("model", "data", "trainer") and isinstance(value, Mapping) else None
-        flat |= {name: value} if inner is None else {f"{name}.{own}": below for own, below in inner}
-    flat = {key.replace("model.init_args.", "model.", 1): value for key, value in flat.items()}
+        for option, own in [(name, value)] if inner is None else [(f"{name}.{below}", own) for below, own in inner]:
+            option = option.replace("model.init_args.", "model.", 1)
+            if not all(option.split(".")):
+                raise UserError(f"{where} must name an option such as trainer.max_epochs, got `{option}`; complete it.")
+            if option in flat:
+                raise UserError(
+                    f"{where} must set `{option}` once, got {_shown(flat[option])} and {_shown(own)}; delete one."
+                )
+            flat[option] = own
     for key in flat:
         if key in OURS:
             raise UserError(f"{where} must leave `{key}` alone, which the study sets itself.")
         if key in ("model", "model.class_path"):
             raise UserError(f"{where} must leave `{key}` alone; another class is another strategy of the study.")
         check_override(key, where)
+        precheck.check_values(key, flat[key], f" in {where.partition(' in ')[2]}" if " in " in where else "")
     return dict(sorted(flat.items()))
+
+
+def _shown(value: Any) -> str:
+    """Return a value as YAML writes it, on one line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _way(key: str, path: Path) -> str:
+    """Return the way out for a key that no study has."""
+    if key in SECTIONS:
+        return f"; `embedlab fit -c {path}` takes such a file"
+    return did_you_mean(key, KEYS, listing=False)

@@ -21,7 +21,12 @@ from embedlab.training.values import check_groups
 __all__ = ["check_request", "check_training", "learned", "trainer_fault"]
 
 # What Lightning takes below this, and then divides by or ignores.
-LEAST: Final = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0}
+LEAST: Final = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "log_every_n_steps": 0,
+    "gradient_clip_val": 0,
+}
 
 
 def check_request(subcommand: str, config: Any) -> None:

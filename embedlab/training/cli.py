@@ -27,9 +27,9 @@ from embedlab.data import DataModule
 from embedlab.errors import UserError
 from embedlab.runs.claim import claim
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
-from embedlab.training import checks, help, result, values
+from embedlab.training import checks, help, result, user_code, values
 from embedlab.training.callbacks import Evaluation, Preparation, Progress, RandomState, Resumable, Stopwatch, best
-from embedlab.training.complaints import complaint
+from embedlab.training.complaints import complaint, with_class_first
 from embedlab.training.identity import identify
 from embedlab.training.log import goes_to_log, keep_log, quiet
 from embedlab.training.loggers import set_up_loggers, tell_configuration
@@ -84,7 +84,7 @@ class RunCLI(LightningCLI):
             UserError: If there is anything wrong with it.
         """
         try:
-            return self.parser.parse_args(list(arguments))
+            return self.parser.parse_args([arguments[0], *with_class_first(arguments[1:])])
         except ArgumentError as error:
             own = dict(zip(self.subcommands(), self.own_parsers, strict=True)).get(arguments[0], self.parser)
             raise UserError(complaint(str(error), own, arguments)) from error
@@ -251,6 +251,10 @@ def run(build: Callable[[], Built]) -> Built:
     """
     try:
         return build()
+    except SystemExit as error:
+        if (fault := user_code.exit_fault(error)) is not None:
+            raise UserError(fault) from error
+        raise
     except ValueError as error:
         cause = error.__cause__
         if isinstance(cause, UserError):  # the parser wraps what a constructor says

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -17,10 +17,11 @@ from jsonargparse import ArgumentParser
 
 from embedlab.errors import UserError, did_you_mean
 from embedlab.strategies.base import EmbeddingStrategy
+from embedlab.training.user_code import import_fault
 from embedlab.training.values import explain, is_about_a_value
-from embedlab.yaml_files import read_yaml
+from embedlab.yaml_files import read_value, read_yaml, texts
 
-__all__ = ["complaint", "load", "options_of", "strategy_of"]
+__all__ = ["complaint", "load", "options_of", "strategy_of", "with_class_first"]
 
 KEY: Final = re.compile(r'Parser key "([^"]+)":')
 CLASS: Final = re.compile(r"Problem with given class_path '([^']+)':")
@@ -34,8 +35,9 @@ ANY: Final = "NAME"  # stands in a message for a key of the user's choice
 NO_NAME: Final = re.compile(r"module '([^']+)' has no attribute '([^']+)'")
 NO_MODULE: Final = re.compile(r"No module named '([^']+)'")
 NO_CLASS: Final = re.compile(r"Expected a dot import path string: (\S+)")
-ALIEN: Final = re.compile(r"Import path does not correspond to a subclass of (\w+)")
+ALIEN: Final = re.compile(r"Import path (?:\S+ )?does not correspond to a subclass of (\w+)")
 ABSTRACT: Final = re.compile(r"Expected an instantiatable class, but (?:\S+ )?is abstract")
+FILES: Final = ("-c", "--config")
 OWNERS: Final = {"trainer": "Trainer", "data": "DataModule"}
 
 
@@ -51,13 +53,17 @@ def complaint(message: str, parser: ArgumentParser, arguments: Sequence[str]) ->
         The argument, what is needed, what came and the way out; where this knows no better, the parser's own words
         on one line.
     """
+    if (fault := import_fault(own for own in _given_texts(arguments) if own in message)) is not None:
+        return fault
     if is_about_a_value(message):
-        return explain(message)
-    if "arguments are required" in message and message.rstrip().endswith(".model"):
+        return _placed(explain(message), arguments)
+    no_model = "arguments are required" in message and message.rstrip().endswith(".model")
+    if no_model or "Not a valid subclass of EmbeddingStrategy" in message:
         names = ", ".join(sorted(_concrete(EmbeddingStrategy)))
+        came = "none" if no_model else _given(message)
         return (
-            "`model` must name a strategy, got none; give -c configs/strategies/NAME.yaml, or --model with the dotted path "
-            f"of a class of your own or one of {names}."
+            f"`model`{_place('model', arguments)} must name a strategy, got {came}; give -c configs/strategies/NAME.yaml, or "
+            f"--model with the dotted path of a class of your own or one of {names}."
         )
     keys, chosen, base = list[tuple[int, str]](), "", ""
     for line in message.splitlines():
@@ -80,7 +86,24 @@ def complaint(message: str, parser: ArgumentParser, arguments: Sequence[str]) ->
             return _unknown(option, f"{_joined(keys[:-1])}.{name}", base, parser, arguments)
         elif sentence := _no_class(line, _joined(keys), chosen or _given(message), base, arguments):
             return sentence
-    return explain(message)
+    return _placed(explain(message), arguments)
+
+
+def _placed(sentence: str, arguments: Sequence[str]) -> str:
+    """Add which file the refused value stands in; nothing where it was typed."""
+    match = re.match(r"`([^`]+)`(?= must)", sentence)
+    came = re.search(r", got '?(.*?)'?(;|\.$)", sentence)
+    if match is None or came is None:
+        return sentence
+    return f"{match[0]}{_place(match[1], arguments, came[1].removesuffix('...'))}{sentence[match.end() :]}"
+
+
+def _given_texts(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield every text that was typed as a value or stands in a file that was named."""
+    for option, word in pairwise(["", *arguments]):
+        name, equals, value = word.partition("=")
+        name, value = (name, value) if equals and name.startswith("-") else (option, word)
+        yield from texts(read_yaml(Path(value)) if name in FILES else read_value(value))
 
 
 def _joined(keys: Sequence[tuple[int, str]]) -> str:
@@ -96,16 +119,36 @@ def options_of(kind: type) -> set[str]:
 
 def strategy_of(arguments: Sequence[str]) -> type[EmbeddingStrategy] | None:
     """Return the strategy that a command line names last; None where there is none."""
-    named, words = None, list(arguments)
-    while words:
-        name, equals, value = words.pop(0).partition("=")
-        if name in ("-c", "--config", "--model", "--model.class_path"):
-            value = value if equals or not words else words.pop(0)
-            model = read_yaml(Path(value)).get("model") if name in ("-c", "--config") else value
-            path = model.get("class_path") if isinstance(model, Mapping) else model
-            named = str(path) if path else named
-    kind = load(named, EmbeddingStrategy) if named else None
+    named = [path for path in _models(arguments) if path]
+    kind = load(named[-1], EmbeddingStrategy) if named else None
     return kind if inspect.isclass(kind) and issubclass(kind, EmbeddingStrategy) else None
+
+
+def with_class_first(arguments: Sequence[str]) -> list[str]:
+    """Return a command line that names the strategy before its first option, which the parser wants.
+
+    So the YAML file of a decoder may come before that of the strategy; whatever comes later still wins.
+    """
+    paths = list(_models(arguments))
+    named = [path for path in paths if path]
+    return ["--model", named[0], *arguments] if named and not paths[0] else list(arguments)
+
+
+def _models(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield each class that is named for the strategy, and nothing ("") for options of it without a class."""
+    for option, word in pairwise(["", *arguments]):
+        name, equals, value = word.partition("=")
+        name, value = (name, value) if equals and name.startswith("-") else (option, word)
+        if name in FILES:
+            model = read_yaml(Path(value)).get("model")
+        elif name == "--model":
+            model = read_yaml(Path(value)) if value.endswith(".yaml") else read_value(value)
+        elif name == "--model.class_path":
+            model = value
+        else:
+            model = {} if name.startswith("--model.") else None
+        if model is not None:
+            yield str((model.get("class_path") if isinstance(model, Mapping) else model) or "")
 
 
 def load(path: str, base: type = object) -> Any:
@@ -115,14 +158,15 @@ def load(path: str, base: type = object) -> Any:
         return next((own for own in _below(base) if own.__name__ == name), None) if base is not object else None
     try:
         return getattr(import_module(module), name, None)
-    except ImportError:
+    except (Exception, SystemExit):  # a module of the user's own may raise anything; the parser's complaint says what
         return None
 
 
 def _unknown(option: str, prefix: str, chosen: str, parser: ArgumentParser, arguments: Sequence[str]) -> str:
     """Say that there is no such option, and which is like it."""
     if not prefix and not option.startswith("--") and option in arguments:
-        return f"`{option}` must be an option, which begins with --, or the value of one; leave it out, or write --{option}."
+        way = f"leave it out, or write --{option.lstrip('-')}"
+        return f"`{option}` must be an option, which begins with --, or the value of one; {way}."
     kind, strategy = load(chosen) if chosen else None, strategy_of(arguments)
     names = options_of(kind) if kind is not None else _options(parser)
     owner = kind.__name__ if kind is not None else f"embedlab {arguments[0]}"
@@ -135,7 +179,7 @@ def _unknown(option: str, prefix: str, chosen: str, parser: ArgumentParser, argu
         if prefix or known:
             beside = _children(names, known)
             owner = OWNERS.get(whole.rpartition(".")[0], owner)
-            near = did_you_mean(part, beside, f"{whole.rpartition('.')[0]}.")
+            near = did_you_mean(part, beside, f"{whole.rpartition('.')[0]}.") if beside else "; it has none"
         else:
             near = _anywhere(part, names, strategy)
         return f"`{whole}`{_place(whole, arguments)} must be an option of {owner}{near}."
@@ -157,12 +201,15 @@ def _no_class(line: str, option: str, chosen: str, base: str, arguments: Sequenc
     concrete = _concrete(kind) if inspect.isclass(kind) and kind.__module__ != "builtins" else {}
     where = f"`{option}`{_place(option, arguments, chosen)}"
     if match := ALIEN.search(line):
-        article = "an" if match[1][0] in "AEIOU" else "a"
-        return (
-            f"{where} must be {article} {match[1]}, but {chosen} does not subclass it; name one of {_list(concrete)}."
-        )
+        article, found = "an" if match[1][0] in "AEIOU" else "a", load(chosen)
+        what = "does not subclass it" if inspect.isclass(found) else f"is of type {type(found).__name__}"
+        return f"{where} must be {article} {match[1]}, but {chosen} {what}; name one of {_list(concrete)}."
     if ABSTRACT.search(line):
-        return f"{where} must be a class that can be built, but {chosen} is abstract; name one of {_list(concrete)}."
+        lacking = ", ".join(sorted(getattr(load(chosen), "__abstractmethods__", ())))
+        way = f", without {lacking}; write it, or" if lacking else ";"
+        return (
+            f"{where} must be a class that can be built, but {chosen} is abstract{way} name one of {_list(concrete)}."
+        )
     own = concrete.get(chosen.rpartition(".")[2])
     if match := NO_NAME.search(line):
         if own and f"{match[1]}.{match[2]}" != chosen:
@@ -215,7 +262,7 @@ def _given(message: str) -> str:
 
 def _place(option: str, arguments: Sequence[str], value: str = "") -> str:
     """Return which file an option stands in, with a value; nothing where it was typed."""
-    files = [Path(file) for word, file in pairwise(arguments) if word in ("-c", "--config")]
+    files = [Path(file) for word, file in pairwise(arguments) if word in FILES]
     for file in reversed(files):
         try:
             content: Any = read_yaml(file)

@@ -53,7 +53,7 @@ def class_at(path: str) -> Any:
     module, _, name = path.rpartition(".")
     try:
         return getattr(import_module(module), name, None)
-    except (ImportError, ValueError):
+    except (Exception, SystemExit):  # a module of the user's own may raise anything
         return None
 
 

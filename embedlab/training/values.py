@@ -40,10 +40,12 @@ ROOTS: Final = {
     "data": DataModule,
     "trainer": Trainer,
     "seed_everything": int,
+    **dict.fromkeys(("run_dir", "study", "label", "ckpt_path"), str | None),
     "weights_only": bool | None,
 }
 PLAIN: Final = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
 EACH: Final = "a list of which each is "
+UNQUOTED: Final = re.compile(r"[-+\d.]+|true|false", re.IGNORECASE)  # what YAML takes for no text
 LONGEST: Final = 60  # characters of a value in a sentence
 LISTED: Final = 12  # names in a sentence
 
@@ -114,7 +116,7 @@ def explain(message: str) -> str:
 
 
 def check_groups(config: Any) -> None:
-    """Refuse a list or a word where a group of options belongs, which the parser lets pass.
+    """Refuse null where a value is needed, and a list or a word for a group of options: the parser lets them pass.
 
     Args:
         config: The configuration of a subcommand.
@@ -125,18 +127,23 @@ def check_groups(config: Any) -> None:
     model = config.get("model")
     for section in ("trainer", "data"):
         _check_group(section, ROOTS[section], config.get(section))
-    if model is None:
-        return
-    kind = class_at(model.class_path)
-    arguments = model.get("init_args") or {}
-    for name, hint in hints_of(kind).items():
-        if inspect.isclass(hint) and not shipped(hint) and hint.__module__.startswith("embedlab."):
-            _check_group(f"model.{name}", hint, arguments.get(name))
+    if model is not None:
+        _check_group("model", class_at(model.class_path), model.get("init_args") or {})
 
 
 def _check_group(option: str, kind: Any, value: Any) -> None:
     if isinstance(value, list | str | int | float):
         raise UserError(_sentence(option, kind, inspect.Parameter.empty, _shown(value)))
+    parameters = parameters_of(kind)
+    for name, hint in hints_of(kind).items():
+        if value is None or name not in value or name not in parameters:
+            continue
+        default, takes_none = parameters[name].default, {Any, object, type(None)} & {*types_of(hint)}
+        if value[name] is None and default is not None and not takes_none:
+            raise UserError(_sentence(f"{option}.{name}", hint, default, "null"))
+        is_group = inspect.isclass(hint) and hint.__module__.startswith("embedlab.") and not shipped(hint)
+        if option == "model" and is_group:
+            _check_group(f"{option}.{name}", hint, value[name])
 
 
 def _sentence(option: str, hint: Any, default: Any, came: str | None, way: str = "") -> str:
@@ -148,6 +155,9 @@ def _sentence(option: str, hint: Any, default: Any, came: str | None, way: str =
     if not way and came is not None and (word := came.strip("'").rpartition(".")[2]):
         near = did_you_mean(word, choices, listing=False).removeprefix("; did you mean ")
         way = f"; did you mean {choices[near]}" if near else ""
+    inner = [own for kind in types_of(hint) for own in (kind, *get_args(kind))]
+    if not way and came is not None and str in inner and UNQUOTED.fullmatch(came):
+        way = f"; quote it, as '{came}'"
     if not way and isinstance(default, int | float | str | type(None)):
         way = f"; leave it out for the default, {_word(default)}"
     return f"`{option}` must be {what}, got {came or 'something else'}{way or '; see embedlab fit --help'}."
@@ -272,6 +282,8 @@ def _came(refused: _Refused, message: str) -> str | None:
 
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else str(value)
+    if text in ("None", "True", "False"):
+        return "null" if text == "None" else text.lower()
     text = text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
     bare = not isinstance(value, str) or re.fullmatch(r"-?[\d.]+|[\[{'].*", text)
     return text if bare else repr(text)
