@@ -100,6 +100,11 @@ class DataModule(LightningDataModule):
             )
         if rows.kind != "pairs" and name != "train":
             raise UserError(f"`{argument}` must hold {needed}, got {rows.kind} of {source.path}; name other columns.")
+        if name not in ("train", "predict") and len(set(rows.score or ())) < 2:
+            raise UserError(
+                f"`{argument}` must hold pairs of two different scores at least, or no correlation with them is defined, got "
+                f"{len(rows)} of the same in {source.path}; give other rows, or score them as `data.predict`."
+            )
         self._rows[name] = rows
         return rows
 

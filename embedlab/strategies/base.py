@@ -273,7 +273,7 @@ class Trainable(EmbeddingStrategy, ABC):
         return None
 
     @property
-    def _now(self) -> Training:
+    def settings(self) -> Training:
         """The training settings of the current stage."""
         return self.plan if self._stage is None else self._stage.training
 
@@ -285,7 +285,7 @@ class Trainable(EmbeddingStrategy, ABC):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip gradients by the trainer's setting if there is one, else by the strategy's own."""
-        limit = self._now.gradient_clip if gradient_clip_val is None else gradient_clip_val
+        limit = self.settings.gradient_clip if gradient_clip_val is None else gradient_clip_val
         if limit:
             by_value = gradient_clip_algorithm == "value"
             clip = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
@@ -295,4 +295,4 @@ class Trainable(EmbeddingStrategy, ABC):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a linear warm-up and, if asked for, a linear decay."""
         part = "" if self._stage is None else f"{self._stage.trains}."
-        return adamw(self, part, self._now, self.rate_factors, num_steps(self.trainer))
+        return adamw(self, part, self.settings, self.rate_factors, num_steps(self.trainer))

@@ -28,7 +28,16 @@ from embedlab.errors import UserError
 from embedlab.runs.claim import claim
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
 from embedlab.training import checks, help, result, values
-from embedlab.training.callbacks import Evaluation, Preparation, Progress, RandomState, Resumable, Stopwatch, best
+from embedlab.training.callbacks import (
+    Evaluation,
+    Finite,
+    Preparation,
+    Progress,
+    RandomState,
+    Resumable,
+    Stopwatch,
+    best,
+)
 from embedlab.training.complaints import complaint
 from embedlab.training.identity import identify
 from embedlab.training.log import goes_to_log, keep_log, quiet
@@ -122,7 +131,7 @@ class RunCLI(LightningCLI):
         prepare = Preparation(self.datamodule, self.stopwatch, progress.features)
         own = [self.stopwatch, prepare, self.evaluation, progress]
         if self.subcommand == "fit":
-            own += [RandomState(), best(self.run_dir / runs.CHECKPOINTS), Resumable(self.run_dir / runs.LAST)]
+            own += [Finite(), RandomState(), best(self.run_dir / runs.CHECKPOINTS), Resumable(self.run_dir / runs.LAST)]
         given = self.config_init[self.subcommand].trainer.callbacks or []
         given = given if isinstance(given, list) else [given]
         try:

@@ -133,7 +133,7 @@ def test_pairs_to_predict_need_no_score(table: str) -> None:
 
 @pytest.mark.parametrize(("rows", "size"), [(51, 1), (7, 3), (3, 8), (10, 4)])
 def test_every_process_scores_as_many_batches_and_none_is_empty(tmp_path: Path, rows: int, size: int) -> None:
-    lines = [f"one {i}\ttwo {i}\t0.5" for i in range(rows)]
+    lines = [f"one {i}\ttwo {i}\t{i / 99}" for i in range(rows)]
     (tmp_path / "rows.tsv").write_text("sentence1\tsentence2\tscore\n" + "\n".join(lines) + "\n")
     seen: list[list[int]] = []
     for rank in range(2):
@@ -153,3 +153,26 @@ def test_a_last_batch_too_small_for_the_processes_is_refused(tmp_path: Path) -> 
     data.trainer = SimpleNamespace(global_rank=0, world_size=2)  # type: ignore[assignment]
     with pytest.raises(UserError, match="`data.drop_last` must be true .* got 1 for 2"):
         data.train_dataloader()
+
+
+@pytest.mark.parametrize(("rows", "came"), [(["0.5"], "got 1 of the same"), (["0.5"] * 3, "got 3 of the same")])
+@pytest.mark.parametrize(("name", "stage"), [("validation", "fit"), ("validation", "validate"), ("test.own", "test")])
+def test_scores_that_nothing_correlates_with_are_refused(
+    tmp_path: Path, name: str, stage: str, rows: list[str], came: str
+) -> None:
+    constant, varied = tmp_path / "constant.csv", tmp_path / "varied.csv"
+    constant.write_text("sentence1,sentence2,score\n" + "".join(f"a b,c d,{score}\n" for score in rows))
+    varied.write_text("sentence1,sentence2,score\na b,c d,0.1\na b,c e,0.2\n")
+    sources = {name: Source(str(varied)) for name in ("train", "validation", "test.own")} | {
+        name: Source(str(constant))
+    }
+    data = DataModule(
+        train=sources["train"],
+        validation=sources["validation"],
+        test={"own": sources["test.own"]},
+        predict=sources[name],
+    )
+    with pytest.raises(UserError, match=f"^`data.{name}` must hold pairs of two different scores.*{came} in .*csv; "):
+        data.setup(stage)
+    data.setup("predict")
+    DataModule(train=Source(str(constant))).setup("fit")
