@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, final
 
 import torch
@@ -105,8 +107,25 @@ class DataModule(LightningDataModule):
                 f"`{argument}` must hold pairs of two different scores at least, or no correlation with them is defined, got "
                 f"{len(rows)} of the same in {source.path}; give other rows, or score them as `data.predict`."
             )
+        self._refuse_equal_rows(name, source, argument)
         self._rows[name] = rows
         return rows
+
+    def _refuse_equal_rows(self, name: str, source: Source, argument: str) -> None:
+        """Refuse splits of one file, which are all of its rows."""
+        for other, own in self._sources().items():
+            if other in self._rows and own.split != source.split and replace(own, split=source.split) == source:
+                if Path(source.path).expanduser().is_file():
+                    raise UserError(
+                        f"`{argument}.split` must be left out for a file, which has none, got {source.split!r} of {source.path}, "
+                        f"where data.{other.replace('/', '.')} has the same rows; tell them apart by `where`, or by two files."
+                    )
+
+    def _sources(self) -> dict[str, Source]:
+        """Return every source by its name."""
+        all_sources = {"train": self.train, "validation": self.validation, "predict": self.predict}
+        all_sources |= {f"test/{name}": source for name, source in self.test.items()}
+        return {name: source for name, source in all_sources.items() if source is not None}
 
     def train_texts(self) -> list[str]:
         """Return the distinct training texts, in the order they are first seen."""
@@ -122,18 +141,16 @@ class DataModule(LightningDataModule):
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
         """Return path, split, query side, number of rows and hash of every source read so far."""
-        sources = {"train": self.train, "validation": self.validation, "predict": self.predict}
-        sources |= {f"test/{name}": source for name, source in self.test.items()}
+        sources = self._sources()
         return {
             name: {
-                "path": own.path,
-                "split": own.split,
-                "query": own.query,
+                "path": sources[name].path,
+                "split": sources[name].split,
+                "query": sources[name].query,
                 "rows": len(rows),
                 "sha256": rows.sha256,
             }
             for name, rows in self._rows.items()
-            if (own := sources[name]) is not None
         }
 
     def _process(self) -> tuple[int, int]:

@@ -176,3 +176,17 @@ def test_scores_that_nothing_correlates_with_are_refused(
         data.setup(stage)
     data.setup("predict")
     DataModule(train=Source(str(constant))).setup("fit")
+
+
+def test_one_file_is_not_two_splits(tmp_path: Path) -> None:
+    """A file has no splits; what stands of them in a protocol is left alone, unless it would mean the same rows."""
+    path = tmp_path / "rows.csv"
+    path.write_text("sentence1,sentence2,score,part\na b,c d,0.1,x\na b,c e,0.2,y\na b,c e,0.3,y\n")
+    data = DataModule(train=Source(str(path)), validation=Source(str(path), split="validation"))
+    with pytest.raises(
+        UserError, match=r"^`data\.validation\.split` must be left out for a file.* data\.train has the same"
+    ):
+        data.setup("fit")
+    part = Source(str(path), split="validation", where={"part": "y"})
+    DataModule(train=Source(str(path)), validation=part, test={"a": part}).setup("fit")
+    DataModule(train=Source(str(path)), validation=Source(str(path))).setup("fit")
