@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, final
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from embedlab.data.batches import Pairs, Texts, Triplets
 from embedlab.data.sampler import TrainLoader, shard
 from embedlab.data.sources import Rows, Source
-from embedlab.errors import UserError
+from embedlab.errors import UserError, did_you_mean
 
 __all__ = ["DataModule"]
 
@@ -25,7 +25,9 @@ Scored = Literal["validate", "test", "predict"]
 
 @final
 class DataModule(LightningDataModule):
-    """Sources and the batches made of them. It hands out text; tokens are the decoder's business.
+    """Sources and the batches made of them. Batches are of text, which the backbone tokenizes.
+
+    In Python, a mapping of the arguments of `Source` will do for a source.
 
     Args:
         train: What is trained on: pairs, triplets or texts.
@@ -53,7 +55,9 @@ class DataModule(LightningDataModule):
         for name, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if size < 1:
                 raise UserError(f"`data.{name}` must be at least 1, got {size}; raise it, or leave it out.")
-        self.train, self.validation, self.test, self.predict = train, validation, test or {}, predict
+        self.train, self.validation = _source(train, "train"), _source(validation, "validation")
+        self.predict, test = _source(predict, "predict"), test or {}
+        self.test = {name: own for name in test if (own := _source(test[name], f"test.{name}")) is not None}
         self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
         self.seed = seed
         self._rows: dict[str, Rows] = {}
@@ -201,6 +205,18 @@ class DataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         """Go through the pairs to predict in order."""
         return self._scored("predict")
+
+
+def _source(given: Any, argument: str) -> Source | None:
+    """Return a source that is given as itself or by its arguments."""
+    if given is None or isinstance(given, Source):
+        return given
+    names = [own.name for own in fields(Source)]
+    if not isinstance(given, Mapping) or "path" not in given:
+        raise UserError(f"`data.{argument}` must be a `Source`, or a mapping with its `path`, got {given!r}.")
+    if unknown := next((str(name) for name in given if name not in names), None):
+        raise UserError(f"`data.{argument}.{unknown}` must be an argument of `Source`{did_you_mean(unknown, names)}.")
+    return Source(**given)
 
 
 def _collate(rows: Rows) -> Callable[[list[int]], Pairs | Triplets | Texts]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -190,3 +191,21 @@ def test_one_file_is_not_two_splits(tmp_path: Path) -> None:
     part = Source(str(path), split="validation", where={"part": "y"})
     DataModule(train=Source(str(path)), validation=part, test={"a": part}).setup("fit")
     DataModule(train=Source(str(path)), validation=Source(str(path))).setup("fit")
+
+
+def test_a_source_may_be_a_mapping(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("sentence1,sentence2,score\na b,c d,0.1\na b,c e,0.2\n")
+    plain: Any = {"path": str(path), "limit": 1}
+    data = DataModule(train=plain, test={"own": Source(str(path))})
+    data.setup("fit")
+    assert data.train == Source(str(path), limit=1)
+    assert data.train_texts() == Source(str(path), limit=1).read().all_texts()
+    wrong: Any
+    for wrong, said in (
+        ({"path": "a", "splt": "b"}, r"`data\.test\.own\.splt` must be an argument of `Source`; did you mean split"),
+        ({"split": "b"}, r"`data\.test\.own` must be a `Source`, or a mapping with its `path`, got {'split': 'b'}"),
+        ("a.csv", r"`data\.test\.own` must be a `Source`, or a mapping with its `path`, got 'a\.csv'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            DataModule(test={"own": wrong})
