@@ -35,7 +35,7 @@ PACKAGE: Final = Path(__file__).parent
 # Beside the strategies, what a method names: by definition, not by module.
 PARTS: Final = ("embedlab.backbone.tuning", "embedlab.losses", "embedlab.pooling")
 # Beside the strategies, what all of them share.
-FRAME: Final = tuple(f"embedlab.strategies.{name}" for name in ("base", "optimisation", "published"))
+FRAME: Final = tuple(f"embedlab.strategies.{name}" for name in ("base", "contract", "optimisation", "published"))
 INSTALLED: Final = {"site-packages", "dist-packages"}
 
 log = logging.getLogger(__name__)

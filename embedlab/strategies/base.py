@@ -26,6 +26,7 @@ from embedlab.backbone.feature_cache import Cost
 from embedlab.backbone.features import Features
 from embedlab.data import Pairs, Texts, Triplets
 from embedlab.errors import UserError
+from embedlab.strategies import contract
 from embedlab.strategies.optimisation import Stage, Training, adamw, num_steps
 from embedlab.strategies.published import Published, differences
 
@@ -50,14 +51,21 @@ class EmbeddingStrategy(LightningModule, ABC):
         paper: What the paper fixes, by argument; `training.warmup` is the field `warmup` of the argument `training`.
             Each `__init__` calls `compare_with_paper`, which adds what differs to the run's notes.
         departures: What differs from the paper whatever the arguments.
+        needs: Attributes that `__init__` must set, and of which class.
         features: Cached hidden states of a frozen decoder; set by a strategy that uses nothing else of the decoder.
     """
 
     paper: ClassVar[Mapping[str, Published]] = {}
     departures: ClassVar[Sequence[str]] = ()
+    needs: ClassVar[Mapping[str, type]] = {}
     backbone: Backbone | None
     prepared: Tensor
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        contract.check_class(cls)
+
+    @contract.built
     def __init__(self) -> None:
         super().__init__()
         self.backbone = None
@@ -156,15 +164,7 @@ class EmbeddingStrategy(LightningModule, ABC):
         """Score a batch, (B,)."""
         return self.score(*batch.sides)
 
-    @final
-    def test_step(self, batch: Pairs, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Score a batch, (B,)."""
-        return self.score(*batch.sides)
-
-    @final
-    def predict_step(self, batch: Pairs, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Score a batch, (B,)."""
-        return self.score(*batch.sides)
+    test_step = predict_step = validation_step
 
     @final
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -239,6 +239,7 @@ class Trainable(EmbeddingStrategy, ABC):
     """A strategy trained by gradient descent. Its `__init__` sets `plan`: learning rate, decay, warm-up, clipping."""
 
     plan: Training
+    needs: ClassVar[Mapping[str, type]] = {"plan": Training}
     learns_from: ClassVar[tuple[type, ...]] = (Pairs, Triplets)
     _stage: Stage | None = None
 
@@ -263,7 +264,7 @@ class Trainable(EmbeddingStrategy, ABC):
     @final
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log and return the loss of a batch, ()."""
-        loss = self.loss(batch) if self._stage is None else self._stage.loss(batch)
+        loss = contract.loss_of(self.loss if self._stage is None else self._stage.loss, batch)
         name = "train/loss" if self._stage is None else f"{self._stage.name}/loss"
         self.log(name, loss, batch_size=len(batch), prog_bar=True)
         return loss

@@ -181,7 +181,8 @@ class RunCLI(LightningCLI):
                 self._train_and_test(model, datamodule, **arguments)
                 tokens = self.stopwatch.tokens
             except BaseException as error:
-                if isinstance(error, SystemExit) and self.trainer.interrupted:  # what Lightning makes of Ctrl-C
+                interrupted = isinstance(error.__context__, KeyboardInterrupt)
+                if isinstance(error, SystemExit) and interrupted:  # what Lightning makes of Ctrl-C
                     error = KeyboardInterrupt()
                 if first:
                     reason = f"{type(error).__name__}: {error}".strip(": ").splitlines()[0]
