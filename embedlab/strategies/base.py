@@ -20,6 +20,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
 from embedlab.backbone import Backbone
 from embedlab.backbone.feature_cache import Cost
@@ -150,14 +151,20 @@ class EmbeddingStrategy(LightningModule, ABC):
 
         Args:
             texts: Returns the distinct training texts; called only if needed.
-            progress: Called with the number of texts done and the number of all; `prepare` reads it as
-                `self.progress`.
+            progress: As for `precompute`; `prepare` reads it as `self.progress`.
         """
         if not self.prepared:
             self.progress = progress
             with torch.no_grad():
                 self.prepare(texts())
             self.prepared.fill_(True)
+
+    def on_validation_start(self) -> None:
+        """Prepare where nothing else has: under a plain Lightning trainer."""
+        if type(self).prepare is not EmbeddingStrategy.prepare:
+            self.prepare_once(lambda: self.trainer.datamodule.train_texts())  # type: ignore[attr-defined]
+
+    on_train_start = on_test_start = on_predict_start = on_validation_start
 
     @final
     def validation_step(self, batch: Pairs, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
@@ -207,8 +214,7 @@ class Embedder(EmbeddingStrategy, ABC):
     """A strategy that maps each text to one vector; pairs are scored by cosine.
 
     Attributes:
-        symmetric: Whether a text has the same vector in either role. Then both sides are embedded in one call, and a
-            text that several pairs share only once.
+        symmetric: Whether a text has the same vector in either role; then it is embedded once, whoever shares it.
     """
 
     symmetric: bool = False
@@ -265,8 +271,7 @@ class Trainable(EmbeddingStrategy, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log and return the loss of a batch, ()."""
         loss = contract.loss_of(self.loss if self._stage is None else self._stage.loss, batch)
-        name = "train/loss" if self._stage is None else f"{self._stage.name}/loss"
-        self.log(name, loss, batch_size=len(batch), prog_bar=True)
+        self.log(f"{self.stage or 'train'}/loss", loss, batch_size=len(batch), prog_bar=True)
         return loss
 
     def rate_factors(self, name: str) -> Sequence[float] | None:  # most parameters are of one piece
@@ -280,16 +285,12 @@ class Trainable(EmbeddingStrategy, ABC):
 
     @final
     def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip gradients by the trainer's setting if there is one, else by the strategy's own."""
         limit = self.settings.gradient_clip if gradient_clip_val is None else gradient_clip_val
         if limit:
-            by_value = gradient_clip_algorithm == "value"
-            clip = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
+            clip = nn.utils.clip_grad_value_ if gradient_clip_algorithm == "value" else nn.utils.clip_grad_norm_
             clip(self.parameters(), limit)
 
     @final

@@ -283,6 +283,32 @@ def test_what_nothing_trains_in_is_refused(tmp_path: Path) -> None:
         fit(tmp_path, Vectors(weights=0))
 
 
+class Centred(Embedder):
+    """Must know the training texts before it embeds any."""
+
+    def prepare(self, texts: Any) -> None:
+        self.mean = float(np.mean([len(text) for text in texts]))
+
+    def embed(self, texts: Any, role: Any = None) -> Tensor:
+        return torch.tensor([[len(text) - self.mean, 1.0] for text in texts])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_a_plain_trainer_prepares_what_must_be_prepared(tmp_path: Path, stage: str) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("sentence1,sentence2,score\na b,c,0.1\na,bb cc,0.9\n")
+    own = Source(str(rows))
+    data, trainer = DataModule(own, own, {"own": own}, own), Trainer(logger=False, accelerator="cpu")
+    strategy = Centred()
+    getattr(trainer, stage)(strategy, datamodule=data)
+    assert strategy.mean == pytest.approx(2.5)
+    strategy.mean = 0.0
+    data.setup("predict")
+    getattr(trainer, stage)(strategy, data.predict_dataloader())
+    assert strategy.mean == 0.0, "it is prepared once, and may then do without a data module"
+
+
 MINE = """
 from embedlab.strategies.base import Embedder
 import sys, torch
