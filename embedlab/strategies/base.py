@@ -162,7 +162,7 @@ class EmbeddingStrategy(LightningModule, ABC):
     def on_validation_start(self) -> None:
         """Prepare where nothing else has: under a plain Lightning trainer."""
         if type(self).prepare is not EmbeddingStrategy.prepare:
-            self.prepare_once(lambda: self.trainer.datamodule.train_texts())  # type: ignore[attr-defined]
+            self.prepare_once(lambda: contract.train_texts(self))
 
     on_train_start = on_test_start = on_predict_start = on_validation_start
 

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from embedlab.backbone import Backbone
+from embedlab.data import DataModule
 from embedlab.errors import UserError
 
-__all__ = ["built", "check_class", "loss_of"]
+__all__ = ["built", "check_class", "loss_of", "train_texts"]
 
 # How the methods that a strategy may define are called: arguments that are always given, and those given at times.
 CALLS: Final = {
@@ -167,6 +169,21 @@ def loss_of(function: Callable[[Any], Tensor], batch: Any) -> Tensor:
             "`configure_model`, and detach nothing."
         )
     return loss
+
+
+def train_texts(strategy: LightningModule) -> list[str]:
+    """Return the training texts of the data that a strategy's trainer was given.
+
+    Raises:
+        UserError: If it has none.
+    """
+    data = strategy.trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
+    if isinstance(data, DataModule):
+        return data.train_texts()
+    raise UserError(
+        f"`{_name(type(strategy))}` must know the training texts first, got no `DataModule` to take them from; pass one to the "
+        "trainer, or call `prepare_once(lambda: texts)` before."
+    )
 
 
 def _came(result: Any) -> str:

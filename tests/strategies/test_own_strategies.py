@@ -307,6 +307,10 @@ def test_a_plain_trainer_prepares_what_must_be_prepared(tmp_path: Path, stage: s
     data.setup("predict")
     getattr(trainer, stage)(strategy, data.predict_dataloader())
     assert strategy.mean == 0.0, "it is prepared once, and may then do without a data module"
+    with pytest.raises(
+        UserError, match=r"Centred` must know the training texts first, got no `DataModule` .*; pass one"
+    ):
+        getattr(Trainer(logger=False, accelerator="cpu"), stage)(Centred(), data.predict_dataloader())
 
 
 MINE = """
