@@ -36,7 +36,7 @@ class Backbone(nn.Module):
     Args:
         name: `smollm2-135m` (the embedded default), a hub id, a folder, or a `.gguf` file.
         revision: Commit of a hub id; pin it, or a rerun may see other weights.
-        dtype: What the decoder computes in, in Python a torch.dtype too; `auto` is bfloat16 where there is hardware for it.
+        dtype: What the decoder computes in (or torch's own type); `auto` is bfloat16 where the processor has it, else float32.
         max_length: Longest text in tokens, brackets included; None is the decoder's own window.
         packed: Whether texts are packed without padding, if a check shows that the decoder's outputs stay the same.
         padding_side: Side of the padding where texts are padded; the states do not depend on it.
