@@ -122,7 +122,7 @@ class DataModule(LightningDataModule):
                 if Path(source.path).expanduser().is_file():
                     raise UserError(
                         f"`{argument}.split` must be left out for a file, which has none, got {source.split!r} of {source.path}, "
-                        f"where data.{other.replace('/', '.')} has the same rows; tell them apart by `where`, or by two files."
+                        f"where data.{other.replace('/', '.')} has the same rows; choose by `where`, or give both one `split`."
                     )
 
     def _sources(self) -> dict[str, Source]:
