@@ -94,6 +94,7 @@ def run_two(
     sabotage: Callable[..., None] | None = None,
     *arguments: Any,
     killed: bool = False,
+    statuses: tuple[int, int] = (0, 0),
 ) -> Done:
     """Do a run in two processes that talk over gloo, and assert how they end; return how the first ended.
 
@@ -102,7 +103,8 @@ def run_two(
         words: As for `start`.
         sabotage: Done in both.
         arguments: Of that.
-        killed: Whether sabotage kills them; otherwise both must end well.
+        killed: Whether sabotage kills them.
+        statuses: How the two must end otherwise.
     """
     port = free_port()
     words = [*words, "--trainer.strategy", "ddp", "--trainer.devices", "2"]
@@ -126,8 +128,8 @@ def run_two(
     if killed:
         assert -signal.SIGKILL in [done.status for done in ended], [done.stderr for done in ended]
         return ended[0]
-    for rank, done in enumerate(ended):
-        assert done.status == 0, f"rank {rank}: status {done.status}\n{done.stdout}\n{done.stderr}"
+    for rank, (done, status) in enumerate(zip(ended, statuses, strict=True)):
+        assert done.status == status, f"rank {rank}: status {done.status}\n{done.stdout}\n{done.stderr}"
     return ended[0]
 
 

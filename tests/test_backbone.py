@@ -588,3 +588,21 @@ def test_a_pooling_gives_one_vector_per_text(decoder_folder: Folder, wrong: Any,
     backbone = loaded(decoder_folder("llama"))
     with pytest.raises(UserError, match=rf"^`pooling` must give one vector per text, here \(2, D\) .* gave {came};"):
         backbone.pool(["a b", "ccccc"], wrong)
+
+
+def test_a_dtype_may_be_torchs_own(decoder_folder: Folder) -> None:
+    own: Any
+    for own in (torch.float32, torch.bfloat16):
+        assert Backbone(str(decoder_folder("llama")), dtype=own).dtype == own
+    for own in (torch.float16, "float16", "half", torch.int64):
+        name = str(own).removeprefix("torch.")
+        with pytest.raises(UserError, match=f"`backbone.dtype` must be auto, bfloat16 or float32, got {name}"):
+            Backbone(dtype=own)
+
+
+def test_no_texts_and_one_text(decoder_folder: Folder) -> None:
+    backbone = Backbone(str(decoder_folder("llama")), dtype="float32")
+    backbone.load()
+    assert backbone.pool([], pooling.mean, layers=(1, 2)).shape == (0, 2, 32)
+    with pytest.raises(UserError, match="`texts` must be a list of texts, got the text 'abc'; put it into a list"):
+        backbone.pool("abc", pooling.mean)

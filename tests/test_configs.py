@@ -128,7 +128,7 @@ def launch(strategy: Path, backbone: Path, place: Path, decoder: Path) -> dict[s
     table = place / "pairs.tsv"
     rows = [f"A man plays {i}.\tSomebody plays {i * i}.\t{i % 6}" for i in range(12)]
     table.write_text("sentence1\tsentence2\tscore\n" + "\n".join(rows) + "\n")
-    source = json.dumps({"path": str(table), "score_range": [0, 5]})
+    source = json.dumps({"path": str(table), "split": "train", "score_range": [0, 5]})
     words = ["fit", "-c", str(CONFIGS / "protocol.yaml"), "-c", str(strategy)]
     needs_decoder = strategy.stem != "tfidf"
     words += ["-c", str(backbone)] if needs_decoder else []

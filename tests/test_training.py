@@ -323,7 +323,9 @@ def test_what_a_run_saw_in_part_is_noted(place: Path) -> None:
 
 
 def test_a_run_without_a_best_epoch_says_so(place: Path) -> None:
-    (place / "flat.tsv").write_text("sentence1\tsentence2\tscore\n" + "A hen.\tA cock.\t3\n" * 4)
+    (place / "flat.tsv").write_text(
+        "sentence1\tsentence2\tscore\n" + "".join(f"A hen.\tA cock.\t{i}\n" for i in range(4))
+    )
     source = f"{{path: {place / 'flat.tsv'}, score_range: [0, 5]}}"
     run(place, command(place, "sgpt_bi", "r", "--data.validation", source))
     result = json.loads((place / "r" / "result.json").read_text())

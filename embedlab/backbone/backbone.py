@@ -36,7 +36,7 @@ class Backbone(nn.Module):
     Args:
         name: `smollm2-135m` (the embedded default), a hub id, a folder, or a `.gguf` file.
         revision: Commit of a hub id; pin it, or a rerun may see other weights.
-        dtype: What the decoder computes in; `auto` is bfloat16 where the processor has it, else float32.
+        dtype: What the decoder computes in (or torch's own type); `auto` is bfloat16 where the processor has it, else float32.
         max_length: Longest text in tokens, brackets included; None is the decoder's own window.
         packed: Whether texts are packed without padding, if a check shows that the decoder's outputs stay the same.
         padding_side: Side of the padding where texts are padded; the states do not depend on it.
@@ -64,7 +64,7 @@ class Backbone(nn.Module):
         self.name, self.revision, self.files = name, revision, Pretrained(name, revision)
         self.max_length, self.tokens_per_pass = max_length, tokens_per_pass
         self.packed, self.padding_side, self.begin_of_text = packed, padding_side, begin_of_text
-        self.dtype = best_dtype() if dtype == "auto" else getattr(torch, dtype)
+        self.dtype = _dtype(dtype)
         self.decoder: nn.Module | None = None
         self._reader: Reader | None = None
         self._wish: tuple[Tuning, bool] | None = None
@@ -150,9 +150,8 @@ class Backbone(nn.Module):
     @property
     def num_parameters(self) -> int:
         """Number of parameters of the decoder, including those that tuning added; does not load it."""
-        if self.decoder is not None:
-            return sum(p.numel() for p in self.decoder.parameters())
-        return sum(p.numel() for p in self.files.empty().parameters())
+        decoder = self.files.empty() if self.decoder is None else self.decoder
+        return sum(p.numel() for p in decoder.parameters())
 
     def pool(
         self,
@@ -177,7 +176,9 @@ class Backbone(nn.Module):
         Returns:
             One vector per text and layer, (B, len(layers), D), float32, in the order of the texts.
         """
-        ids = self.tokenization.ids(texts, self.tokenization.begun(prefix), suffix)
+        ids = self.tokenization.ids(_listed(texts), self.tokenization.begun(prefix), suffix)
+        if not ids:
+            return torch.empty(0, len(layers), self.width, device=self.device)
         learning = self.trains and torch.is_grad_enabled()
         (distinct, back), pooled, order = distinct_texts(ids), [], list[int]()
         budget = sum(map(len, distinct)) if learning else self.tokens_per_pass
@@ -224,10 +225,25 @@ class Backbone(nn.Module):
         contexts = [self.tokenization.begun(context) for context in contexts]
         scores: dict[int, Tensor] = {}
         for plan in shared_passes(contexts, targets, self.tokens_per_pass, self.reader.way == "packed"):
-            batch = self._pack(plan.texts, plan.parents)
-            states = self._pooled(batch, lambda all_states, _: all_states, (FINAL,))[:, 0]
+            states = self._pooled(self._pack(plan.texts, plan.parents), lambda own, _: own, (FINAL,))[:, 0]
             scores |= log_probabilities(plan, states, targets, self.reader.logits)
         return [scores[i] for i in range(len(contexts))]
+
+
+def _dtype(wish: str | torch.dtype) -> torch.dtype:
+    """Return the data type of a name or of itself; `auto` is the best one that the processor has."""
+    name = str(wish).removeprefix("torch.")
+    if name not in ("auto", "bfloat16", "float32"):
+        raise UserError(f"`backbone.dtype` must be auto, bfloat16 or float32, got {name}.")
+    return best_dtype() if name == "auto" else getattr(torch, name)
+
+
+def _listed(texts: Sequence[str]) -> Sequence[str]:
+    """Refuse one text in place of a list, which would be taken for a text per letter."""
+    if isinstance(texts, str):
+        shown = texts if len(texts) <= 40 else f"{texts[:37]}..."
+        raise UserError(f"`texts` must be a list of texts, got the text {shown!r}; put it into a list.")
+    return texts
 
 
 def _one_each(pooling: Pooling) -> Pooling:

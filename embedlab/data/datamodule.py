@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, final
 
 import torch
@@ -14,7 +16,7 @@ from torch.utils.data import DataLoader
 from embedlab.data.batches import Pairs, Texts, Triplets
 from embedlab.data.sampler import TrainLoader, shard
 from embedlab.data.sources import Rows, Source
-from embedlab.errors import UserError
+from embedlab.errors import UserError, did_you_mean
 
 __all__ = ["DataModule"]
 
@@ -23,7 +25,9 @@ Scored = Literal["validate", "test", "predict"]
 
 @final
 class DataModule(LightningDataModule):
-    """Sources and the batches made of them. It hands out text; tokens are the decoder's business.
+    """Sources and the batches made of them. Batches are of text, which the backbone tokenizes.
+
+    In Python, a mapping of the arguments of `Source` will do for a source.
 
     Args:
         train: What is trained on: pairs, triplets or texts.
@@ -51,7 +55,9 @@ class DataModule(LightningDataModule):
         for name, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if size < 1:
                 raise UserError(f"`data.{name}` must be at least 1, got {size}; raise it, or leave it out.")
-        self.train, self.validation, self.test, self.predict = train, validation, test or {}, predict
+        self.train, self.validation = _source(train, "train"), _source(validation, "validation")
+        self.predict, test = _source(predict, "predict"), test or {}
+        self.test = {name: own for name in test if (own := _source(test[name], f"test.{name}")) is not None}
         self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
         self.seed = seed
         self._rows: dict[str, Rows] = {}
@@ -100,8 +106,30 @@ class DataModule(LightningDataModule):
             )
         if rows.kind != "pairs" and name != "train":
             raise UserError(f"`{argument}` must hold {needed}, got {rows.kind} of {source.path}; name other columns.")
+        if name not in ("train", "predict") and len(set(rows.score or ())) < 2:
+            raise UserError(
+                f"`{argument}` must hold pairs of two different scores at least, or no correlation with them is defined, got "
+                f"{len(rows)} of the same in {source.path}; give other rows, or score them as `data.predict`."
+            )
+        self._refuse_equal_rows(name, source, argument)
         self._rows[name] = rows
         return rows
+
+    def _refuse_equal_rows(self, name: str, source: Source, argument: str) -> None:
+        """Refuse splits of one file, which are all of its rows."""
+        for other, own in self._sources().items():
+            if other in self._rows and own.split != source.split and replace(own, split=source.split) == source:
+                if Path(source.path).expanduser().is_file():
+                    raise UserError(
+                        f"`{argument}.split` must be left out for a file, which has none, got {source.split!r} of {source.path}, "
+                        f"where data.{other.replace('/', '.')} has the same rows; choose by `where`, or give both one `split`."
+                    )
+
+    def _sources(self) -> dict[str, Source]:
+        """Return every source by its name."""
+        all_sources = {"train": self.train, "validation": self.validation, "predict": self.predict}
+        all_sources |= {f"test/{name}": source for name, source in self.test.items()}
+        return {name: source for name, source in all_sources.items() if source is not None}
 
     def train_texts(self) -> list[str]:
         """Return the distinct training texts, in the order they are first seen."""
@@ -117,18 +145,16 @@ class DataModule(LightningDataModule):
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
         """Return path, split, query side, number of rows and hash of every source read so far."""
-        sources = {"train": self.train, "validation": self.validation, "predict": self.predict}
-        sources |= {f"test/{name}": source for name, source in self.test.items()}
+        sources = self._sources()
         return {
             name: {
-                "path": own.path,
-                "split": own.split,
-                "query": own.query,
+                "path": sources[name].path,
+                "split": sources[name].split,
+                "query": sources[name].query,
                 "rows": len(rows),
                 "sha256": rows.sha256,
             }
             for name, rows in self._rows.items()
-            if (own := sources[name]) is not None
         }
 
     def _process(self) -> tuple[int, int]:
@@ -179,6 +205,18 @@ class DataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         """Go through the pairs to predict in order."""
         return self._scored("predict")
+
+
+def _source(given: Any, argument: str) -> Source | None:
+    """Return a source that is given as itself or by its arguments."""
+    if given is None or isinstance(given, Source):
+        return given
+    names = [own.name for own in fields(Source)]
+    if not isinstance(given, Mapping) or "path" not in given:
+        raise UserError(f"`data.{argument}` must be a `Source`, or a mapping with its `path`, got {given!r}.")
+    if unknown := next((str(name) for name in given if name not in names), None):
+        raise UserError(f"`data.{argument}.{unknown}` must be an argument of `Source`{did_you_mean(unknown, names)}.")
+    return Source(**given)
 
 
 def _collate(rows: Rows) -> Callable[[list[int]], Pairs | Triplets | Texts]:

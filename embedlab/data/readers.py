@@ -1,4 +1,4 @@
-"""Read a table of text from a file or the hub: column names, and rows of strings with where each stood."""
+"""Read a table from a file or the hub: column names, and rows of values with where each stood."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ csv.field_size_limit(2**31 - 1)
 
 @dataclass(frozen=True)
 class Table:
-    """A table of strings.
+    """A table of values: strings where they come from CSV or TSV, else of the kinds that the file has.
 
     Attributes:
         name: What it is called in messages.
         columns: Column names.
-        rows: One list of strings per row, in the order of `columns`; None where a value is missing.
+        rows: One list of values per row, in the order of `columns`; None where a value is missing.
         lines: Line of the file each row began at, from 1; row number plus 1 where there are no lines.
     """
 
     name: str
     columns: list[str]
-    rows: list[list[str | None]]
+    rows: list[list[Any]]
     lines: list[int]
 
 
@@ -53,9 +53,13 @@ def read_table(path: str, split: str, subset: str | None, revision: str | None, 
         UserError: If it is not there or cannot be read.
     """
     if path == BUILT_IN:
+        _without("stsb, which has none", subset=subset, revision=revision)
         return _stsb(split)
     file = Path(path).expanduser()
     if file.is_file():
+        # What a protocol says of the built-in set stays where another file of options replaces its `path` alone.
+        left = split in ("train", "validation", "test")
+        _without("a file, which has none", split=None if left else split, subset=subset, revision=revision)
         return _file(file, quoting)
     plain = file.name.removesuffix(".gz")
     if file.is_absolute() or path.startswith((".", "~")) or plain.endswith(SUFFIXES) or path.count("/") != 1:
@@ -68,14 +72,21 @@ def read_table(path: str, split: str, subset: str | None, revision: str | None, 
     return _hub(path, split, subset, revision)
 
 
+def _without(what: str, **options: str | None) -> None:
+    """Refuse options that would do nothing."""
+    for name, came in options.items():
+        if came is not None:
+            raise UserError(f"`{name}` must be left out for {what}, got {came!r}; only a set of the hub has it.")
+
+
 def _stsb(split: str) -> Table:
     """Read a split of the official STS Benchmark: tab-separated, no quoting, no header, extra columns at the end."""
     path = resources.stsb_file(split)
     names = ["genre", "file", "year", "id", "score", "sentence1", "sentence2"]
-    rows: list[list[str | None]] = []
+    rows: list[list[Any]] = []
     with path.open(encoding="utf-8", newline="\n") as stream:
         for line in stream:
-            fields: list[str | None] = list(line.rstrip("\r\n").split("\t")[: len(names)])
+            fields = line.rstrip("\r\n").split("\t")[: len(names)]
             if fields[0] == "main-forum":  # the training file's spelling of main-forums
                 fields[0] = "main-forums"
             rows.append(fields)
@@ -142,7 +153,7 @@ def _rows(path: Path, reader: Any, quoting: bool) -> Table:
         raise UserError(f"`path` must hold a header line and rows, but {str(path)!r} is empty.")
     if twice := next((own for number, own in enumerate(columns) if own and own in columns[:number]), None):
         raise UserError(f"{path}, line 1: must name each column once, got {twice!r} twice; rename one of them.")
-    rows: list[list[str | None]] = []
+    rows: list[list[Any]] = []
     lines = []
     line = reader.line_num + 1
     for row in reader:
@@ -156,7 +167,7 @@ def _rows(path: Path, reader: Any, quoting: bool) -> Table:
                 raise UserError(
                     f"{path}, line {line}: a row must have {len(columns)} fields as the header has, got {len(row)}; {way}."
                 )
-            rows.append(list(row))
+            rows.append(row)
             lines.append(line)
         line = reader.line_num + 1
     return Table(str(path), columns, rows, lines)
@@ -206,12 +217,7 @@ def _parquet(path: Path) -> Table:
 
 def _records(name: str, records: Sequence[dict[str, Any]], lines: list[int]) -> Table:
     columns = list(dict.fromkeys(key for record in records for key in record))
-    rows = [[_text(record.get(column)) for column in columns] for record in records]
-    return Table(name, columns, rows, lines)
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else value if isinstance(value, str) else str(value)
+    return Table(name, columns, [[record.get(column) for column in columns] for record in records], lines)
 
 
 def _hub(name: str, split: str, subset: str | None, revision: str | None) -> Table:

@@ -7,6 +7,7 @@ import json
 import math
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 from embedlab.data.batches import Side
 from embedlab.data.readers import BUILT_IN, Table, read_table
@@ -25,6 +26,8 @@ DEFAULT_COLUMNS = (
     *((kind, {role: role for role in roles}) for kind, roles in ROLES.items()),
 )
 OPTIONAL = ("score", "negative")
+SEVERAL = ("text", "negative")  # may have several columns
+KINDS = {list: "a list", dict: "an object", bool: "true or false", int: "a number", float: "a number"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Source:
 
     Args:
         path: `stsb` (built in), a file (.csv, .tsv, .jsonl, .parquet; gzipped too), or a hub id.
-        split: Split of `stsb` or of a hub id.
+        split: Split of `stsb` or of a hub id; a file has none.
         subset: Configuration of a hub id.
         revision: Commit of a hub id; pin it, or a rerun may see other data.
         columns: Column of each role; a list for `text` (all of them, row by row) and `negative` (several per
@@ -104,6 +107,9 @@ class Source:
         """
         if self.limit is not None and self.limit < 1:
             raise UserError(f"`limit` must be at least 1 row, got {self.limit}; raise it, or leave it out.")
+        for name in ("path", "split", "subset", "revision"):
+            if getattr(self, name) == "":
+                raise UserError(f"`{name}` must not be empty, got ''; give one, or leave it out.")
         table = read_table(self.path, self.split, self.subset, self.revision, self.quoting)
         kind, columns = self._roles(table)
         if kind != "pairs" and self.query != "first":
@@ -122,7 +128,7 @@ class Source:
             flat = [text for row in texts["text"] for text in row]
             return Rows(kind, {"text": [[text] for text in (dict.fromkeys(flat) if self.distinct else flat)]})
         used = {name for names in columns.values() for name in names}
-        meta = {name: [table.rows[row][i] or "" for row in chosen] for name, i in place.items() if name not in used}
+        meta = {name: [_plain(table.rows[row][i]) for row in chosen] for name, i in place.items() if name not in used}
         return Rows(kind, texts, score, meta, self.query)
 
     def _roles(self, table: Table) -> tuple[str, dict[str, list[str]]]:
@@ -153,6 +159,15 @@ class Source:
                 raise UserError(f"`columns` of {kind} must name {role!r} too, got {list(self.columns)}.")
         named = {role: [own] if isinstance(own, str) else list(own) for role, own in self.columns.items()}
         for role, names in named.items():
+            if not names or "" in names:
+                came = "an empty name" if names else "none"
+                raise UserError(
+                    f"`columns` must name a column for {role!r}, got {came}; it has {', '.join(table.columns)}."
+                )
+            if len(names) > 1 and role not in SEVERAL:
+                raise UserError(
+                    f"`columns` must name one column for {role!r}, got {len(names)}; only {' and '.join(SEVERAL)} take several."
+                )
             for name in names:
                 if name not in table.columns:
                     raise UserError(
@@ -170,7 +185,7 @@ class Source:
                     f"`where` must name columns of {table.name}, got {name!r}{did_you_mean(name, table.columns, listing=False)}."
                 )
             index = table.columns.index(name)
-            chosen = [row for row in chosen if table.rows[row][index] == value]
+            chosen = [row for row in chosen if _plain(table.rows[row][index]) == value]
         if not chosen:
             left = f" where {self.where}" if self.where else ""
             raise UserError(f"`path` must hold at least one row, but {table.name} has none{left}.")
@@ -183,10 +198,10 @@ class Source:
         low, high = self.score_range or ((0.0, 5.0) if self.path == BUILT_IN else (0.0, 1.0))
         if not low < high:
             raise UserError(f"`score_range` must be lowest and highest score, got {[low, high]}.")
-        came = table.rows[row][index]
+        came = _plain(table.rows[row][index])
         where = f"{table.name}, line {table.lines[row]}"
         try:
-            value = float(came or "")
+            value = float(came)
         except ValueError:
             raise UserError(f"{where}: `score` must be a number, got {came!r}.") from None
         if not (math.isfinite(value) and low <= value <= high):
@@ -196,13 +211,28 @@ class Source:
         return (value - low) / (high - low)
 
 
+def _plain(value: Any) -> str:
+    """Return a value as a string; a missing one as an empty string."""
+    return "" if value is None else str(value)
+
+
 def _text(table: Table, row: int, index: int, column: str) -> str:
     """Return a text as it is; an empty one is refused, as no decoder can read it."""
     value = table.rows[row][index] if index < len(table.rows[row]) else None
-    if value is not None and any("\ud800" <= sign <= "\udfff" for sign in value):
+    must = f"{table.name}, line {table.lines[row]}: column {column!r} must hold"
+    if value is not None and not isinstance(value, str):  # a number may be a missing text, or an id
+        kind = KINDS.get(type(value), type(value).__name__)
         raise UserError(
-            f"{table.name}, line {table.lines[row]}: column {column!r} must hold Unicode text, got half of a surrogate pair."
+            f"{must} a text, got {kind} ({_shortened(_plain(value))}); name another column, or write a string."
         )
+    if value is not None and any("\ud800" <= sign <= "\udfff" for sign in value):
+        raise UserError(f"{must} Unicode text, got half of a surrogate pair.")
     if value is None or not value.strip():
-        raise UserError(f"{table.name}, line {table.lines[row]}: column {column!r} must hold a text, got an empty one.")
+        raise UserError(f"{must} a text, got an empty one.")
     return value
+
+
+def _shortened(text: str, longest: int = 40) -> str:
+    """Put a text on one line, and cut it if it is too long for a message."""
+    text = " ".join(text.split())
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."

@@ -20,12 +20,14 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
 from embedlab.backbone import Backbone
 from embedlab.backbone.feature_cache import Cost
 from embedlab.backbone.features import Features
 from embedlab.data import Pairs, Texts, Triplets
 from embedlab.errors import UserError
+from embedlab.strategies import contract
 from embedlab.strategies.optimisation import Stage, Training, adamw, num_steps
 from embedlab.strategies.published import Published, differences
 
@@ -50,14 +52,21 @@ class EmbeddingStrategy(LightningModule, ABC):
         paper: What the paper fixes, by argument; `training.warmup` is the field `warmup` of the argument `training`.
             Each `__init__` calls `compare_with_paper`, which adds what differs to the run's notes.
         departures: What differs from the paper whatever the arguments.
+        needs: Attributes that `__init__` must set, and of which class.
         features: Cached hidden states of a frozen decoder; set by a strategy that uses nothing else of the decoder.
     """
 
     paper: ClassVar[Mapping[str, Published]] = {}
     departures: ClassVar[Sequence[str]] = ()
+    needs: ClassVar[Mapping[str, type]] = {}
     backbone: Backbone | None
     prepared: Tensor
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        contract.check_class(cls)
+
+    @contract.built
     def __init__(self) -> None:
         super().__init__()
         self.backbone = None
@@ -142,8 +151,7 @@ class EmbeddingStrategy(LightningModule, ABC):
 
         Args:
             texts: Returns the distinct training texts; called only if needed.
-            progress: Called with the number of texts done and the number of all; `prepare` reads it as
-                `self.progress`.
+            progress: As for `precompute`; `prepare` reads it as `self.progress`.
         """
         if not self.prepared:
             self.progress = progress
@@ -151,20 +159,19 @@ class EmbeddingStrategy(LightningModule, ABC):
                 self.prepare(texts())
             self.prepared.fill_(True)
 
+    def on_validation_start(self) -> None:
+        """Prepare where nothing else has: under a plain Lightning trainer."""
+        if type(self).prepare is not EmbeddingStrategy.prepare:
+            self.prepare_once(lambda: contract.train_texts(self))
+
+    on_train_start = on_test_start = on_predict_start = on_validation_start
+
     @final
     def validation_step(self, batch: Pairs, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Score a batch, (B,)."""
         return self.score(*batch.sides)
 
-    @final
-    def test_step(self, batch: Pairs, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Score a batch, (B,)."""
-        return self.score(*batch.sides)
-
-    @final
-    def predict_step(self, batch: Pairs, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Score a batch, (B,)."""
-        return self.score(*batch.sides)
+    test_step = predict_step = validation_step
 
     @final
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -207,8 +214,7 @@ class Embedder(EmbeddingStrategy, ABC):
     """A strategy that maps each text to one vector; pairs are scored by cosine.
 
     Attributes:
-        symmetric: Whether a text has the same vector in either role. Then both sides are embedded in one call, and a
-            text that several pairs share only once.
+        symmetric: Whether a text has the same vector in either role; then it is embedded once, whoever shares it.
     """
 
     symmetric: bool = False
@@ -239,6 +245,7 @@ class Trainable(EmbeddingStrategy, ABC):
     """A strategy trained by gradient descent. Its `__init__` sets `plan`: learning rate, decay, warm-up, clipping."""
 
     plan: Training
+    needs: ClassVar[Mapping[str, type]] = {"plan": Training}
     learns_from: ClassVar[tuple[type, ...]] = (Pairs, Triplets)
     _stage: Stage | None = None
 
@@ -263,9 +270,8 @@ class Trainable(EmbeddingStrategy, ABC):
     @final
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log and return the loss of a batch, ()."""
-        loss = self.loss(batch) if self._stage is None else self._stage.loss(batch)
-        name = "train/loss" if self._stage is None else f"{self._stage.name}/loss"
-        self.log(name, loss, batch_size=len(batch), prog_bar=True)
+        loss = contract.loss_of(self.loss if self._stage is None else self._stage.loss, batch)
+        self.log(f"{self.stage or 'train'}/loss", loss, batch_size=len(batch), prog_bar=True)
         return loss
 
     def rate_factors(self, name: str) -> Sequence[float] | None:  # most parameters are of one piece
@@ -273,26 +279,22 @@ class Trainable(EmbeddingStrategy, ABC):
         return None
 
     @property
-    def _now(self) -> Training:
+    def settings(self) -> Training:
         """The training settings of the current stage."""
         return self.plan if self._stage is None else self._stage.training
 
     @final
     def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip gradients by the trainer's setting if there is one, else by the strategy's own."""
-        limit = self._now.gradient_clip if gradient_clip_val is None else gradient_clip_val
+        limit = self.settings.gradient_clip if gradient_clip_val is None else gradient_clip_val
         if limit:
-            by_value = gradient_clip_algorithm == "value"
-            clip = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
+            clip = nn.utils.clip_grad_value_ if gradient_clip_algorithm == "value" else nn.utils.clip_grad_norm_
             clip(self.parameters(), limit)
 
     @final
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a linear warm-up and, if asked for, a linear decay."""
         part = "" if self._stage is None else f"{self._stage.trains}."
-        return adamw(self, part, self._now, self.rate_factors, num_steps(self.trainer))
+        return adamw(self, part, self.settings, self.rate_factors, num_steps(self.trainer))

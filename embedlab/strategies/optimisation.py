@@ -90,7 +90,7 @@ def adamw(
         steps: Optimiser steps of the whole training.
 
     Raises:
-        UserError: If no learning rate is given.
+        UserError: If no learning rate is given, or nothing trains.
     """
     if (rate := training.learning_rate) is None:
         raise UserError("`training.learning_rate` must be a number for this strategy, got none; set it.")
@@ -108,6 +108,12 @@ def adamw(
         slices[parameter] = sliced(parameter)
         for own, factor in zip(slices[parameter], factors, strict=True):
             groups.setdefault((decay, rate * factor), []).append(own)
+    if not groups:
+        name = f"{type(module).__module__}.{type(module).__qualname__}"
+        raise UserError(
+            f"`{name}` must have a parameter that trains, got none; call `self.backbone.load(tuning)` in `configure_model`, "
+            "or give it parameters of its own."
+        )
     options = [{"params": own, "weight_decay": decay, "lr": lr} for (decay, lr), own in groups.items()]
     optimizer = SlicedAdamW(options, slices, rate)
     warm = max(1, round(training.warmup * steps)) if training.warmup > 0 else 0

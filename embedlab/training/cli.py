@@ -28,7 +28,16 @@ from embedlab.errors import UserError
 from embedlab.runs.claim import claim
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
 from embedlab.training import checks, help, result, user_code, values
-from embedlab.training.callbacks import Evaluation, Preparation, Progress, RandomState, Resumable, Stopwatch, best
+from embedlab.training.callbacks import (
+    Evaluation,
+    Finite,
+    Preparation,
+    Progress,
+    RandomState,
+    Resumable,
+    Stopwatch,
+    best,
+)
 from embedlab.training.complaints import complaint, with_class_first
 from embedlab.training.identity import identify
 from embedlab.training.log import goes_to_log, keep_log, quiet
@@ -122,7 +131,7 @@ class RunCLI(LightningCLI):
         prepare = Preparation(self.datamodule, self.stopwatch, progress.features)
         own = [self.stopwatch, prepare, self.evaluation, progress]
         if self.subcommand == "fit":
-            own += [RandomState(), best(self.run_dir / runs.CHECKPOINTS), Resumable(self.run_dir / runs.LAST)]
+            own += [Finite(), RandomState(), best(self.run_dir / runs.CHECKPOINTS), Resumable(self.run_dir / runs.LAST)]
         given = self.config_init[self.subcommand].trainer.callbacks or []
         given = given if isinstance(given, list) else [given]
         try:
@@ -172,7 +181,8 @@ class RunCLI(LightningCLI):
                 self._train_and_test(model, datamodule, **arguments)
                 tokens = self.stopwatch.tokens
             except BaseException as error:
-                if isinstance(error, SystemExit) and self.trainer.interrupted:  # what Lightning makes of Ctrl-C
+                interrupted = isinstance(error.__context__, KeyboardInterrupt)
+                if isinstance(error, SystemExit) and interrupted:  # what Lightning makes of Ctrl-C
                     error = KeyboardInterrupt()
                 if first:
                     reason = f"{type(error).__name__}: {error}".strip(": ").splitlines()[0]

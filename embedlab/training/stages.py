@@ -15,7 +15,7 @@ from embedlab import runs
 from embedlab.data import DataModule
 from embedlab.errors import UserError
 from embedlab.strategies.base import Stage, Trainable
-from embedlab.training.callbacks import Preparation, Progress, RandomState, Resumable, Stopwatch
+from embedlab.training.callbacks import Finite, Preparation, Progress, RandomState, Resumable, Stopwatch
 
 __all__ = ["train_stage"]
 
@@ -65,7 +65,7 @@ def train_stage(
         logger=CSVLogger(str(folder), name="", version=""),
         callbacks=[
             *(Preparation(main_data, stopwatch, progress.features), progress, stopwatch),
-            *(RandomState(), Resumable(last)),
+            *(Finite(), RandomState(), Resumable(last)),
         ],
         default_root_dir=str(folder),
         enable_checkpointing=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -133,7 +134,7 @@ def test_pairs_to_predict_need_no_score(table: str) -> None:
 
 @pytest.mark.parametrize(("rows", "size"), [(51, 1), (7, 3), (3, 8), (10, 4)])
 def test_every_process_scores_as_many_batches_and_none_is_empty(tmp_path: Path, rows: int, size: int) -> None:
-    lines = [f"one {i}\ttwo {i}\t0.5" for i in range(rows)]
+    lines = [f"one {i}\ttwo {i}\t{i / 99}" for i in range(rows)]
     (tmp_path / "rows.tsv").write_text("sentence1\tsentence2\tscore\n" + "\n".join(lines) + "\n")
     seen: list[list[int]] = []
     for rank in range(2):
@@ -153,3 +154,58 @@ def test_a_last_batch_too_small_for_the_processes_is_refused(tmp_path: Path) -> 
     data.trainer = SimpleNamespace(global_rank=0, world_size=2)  # type: ignore[assignment]
     with pytest.raises(UserError, match="`data.drop_last` must be true .* got 1 for 2"):
         data.train_dataloader()
+
+
+@pytest.mark.parametrize(("rows", "came"), [(["0.5"], "got 1 of the same"), (["0.5"] * 3, "got 3 of the same")])
+@pytest.mark.parametrize(("name", "stage"), [("validation", "fit"), ("validation", "validate"), ("test.own", "test")])
+def test_scores_that_nothing_correlates_with_are_refused(
+    tmp_path: Path, name: str, stage: str, rows: list[str], came: str
+) -> None:
+    constant, varied = tmp_path / "constant.csv", tmp_path / "varied.csv"
+    constant.write_text("sentence1,sentence2,score\n" + "".join(f"a b,c d,{score}\n" for score in rows))
+    varied.write_text("sentence1,sentence2,score\na b,c d,0.1\na b,c e,0.2\n")
+    sources = {name: Source(str(varied)) for name in ("train", "validation", "test.own")} | {
+        name: Source(str(constant))
+    }
+    data = DataModule(
+        train=sources["train"],
+        validation=sources["validation"],
+        test={"own": sources["test.own"]},
+        predict=sources[name],
+    )
+    with pytest.raises(UserError, match=f"^`data.{name}` must hold pairs of two different scores.*{came} in .*csv; "):
+        data.setup(stage)
+    data.setup("predict")
+    DataModule(train=Source(str(constant))).setup("fit")
+
+
+def test_one_file_is_not_two_splits(tmp_path: Path) -> None:
+    """A file has no splits; what stands of them in a protocol is left alone, unless it would mean the same rows."""
+    path = tmp_path / "rows.csv"
+    path.write_text("sentence1,sentence2,score,part\na b,c d,0.1,x\na b,c e,0.2,y\na b,c e,0.3,y\n")
+    data = DataModule(train=Source(str(path)), validation=Source(str(path), split="validation"))
+    with pytest.raises(
+        UserError, match=r"^`data\.validation\.split` must be left out for a file.* data\.train has the same"
+    ):
+        data.setup("fit")
+    part = Source(str(path), split="validation", where={"part": "y"})
+    DataModule(train=Source(str(path)), validation=part, test={"a": part}).setup("fit")
+    DataModule(train=Source(str(path)), validation=Source(str(path))).setup("fit")
+
+
+def test_a_source_may_be_a_mapping(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("sentence1,sentence2,score\na b,c d,0.1\na b,c e,0.2\n")
+    plain: Any = {"path": str(path), "limit": 1}
+    data = DataModule(train=plain, test={"own": Source(str(path))})
+    data.setup("fit")
+    assert data.train == Source(str(path), limit=1)
+    assert data.train_texts() == Source(str(path), limit=1).read().all_texts()
+    wrong: Any
+    for wrong, said in (
+        ({"path": "a", "splt": "b"}, r"`data\.test\.own\.splt` must be an argument of `Source`; did you mean split"),
+        ({"split": "b"}, r"`data\.test\.own` must be a `Source`, or a mapping with its `path`, got {'split': 'b'}"),
+        ("a.csv", r"`data\.test\.own` must be a `Source`, or a mapping with its `path`, got 'a\.csv'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            DataModule(test={"own": wrong})

@@ -105,7 +105,7 @@ def test_scores_are_scaled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
-        ("pairs.tsv", None, {"path": "pears.tsv"}, "'pears.tsv' is not there; did you mean pairs.tsv"),
+        ("pairs.tsv", None, {"path": "pears.tsv"}, "did you mean pairs.tsv"),
         ("a.tsv", "x\ty\n1\t2\n", {}, "`columns` must say which column"),
         ("a.tsv", None, {"columns": {"first": "sentnce1", "second": "sentence2"}}, "did you mean sentence1"),
         ("a.tsv", None, {"columns": {"frist": "sentence1"}}, "`columns` must name first and second"),
@@ -139,6 +139,26 @@ def test_scores_are_scaled(tmp_path: Path) -> None:
         ("a.csv", "s1,s1,score\na,b,1\n", {}, "a.csv, line 1: must name each column once, got 's1' twice"),
         ("a.tsv", None, {"where": {"genre": "z"}}, "has none where"),
         ("a.tsv", None, {"where": {"gnre": "a"}}, "did you mean genre"),
+        ("a.tsv", None, {"subset": "en"}, "`subset` must be left out for a file, which has none, got 'en'"),
+        ("a.tsv", None, {"revision": "abc"}, "`revision` must be left out for a file"),
+        ("a.tsv", None, {"split": "dev"}, "`split` must be left out for a file, which has none, got 'dev'"),
+        ("a.tsv", None, {"path": "stsb", "revision": "abc"}, "`revision` must be left out for stsb"),
+        ("a.tsv", None, {"path": ""}, "`path` must not be empty"),
+        ("a.tsv", None, {"split": ""}, "`split` must not be empty"),
+        ("a.tsv", None, {"columns": {"text": ""}}, "`columns` must name a column for 'text', got an empty name"),
+        (
+            "a.csv",
+            ",b\n1,c\n",
+            {"columns": {"text": ["b", ""]}},
+            "`columns` must name a column for 'text', got an empty",
+        ),
+        ("a.tsv", None, {"columns": {"text": []}}, "`columns` must name a column for 'text', got none"),
+        (
+            "a.tsv",
+            None,
+            {"columns": {"first": ["sentence1", "genre"], "second": "sentence2"}},
+            "`columns` must name one column for 'first', got 2",
+        ),
         ("a.tsv", None, {"limit": 0}, "`limit` must be at least 1 row"),
         ("a.jsonl", '{"sentence1": "a"\n', {}, "a.jsonl, line 1: must be a JSON object"),
         ("a.txt", "text\n", {}, "must end in .csv, .tsv, .jsonl, .parquet"),
@@ -167,6 +187,40 @@ def test_a_fault_is_one_sentence(
         Source(**{"path": name, **options}).read()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "came"),
+    [
+        (["a", "b"], "got a list (['a', 'b'])"),
+        ({"a": "b"}, "got an object"),
+        (True, "got true or false (True)"),
+        (3, "got a number (3)"),
+        (float("nan"), "got a number (nan)"),
+        ([["long"] * 90], "lo...)"),
+    ],
+)
+def test_only_strings_are_texts(tmp_path: Path, value: Any, came: str) -> None:
+    """In JSONL and Parquet; the fields of CSV are strings all."""
+    records = [{"a": "x", "b": "y", "c": ["kept"], "label": 1}, {"a": "x", "b": value, "c": None, "label": 0}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(own) + "\n" for own in records))
+    columns: dict[str, Any] = {"first": "a", "second": "b", "score": "label"}
+    with pytest.raises(UserError) as caught:
+        Source(str(tmp_path / "a.jsonl"), columns=columns).read()
+    assert "a.jsonl, line 2: column 'b' must hold a text, got " in str(caught.value)
+    assert came in str(caught.value)
+    rows = Source(str(tmp_path / "a.jsonl"), columns=columns, where={"label": "1"}).read()
+    assert rows.meta == {"c": ["['kept']"]}
+    assert rows.score == [1.0]
+    assert Source(str(tmp_path / "a.jsonl"), columns={"text": "a"}).read().all_texts() == ["x"]
+
+
+def test_missing_texts_of_parquet_are_no_texts(tmp_path: Path) -> None:
+    table = pa.table({"text": pa.array([0.5, float("nan")]), "other": pa.array([b"a", b"b"])})
+    pq.write_table(table, tmp_path / "a.parquet")
+    for column, came in (("text", "got a number"), ("other", "got bytes")):
+        with pytest.raises(UserError, match=f"line 1: column '{column}' must hold a text, {came}"):
+            Source(str(tmp_path / "a.parquet"), columns={"text": column}).read()
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any, final
@@ -15,6 +16,7 @@ from torch import Tensor
 from embedlab import runs
 from embedlab.data import Pairs
 from embedlab.distributed import gather_lists
+from embedlab.errors import UserError
 from embedlab.metrics import UndefinedCorrelation, pearson, spearman
 from embedlab.training.callbacks.selection import MONITOR
 
@@ -87,8 +89,13 @@ class Evaluation(Callback):
     on_predict_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log `val/pearson` and `val/spearman`; keep the predictions of the best epoch."""
+        """Log `val/pearson` and `val/spearman`; keep the predictions of the best epoch.
+
+        Raises:
+            UserError: If a score is not finite: no epoch could be selected, nor a test set correlated.
+        """
         columns = self._take()
+        _check_finite(columns, pl_module)
         result = self._correlate(columns)
         for metric in ("pearson", "spearman"):
             value = result[metric]
@@ -136,6 +143,17 @@ class Evaluation(Callback):
         self.selected = state_dict["selected"]
         if state_dict["validation"] is not None:
             self.metrics["validation"] = state_dict["validation"]
+
+
+def _check_finite(columns: dict[str, Any], strategy: LightningModule) -> None:
+    """Refuse scores that are not finite; every process has them all, so that all stop."""
+    bad = [number for number, score in enumerate(columns["score"]) if not math.isfinite(score)]
+    if bad:
+        kind, first = type(strategy), bad[0]
+        raise UserError(
+            f"`{kind.__module__}.{kind.__qualname__}` must give finite scores, got {columns['score'][first]} for pair "
+            f"{columns['id'][first]} of the validation set and {len(bad)} such in all; look at what it makes of that pair."
+        )
 
 
 def _columns(kept: list[tuple[Tensor, Pairs]]) -> dict[str, Any]:
