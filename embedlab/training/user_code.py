@@ -11,6 +11,7 @@ from traceback import FrameSummary, extract_tb
 from typing import Final
 
 import embedlab
+from embedlab.errors import UserError
 
 __all__ = ["exit_fault", "import_fault"]
 
@@ -56,6 +57,8 @@ def exit_fault(error: SystemExit) -> str | None:
 
 
 def _sentence(path: str, error: BaseException) -> str:
+    if isinstance(error, UserError):  # says all by itself: what a strategy promises was broken
+        return str(error)
     must = f"`{path}` must be in a module that can be imported"
     if isinstance(error, SyntaxError) and error.filename is not None:
         where = f"{_shown(error.filename)}{f', line {error.lineno},' if error.lineno else ''}"
