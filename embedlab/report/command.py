@@ -202,7 +202,9 @@ def _row(group: Group, name: str, resamples: int, footnotes: dict[str, int], wit
         notes += [note for result in results if (note := _schedule(result)) is not None]
     interval = None
     if resamples and not any(metric.get("spearman") is None for metric in metrics):
-        interval, problem = interval_over_seeds([folder for folder, _ in done], name, resamples)
+        interval, problem = interval_over_seeds(
+            [(folder, metric.get("pairs")) for (folder, _), metric in zip(done, metrics, strict=True)], name, resamples
+        )
         notes += [problem] if problem else []
     return Row(
         label=group.label,
