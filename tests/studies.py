@@ -41,7 +41,7 @@ STRATEGIES = """
         def embed(self, texts, role=None): ...
     """
 
-# Reads how to behave from control.json: {label: "fail" | "die" | "wait" | "nothing"}.
+# Reads how to behave from control.json: {label: "fail" | "die" | "wait" | "damage" | "nothing"}.
 FAKE = """
     import hashlib, json, os, pathlib, signal, socket, sys, time
     a = dict(zip(sys.argv[2::1], sys.argv[3::1]))
@@ -69,6 +69,9 @@ FAKE = """
             file.read(1)
     if how == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "damage":
+        (folder / "result.json").write_text("{")
+        sys.exit(0)
     if how == "nothing":
         sys.exit(0)
     if how == "fail":

@@ -265,11 +265,37 @@ def test_no_more_at_once_than_asked_for(here: Path, run: Run) -> None:
 def test_only_and_seeds(here: Path, run: Run) -> None:
     assert run("--only", "simple", "--seeds", "2,3")[0] == 0
     assert starts(here) == ["simple 2", "simple 3"]
-    run("--only", "simple", "method", "--seeds", "4", "trainer.max_epochs=1")
+    run("--only", "simple,method", "--seeds", "4", "trainer.max_epochs=1")
     assert starts(here) == ["method 4", "simple 4"]
     _, out = run("--only", "simple", "--seeds", "4", "--trainer.max_epochs", "1", "--runs", "elsewhere", "--dry-run")
     assert "elsewhere/demo/simple/seed-4" in out
     assert "overrides: trainer.max_epochs=1" in out
+
+
+@pytest.mark.parametrize("damage", [runs.STATUS, runs.RESULT])
+def test_a_damaged_run_matters_only_to_who_asks_for_it(here: Path, run: Run, damage: str) -> None:
+    run("--seeds", "0")
+    starts(here)
+    (folder("method") / damage).unlink()
+    (folder("method") / damage).mkdir()
+    status, out = run("--only", "simple")
+    assert (status, starts(here)) == (0, ["simple 1"])
+    assert out.splitlines()[-1] == "written: runs/demo/report.md"
+    assert len([line for line in out.splitlines() if line.startswith("failed: method, seed 0: ")]) == 1
+    for more in ([], ["--dry-run"]):
+        with pytest.raises(UserError, match=f"method/seed-0/{damage} must be a file .*; move it away") as error:
+            run(*more)
+        assert str(error.value).count("\n") == 0
+    assert starts(here) == []
+
+
+def test_a_run_that_is_damaged_on_the_way_ends_as_a_failure(here: Path, run: Run) -> None:
+    control(here, method="damage")
+    status, out = run("--seeds", "0")
+    assert status == 1
+    assert starts(here) == ["method 0", "simple 0"]
+    assert "FAILED  method seed 0 [1/2]" in out
+    assert out.splitlines()[-1] == "written: runs/demo/report.md"
 
 
 def test_overrides_from_near_beat_those_from_afar(here: Path, run: Run) -> None:

@@ -128,6 +128,7 @@ CASES: dict[str, Sequence[str]] = {
     # places
     f"fit {SHARED} Tfidf --run_dir file": ["`run_dir`", "must be a folder", "file is a file"],
     f"fit {SHARED} Tfidf --run_dir file/below": ["`run_dir`", "must be a folder", "file is a file"],
+    f"fit {SHARED} Tfidf --run_dir study": ["`run_dir`", "of its own", "study/seed-0 lies in it", "another one"],
     f"fit {SHARED} Tfidf --label ../../evil": ["`label`", "got '../../evil'", "use letters"],
     f"fit {SHARED} Tfidf --study /abs": ["`study`", "got '/abs'", "use letters"],
     "compare study.yaml --runs file": ["`--runs`", "must be a folder", "file is a file"],
@@ -142,6 +143,8 @@ CASES: dict[str, Sequence[str]] = {
     # studies
     "compare": ["`STUDY.yaml`", "must be given", "got none"],
     "compare study.yaml --jobs two": ["`--jobs`", "a whole number", "got 'two'"],
+    "compare study.yaml --only ,": ["`--only`", "a strategy of the study", "got ','"],
+    "compare study.yaml --only tfidf,none": ["`--only`", "a strategy of the study", "got 'none'"],
     "compare study.yaml --only none": ["`--only`", "a strategy of the study", "there are tfidf"],
     "compare study.yaml study.yaml": ["`STUDY.yaml`", "must be one file", "one after the other"],
     "compare study.yaml --set trainer.max_epochs=3": ["`--set`", "--override KEY=VALUE"],
@@ -221,8 +224,9 @@ def make_place(place: Path) -> None:
     (place / "latin.csv").write_bytes(f"{HEADER}\nré,bleu,0.5\n".encode("latin-1"))
     (place / "cut.csv.gz").write_bytes(gzip.compress(TABLE.encode() * 50)[:-20])
     (place / "archive.zip").write_bytes(b"PK\x05\x06" + bytes(18))
-    for folder in ("folder", "folder.md"):
-        (place / folder).mkdir()
+    for folder in ("folder", "folder.md", "study/seed-0"):
+        (place / folder).mkdir(parents=True)
+    (place / "study" / "seed-0" / runs.STATUS).write_text("{}")
 
 
 def answer(lines: Sequence[str]) -> list[tuple[int, str, str]]:

@@ -436,7 +436,9 @@ def test_predictions_of_other_pairs_than_the_result_tells_of_give_no_interval(tm
     folder = finish(tmp_path, "method")
     path = runs.predictions_file(folder, "test/stsb")
     pq.write_table(pq.read_table(path).slice(0, 79), path)
-    assert "no interval: test-stsb.parquet is damaged for seed-0: it holds 79 of 80 pairs" in " ".join(show(tmp_path).split())
+    assert "no interval: test-stsb.parquet is damaged for seed-0: it holds 79 of 80 pairs" in " ".join(
+        show(tmp_path).split()
+    )
 
 
 def test_markdown_holds_the_same_and_escapes_what_others_wrote(tmp_path: Path, show: Show) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from embedlab.errors import UserError
 
-__all__ = ["RESULT", "STATUS", "check"]
+__all__ = ["PROGRESS", "RESULT", "STATUS", "check"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ RESULT: Final = {
     "versions": _Each(TEXT),
 }
 STATUS: Final = {"started": TIME, "ended": TEXT, "pid": WHOLE, "host": TEXT, "error": TEXT, "identity": TEXT}
+PROGRESS: Final = {"phase": TEXT, "done": WHOLE, "total": WHOLE, "seconds_left": NUMBER}
 
 
 def check(content: Mapping[str, Any], schema: Mapping[str, Any], path: Path) -> None:
@@ -66,7 +67,7 @@ def check(content: Mapping[str, Any], schema: Mapping[str, Any], path: Path) -> 
 
     Args:
         content: What it holds.
-        schema: `RESULT` or `STATUS`.
+        schema: `RESULT`, `STATUS` or `PROGRESS`.
         path: The file, for messages.
 
     Raises:

@@ -48,7 +48,8 @@ def check_request(subcommand: str, config: Any) -> None:
             runs.check_name(config[argument], f"`{argument}`")
     _check_names_of_sets([str(name) for name in config.data.test or {}])
     if config.run_dir is not None:
-        runs.check_folder(Path(config.run_dir), "`run_dir`")
+        check = runs.check_run_folder if subcommand == "fit" else runs.check_folder
+        check(Path(config.run_dir), "`run_dir`")
     _check_machine(config.trainer)
     path = config.get("ckpt_path")
     if path is not None and not zipfile.is_zipfile(path):
