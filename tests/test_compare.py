@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -145,7 +147,7 @@ def test_interruption_while_a_run_is_started_leaves_none_behind(here: Path, gate
         compare.main(["study.yaml"], server=lambda: nullcontext(Interrupted(here)))
     status = runs.read_status(folder("method"))
     assert status is not None
-    assert (status.state, runs.is_alive(status)) == ("failed", False)
+    assert (status.state, runs.is_alive(status)) == ("interrupted", False)
     assert starts(here) == ["method 0"]
 
 
@@ -405,9 +407,10 @@ def test_interruption_stops_the_children_and_resumes(
     assert not runs.is_alive(child)
     found = runs.read_status(folder("simple"))
     assert found is not None
-    assert (found.state, found.error) == ("failed", "interrupted; it resumes from its last checkpoint")
+    assert (found.state, found.error) == ("interrupted", None)
     control(here)
     starts(here)
+    assert "interrupted: simple, seed 0\n" in run("--seeds", "0", "--only", "method")[1]
     assert run("--seeds", "0")[0] == 0
     assert starts(here) == ["simple 0"]
 
@@ -447,6 +450,51 @@ def test_a_run_left_behind_is_taken_over_not_doubled(
     assert run("--seeds", "0")[0] == 1
     assert "the process died" in screen.getvalue()
     assert starts(here) == []
+
+
+@on_linux
+def test_an_interruption_leaves_alone_what_the_study_has_not_started(
+    here: Path, run: Run, gate: Gate, stopped: subprocess.Popen[str]
+) -> None:
+    """Such as a fit of the user's own in that folder."""
+    stopped.kill()
+    stopped.communicate()
+    before = runs.read_status(folder("simple"))
+    assert before is not None
+    assert before.pid is not None
+    second = driver(here, "--seeds", "0")
+    assert second.stdout is not None
+    assert any(line.startswith("start   simple seed 0") for line in second.stdout)
+    second.send_signal(signal.SIGINT)
+    out, _ = second.communicate()
+    assert second.returncode == 130
+    assert f"goes on: simple seed 0, process {before.pid}, which was not started here" in out.splitlines()
+    assert runs.read_status(folder("simple")) == before
+    assert runs.is_alive(before)
+    ended = os.pidfd_open(before.pid)
+    gate.open()
+    select.select([ended], [], [])
+    os.close(ended)
+    starts(here)
+    assert "2 finished, 0 to run" in run("--seeds", "0")[1]
+
+
+def test_a_process_with_other_settings_that_came_meanwhile_is_not_judged(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fit of the user's own in the folder of a run that waits: the run cannot begin, and that fit's status stays."""
+    theirs = runs.Status("running", runs.now(), None, os.getpid(), socket.gethostname(), None, "of other settings")
+
+    class Meanwhile(Fake):
+        def start(self, job: jobs.Job, threads: int | None) -> jobs.Spawned:
+            if job.label == "method":
+                runs.write_status(folder("simple"), theirs)
+            return super().start(job, threads)
+
+    control(here, simple="refuse")
+    assert compare.main(["study.yaml", "--seeds", "0"], server=lambda: nullcontext(Meanwhile(here))) == 1
+    assert "FAILED  simple seed 0 [2/2]" in capsys.readouterr().out
+    assert runs.read_status(folder("simple")) == theirs
 
 
 def test_a_study_runs_once_at_a_time(here: Path, run: Run, stopped: subprocess.Popen[str]) -> None:

@@ -213,7 +213,7 @@ def test_interruption_stops_what_was_forked(
         compared(place[1], *ARGUMENTS)
     status = runs.read_status(folder("bitfit"))
     assert status is not None
-    assert (status.state, runs.is_alive(status)) == ("failed", False)
+    assert (status.state, runs.is_alive(status)) == ("interrupted", False)
     assert "the same command resumes where it stopped" in (folder("bitfit") / runs.LOG).read_text()
 
 

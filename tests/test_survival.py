@@ -232,6 +232,21 @@ def test_a_killed_run_ends_where_it_would_have(place: Path, more: list[str], tar
     assert predictions(place, names[1]) == predictions(place, names[0])
 
 
+def test_a_killed_run_that_began_at_a_checkpoint_goes_on_from_its_own(place: Path, whole: Callable[[str], str]) -> None:
+    """It has 24 steps to do, dies in the 20th, and would die in the 11th of those that it does again."""
+    begin = ["--ckpt_path", f"{whole('sgpt_bi')}/checkpoints/last.ckpt", "--trainer.max_epochs", "5"]
+    step = "embedlab.strategies.base:Trainable.training_step"
+    processes.run(place, words("sgpt_bi", "begun", *begin), 0, often)
+    processes.run(place, words("sgpt_bi", "killed", *begin), -signal.SIGKILL, deadly, step, 20, False)
+    again = processes.run(place, words("sgpt_bi", "killed", *begin), 0, deadly, step, 11, False)
+    told = "goes on from killed/checkpoints/last.ckpt, not from `ckpt_path`"
+    assert told in again.stderr
+    assert told in (place / "killed" / "log.txt").read_text()
+    assert result(place, "killed") == result(place, "begun")
+    assert result(place, "begun")["selected"]["epoch"] in (3, 4), "of what it has trained, as its best weights are"
+    assert predictions(place, "killed") == predictions(place, "begun")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "point"),

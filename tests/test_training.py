@@ -210,7 +210,8 @@ def test_interrupting_a_fit_says_that_it_resumes(place: Path) -> None:
     )
     done = run(place, command(place, "sgpt_bi", "r", "--trainer.callbacks", "breaker.Breaker"), status=130)
     assert "the same command resumes" in done.stderr
-    assert json.loads((place / "r" / "status.json").read_text())["error"] == "KeyboardInterrupt"
+    status = json.loads((place / "r" / "status.json").read_text())
+    assert (status["state"], status["error"]) == ("interrupted", None)
 
 
 def test_works_without_wandb(place: Path) -> None:

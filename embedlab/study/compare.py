@@ -56,7 +56,7 @@ def main(
 
     Raises:
         UserError: If the study cannot be run as asked; nothing has been started then.
-        KeyboardInterrupt: If interrupted; no process is left behind.
+        KeyboardInterrupt: If interrupted; no process that was started here is left behind.
     """
     options, typed = read_options(arguments)
     study = read_study(configs.find(options.study))

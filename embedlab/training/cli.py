@@ -8,6 +8,7 @@ where it stopped.
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
@@ -37,6 +38,8 @@ from embedlab.training.stages import train_stage
 
 __all__ = ["RunCLI", "main", "prepare", "run"]
 
+
+log = logging.getLogger(__name__)
 
 Built = TypeVar("Built", bound="RunCLI")
 
@@ -176,7 +179,8 @@ class RunCLI(LightningCLI):
                     error = KeyboardInterrupt()
                 if first:
                     reason = f"{type(error).__name__}: {error}".strip(": ").splitlines()[0]
-                    runs.mark(self.run_dir, "failed", reason)
+                    stopped = isinstance(error, KeyboardInterrupt)
+                    runs.mark(self.run_dir, "interrupted" if stopped else "failed", None if stopped else reason)
                 raise error
             if first:
                 notes = result.notes(config, model, datamodule, self.evaluation)
@@ -197,7 +201,10 @@ class RunCLI(LightningCLI):
             train_stage(stage, model, config, self.run_dir, datamodule, self.stopwatch)
         model.set_stage(None)
         seed_everything(config.seed_everything, verbose=False)  # whether or not stages ran just now
-        arguments["ckpt_path"] = arguments.get("ckpt_path") or (str(last) if last.exists() else None)
+        if last.exists():
+            if arguments.get("ckpt_path") is not None:
+                log.info("goes on from %s, not from `ckpt_path`, where it began", last)
+            arguments["ckpt_path"] = str(last)
         self.trainer.fit(model, datamodule=datamodule, **arguments)
         if not best.exists():
             raise RuntimeError("training ended without a single validation; lower `check_val_every_n_epoch`")
