@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import io
 import json
+import os
 import re
 import sys
 import tempfile
@@ -19,10 +20,11 @@ from pathlib import Path
 import pytest
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import WandbLogger
 
 from embedlab import cli, runs
 from embedlab.errors import UserError
-from embedlab.training.loggers import set_up_loggers
+from embedlab.training.loggers import hush, set_up_loggers
 from tests import processes
 
 HEADER = "sentence1,sentence2,score"
@@ -319,6 +321,24 @@ def test_going_online_needs_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wandb.login", lambda prompt: True)
     set_up_loggers(config, Path("run"), "x")
     assert arguments.save_dir == "run"
+
+
+def _wandb_says() -> str:
+    """Make what Lightning's logger makes of Weights & Biases; give what was printed."""
+    os.environ.pop("WANDB_SILENT", None)
+    arguments = Namespace(save_dir=".", name=None, project="x", offline=True)
+    logger = Namespace(class_path="lightning.pytorch.loggers.WandbLogger", init_args=arguments)
+    set_up_loggers(Namespace(trainer=Namespace(logger=[logger]), study="s"), Path("run"), "x")
+    hush([WandbLogger(project="x", offline=True, save_dir=".")])
+    import wandb
+
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        wandb.Settings(anonymous=None)
+    return err.getvalue()
+
+
+def test_wandb_does_not_warn_of_what_lightning_tells_it(place: Path) -> None:
+    assert processes.call(place, _wandb_says) == ""
 
 
 def test_help_lists_what_ships(place: Path) -> None:

@@ -33,7 +33,7 @@ from embedlab.training.callbacks import Evaluation, Preparation, Progress, Rando
 from embedlab.training.complaints import complaint
 from embedlab.training.identity import identify
 from embedlab.training.log import goes_to_log, keep_log, quiet
-from embedlab.training.loggers import set_up_loggers, tell_configuration
+from embedlab.training.loggers import hush, set_up_loggers, tell_configuration
 from embedlab.training.stages import train_stage
 
 __all__ = ["RunCLI", "main", "prepare", "run"]
@@ -138,6 +138,7 @@ class RunCLI(LightningCLI):
         self.check_data()
         self.check_decoder()
         runs.make_folder(self.run_dir, "`run_dir`")
+        hush(self.trainer.loggers)
 
     def check_data(self) -> None:
         """Read the data and check it against the strategy."""
