@@ -497,6 +497,25 @@ def test_a_process_with_other_settings_that_came_meanwhile_is_not_judged(
     assert runs.read_status(folder("simple")) == theirs
 
 
+def test_a_closed_pipe_stops_the_study_in_one_sentence(here: Path, run: Run, gate: Gate) -> None:
+    control(here, method="wait")
+    process = driver(here, "--seeds", "0")
+    assert process.stdout is not None
+    assert any(line.startswith("start   method seed 0") for line in process.stdout)
+    gate.arrival()
+    process.stdout.close()
+    gate.open()
+    assert process.wait() == 2
+    assert process.stderr is not None
+    assert process.stderr.read() == (
+        "embedlab: error: the output must be read to its end, but the pipe was closed; the same command resumes.\n"
+    )
+    process.stderr.close()
+    starts(here)
+    run("--seeds", "0")
+    assert starts(here) == ["simple 0"]
+
+
 def test_a_study_runs_once_at_a_time(here: Path, run: Run, stopped: subprocess.Popen[str]) -> None:
     with pytest.raises(UserError, match=rf"already running there \(process {stopped.pid} on "):
         run()

@@ -441,6 +441,11 @@ def test_predictions_of_other_pairs_than_the_result_tells_of_give_no_interval(tm
     )
 
 
+def test_one_pair_is_one(tmp_path: Path, show: Show) -> None:
+    finish(tmp_path, "method", metrics={"test/stsb": {"spearman": 0.5, "pearson": 0.5, "pairs": 1}})
+    assert "stsb (1 pair)\n" in show(tmp_path)
+
+
 def test_markdown_holds_the_same_and_escapes_what_others_wrote(tmp_path: Path, show: Show) -> None:
     finish(tmp_path, "a_b|c", notes=["<script> of\n*mine*"])
     folder = runs.run_folder(tmp_path, "demo", "lost", 0)

@@ -127,6 +127,7 @@ def test_a_checkpoint_of_another_decoder_is_refused(place: Path, decoder_folder:
     other = ["--ckpt_path", "r/checkpoints/best.ckpt", "--model.backbone.name", str(decoder_folder("qwen3"))]
     done = run(place, command(place, "sgpt_bi", "other", *other, subcommand="test"), status=2)
     assert "another decoder" in done.stderr
+    assert not (place / "other").exists()
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 

@@ -46,6 +46,7 @@ def run_all(
         How each ended, in the order they ended.
 
     Raises:
+        UserError: If what it shows is piped to where nobody reads any more; by then the same holds.
         KeyboardInterrupt: If interrupted; by then the processes that were started here are stopped.
     """
     waiting, running, ended = deque(jobs), list[Process](), list[Outcome]()
@@ -66,13 +67,17 @@ def run_all(
                     ended.append(_judge(process))
                     screen.end(ended[-1], len(ended))
                 screen.update(running, waiting, ended)
-    except BaseException:  # whatever happened, no process of ours is left behind
+    except BaseException as error:  # whatever happened, no process of ours is left behind
         ours = [own for own in running if own.own is not None]
         screen.say(f"stopping {len(ours)} running ...")
         for process in running:
             if process.own is None and (status := runs.read_status(process.job.folder)) is not None:
                 screen.say(f"goes on: {process.job.name}, process {status.pid}, which was not started here")
         _stop(ours)
+        if isinstance(error, SystemExit):  # what rich makes of it
+            raise UserError(
+                "the output must be read to its end, but the pipe was closed; the same command resumes."
+            ) from None
         raise
     return ended
 

@@ -175,6 +175,10 @@ class RunCLI(LightningCLI):
             try:
                 self._train_and_test(model, datamodule, **arguments)
                 tokens = self.stopwatch.tokens
+                if first:
+                    notes = result.notes(config, model, datamodule, self.evaluation)
+                    measured = result.Measured(self.evaluation, self.stopwatch, tokens, self.trainer.world_size)
+                    result.finish(self.run_dir, config, identity, model, datamodule, measured, notes)
             except BaseException as error:
                 if isinstance(error, SystemExit) and self.trainer.interrupted:  # what Lightning makes of Ctrl-C
                     error = KeyboardInterrupt()
@@ -184,9 +188,6 @@ class RunCLI(LightningCLI):
                     runs.mark(self.run_dir, "interrupted" if stopped else "failed", None if stopped else reason)
                 raise error
             if first:
-                notes = result.notes(config, model, datamodule, self.evaluation)
-                measured = result.Measured(self.evaluation, self.stopwatch, tokens, self.trainer.world_size)
-                result.finish(self.run_dir, config, identity, model, datamodule, measured, notes)
                 self._tell()
 
     def _train_and_test(self, model: EmbeddingStrategy, datamodule: DataModule, **arguments: Any) -> None:
@@ -216,7 +217,8 @@ class RunCLI(LightningCLI):
         for name, metric in self.evaluation.metrics.items():
             pearson, spearman = metric["pearson"], metric["spearman"]
             shown = metric["undefined"] or f"Spearman {100 * spearman:.2f}, Pearson {100 * pearson:.2f}"
-            print(f"{name}: {shown} ({metric['pairs']} pairs)")  # noqa: T201  # the command's answer
+            pairs = "1 pair" if metric["pairs"] == 1 else f"{metric['pairs']} pairs"
+            print(f"{name}: {shown} ({pairs})")  # noqa: T201  # the command's answer
         print(f"run folder: {self.run_dir}")  # noqa: T201
 
     def after_predict(self) -> None:
