@@ -188,6 +188,11 @@ def test_an_output_that_takes_nothing_is_one_sentence(tmp_path: Path, words: lis
     )
 
 
+def test_a_module_that_is_run_has_the_name_of_the_program(tmp_path: Path) -> None:
+    done = typed(["test", "--help"], stdout=subprocess.PIPE, cwd=tmp_path)
+    assert done.stdout.startswith("usage: embedlab "), done.stdout[:60]
+
+
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)

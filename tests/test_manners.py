@@ -83,6 +83,7 @@ CASES: dict[str, Sequence[str]] = {
     f"fit {SHARED} Tfidf --data.train.score_range [0]": ["`data.train.score_range`", "[a number, a number]", "got [0]"],
     f"fit {SHARED} Tfidf --data.test 3": ["`data.test`", "a mapping from names", "got 3"],
     f"fit {SHARED} Tfidf --data.batch_size 0": ["`data.batch_size`", "at least 1", "got 0"],
+    f"predict {SHARED} Tfidf": ["`data.predict`", "a source of pairs", "give --data.predict.path FILE"],
     # the trainer, the seed, checkpoints
     f"fit {SHARED} Tfidf --trainer.accelerator tpu": ["`trainer.accelerator`", "cpu", "got tpu"],
     f"fit {SHARED} Tfidf --trainer.accelerator cpuu": ["`trainer.accelerator`", "got cpuu", "did you mean cpu"],

@@ -125,6 +125,8 @@ def test_a_whole_run_and_its_folder(place: Path) -> None:
 def test_a_checkpoint_of_another_decoder_is_refused(place: Path, decoder_folder: Callable[[str], Path]) -> None:
     run(place, command(place, "sgpt_bi", "r", "--trainer.max_epochs", "1"))
     other = ["--ckpt_path", "r/checkpoints/best.ckpt", "--model.backbone.name", str(decoder_folder("qwen3"))]
+    other += ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", ".", "--trainer.logger.name", ""]
+    other += ["--trainer.logger.version", ""]
     done = run(place, command(place, "sgpt_bi", "other", *other, subcommand="test"), status=2)
     assert "another decoder" in done.stderr
     assert not (place / "other").exists()
@@ -171,6 +173,7 @@ def test_every_subcommand_runs(place: Path, subcommand: str) -> None:
     assert [row["id"] for row in rows] == list(range(48))
     assert len({row["score"] for row in rows}) > 1
     assert not done.stderr
+    assert f"predictions: r/{subcommand}/predictions/{name}.parquet" in done.stdout.splitlines()
 
 
 def test_pairs_without_scores_are_predicted(place: Path) -> None:

@@ -12,7 +12,7 @@ import logging
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, TypeVar
@@ -53,17 +53,24 @@ class RunCLI(LightningCLI):
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.own_parsers: list[LightningArgumentParser] = []  # one per subcommand, in order
-        super().__init__(
-            EmbeddingStrategy,
-            DataModule,
-            subclass_mode_model=True,
-            save_config_callback=None,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            parser_class=help.HelpfulParser,
-            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
-            args=list(arguments),
-        )
+        self.new_folders: list[Path] = []  # innermost first
+        try:
+            super().__init__(
+                EmbeddingStrategy,
+                DataModule,
+                subclass_mode_model=True,
+                save_config_callback=None,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                parser_class=help.HelpfulParser,
+                parser_kwargs={"prog": "embedlab", "allow_abbrev": False, "exit_on_error": False},
+                args=list(arguments),
+            )
+        except UserError:
+            with suppress(OSError):  # one that is not empty stays
+                for folder in self.new_folders:
+                    folder.rmdir()
+            raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add where a run is kept and what it is called."""
@@ -137,6 +144,7 @@ class RunCLI(LightningCLI):
         """Check all that can be checked before anything slow starts, and make the folder."""
         self.check_data()
         self.check_decoder()
+        self.new_folders = [own for own in (self.run_dir, *self.run_dir.parents) if not own.exists()]
         runs.make_folder(self.run_dir, "`run_dir`")
         hush(self.trainer.loggers)
 
@@ -221,9 +229,21 @@ class RunCLI(LightningCLI):
             print(f"{name}: {shown} ({pairs})")  # noqa: T201  # the command's answer
         print(f"run folder: {self.run_dir}")  # noqa: T201
 
+    def after_validate(self) -> None:
+        """Say where the predictions are."""
+        self._tell_where("validation")
+
+    def after_test(self) -> None:
+        """Say where the predictions are."""
+        self._tell_where(*(f"test/{name}" for name in self.datamodule.test_names))
+
     def after_predict(self) -> None:
-        """Say where the scores are."""
-        print(f"scores: {runs.predictions_file(self.run_dir, 'predict')}")  # noqa: T201
+        """Say where the predictions are."""
+        self._tell_where("predict")
+
+    def _tell_where(self, *names: str) -> None:
+        for name in names if self.trainer.is_global_zero else ():
+            print(f"predictions: {runs.predictions_file(self.run_dir, name)}")  # noqa: T201
 
 
 def main(arguments: Sequence[str]) -> int:
