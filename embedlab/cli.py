@@ -40,6 +40,8 @@ SAID: Final = {
     **{name: "test" for name in ("eval", "evaluate", "score")},
     **{name: "compare" for name in ("study", "benchmark", "grid", "sweep")},
 }
+# What starts several processes sets these; Lightning reads them while it is imported.
+NUMBERS: Final = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 COMMANDS: Final = ("fit", "validate", "test", "predict", "compare", "report", "configs")
 
 
@@ -55,11 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # last, so that a user's folder never hides an installed package
-    try:
-        return exit_status(lambda: _dispatch(arguments))
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    return exit_status(lambda: _dispatch(arguments))
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -81,6 +79,8 @@ def _dispatch(arguments: list[str]) -> int:
         near = f"; did you mean {SAID[command]}" if command in SAID else did_you_mean(command, COMMANDS, listing=False)
         near = near or "; see embedlab --help"
         raise UserError(f"`COMMAND` must be one of {', '.join(COMMANDS)}, got {command!r}{near}.")
+    if command not in ("report", "configs"):
+        _check_environment()
     if command == "compare":
         from embedlab.study import compare
 
@@ -99,3 +99,14 @@ def _dispatch(arguments: list[str]) -> int:
     from embedlab.training import cli
 
     return cli.main(arguments)
+
+
+def _check_environment() -> None:
+    """Refuse numbers of processes that are none."""
+    for name in NUMBERS:
+        value = os.environ.get(name)
+        if value is not None and not (value.isdecimal() and len(value) <= 10 and int(value) < 2**31):
+            raise UserError(
+                f"`{name}` in the environment must be a whole number below 2^31, got {value!r}; unset it, unless you start "
+                "several processes."
+            )

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import sys
 from collections.abc import Callable, Iterable
+from typing import Final
 
 __all__ = ["UserError", "did_you_mean", "exit_status", "nearest"]
+
+
+# What a disk or a device says that takes no more, or never did; any other such error is a fault of ours.
+UNWRITTEN: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EISDIR}
 
 
 class UserError(ValueError):
@@ -18,13 +25,16 @@ class UserError(ValueError):
 
 
 def exit_status(command: Callable[[], int]) -> int:
-    """Run a command; errors of the user and interruptions are told in a sentence.
+    """Run a command; errors of the user, interruptions and full disks are told in a sentence.
 
     Returns:
-        Its exit status; 2 after an error of the user, 130 after an interruption.
+        Its exit status; 1 where something could not be written, 2 after an error of the user, 130 after an interruption.
     """
     try:
-        return command()
+        status = command()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # or Python does at the end, and complains in its own way
+        return status
     except UserError as error:
         sys.stderr.write(f"embedlab: error: {error}\n")
         return 2
@@ -33,6 +43,26 @@ def exit_status(command: Callable[[], int]) -> int:
             "embedlab: interrupted; nothing finished is lost, the same command resumes where it stopped.\n"
         )
         return 130
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        _let_go_of_output()
+        return 1
+    except OSError as error:
+        if error.errno not in UNWRITTEN:
+            raise
+        _let_go_of_output()
+        sys.stderr.write(
+            f"embedlab: error: {error.filename or 'the disk or device'} must take what is written, but it cannot "
+            f"({os.strerror(error.errno)}); make room, or write elsewhere: the same command resumes.\n"
+        )
+        return 1
+
+
+def _let_go_of_output() -> None:
+    """Let nothing be printed any more where that fails."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

@@ -41,7 +41,7 @@ STRATEGIES = """
         def embed(self, texts, role=None): ...
     """
 
-# Reads how to behave from control.json: {label: "fail" | "die" | "wait" | "nothing" | "other"}.
+# Reads how to behave from control.json: {label: "fail" | "die" | "wait" | "damage" | "refuse" | "nothing" | "other"}.
 FAKE = """
     import hashlib, json, os, pathlib, signal, socket, sys, time
     a = dict(zip(sys.argv[2::1], sys.argv[3::1]))
@@ -56,12 +56,14 @@ FAKE = """
         part = folder / (name + ".new")
         part.write_text(json.dumps(content))
         part.replace(folder / name)
+    control = here / "control.json"
+    how = json.loads(control.read_text()).get(label) if control.exists() else None
+    if how == "refuse":
+        sys.exit("`run_dir` must be free")
     status = {"state": "running", "started": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
               "pid": os.getpid(), "host": socket.gethostname(), "identity": a["--identity"]}
     write("status.json", status)
     write("progress.json", {"phase": "training", "done": 1, "total": 4, "seconds_left": 30.0})
-    control = here / "control.json"
-    how = json.loads(control.read_text()).get(label) if control.exists() else None
     if how == "wait":
         with open(here / "reached", "w") as file:
             file.write(f"{label} {seed}\\n")
@@ -69,6 +71,9 @@ FAKE = """
             file.read(1)
     if how == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "damage":
+        (folder / "result.json").write_text("{")
+        sys.exit(0)
     if how == "nothing":
         sys.exit(0)
     if how == "fail":

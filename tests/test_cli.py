@@ -9,11 +9,12 @@ import textwrap
 import types
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import embedlab
-from embedlab import cli, yaml_files
+from embedlab import cli, runs, yaml_files
 from embedlab.errors import UserError
 from embedlab.study import compare
 
@@ -165,6 +166,50 @@ def test_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     monkeypatch.setattr(compare, "main", interrupt)
     assert cli.main(["compare"]) == 130
     assert "resumes" in capsys.readouterr().err
+
+
+def typed(words: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
+    """Type a command line in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **how.pop("environment", {})}
+    command = [sys.executable, "-m", "embedlab", *words]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment, check=False, **how)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("words", [["report", "."], ["configs"], ["--help"]])
+def test_an_output_that_takes_nothing_is_one_sentence(tmp_path: Path, words: list[str]) -> None:
+    runs.write_result(tmp_path / "r", {"metrics": {}})
+    with open("/dev/full", "w") as full:
+        done = typed(words, stdout=full, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "embedlab: error: the disk or device must take what is written, but it cannot (No space left on device); make "
+        "room, or write elsewhere: the same command resumes.\n"
+    )
+
+
+def test_a_module_that_is_run_has_the_name_of_the_program(tmp_path: Path) -> None:
+    done = typed(["test", "--help"], stdout=subprocess.PIPE, cwd=tmp_path)
+    assert done.stdout.startswith("usage: embedlab "), done.stdout[:60]
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for words in (["--help"], ["configs"]):
+        done = typed(words, stdout=writer, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (1, "")
+    os.close(writer)
+
+
+@pytest.mark.parametrize("command", ["fit", "compare"])
+@pytest.mark.parametrize(("name", "value"), [("RANK", "first"), ("NODE_RANK", "99999999999"), ("WORLD_SIZE", "")])
+def test_a_rank_that_is_none_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    said = error(capsys, command, "nowhere.yaml")
+    assert said.startswith(f"`{name}` in the environment must be a whole number below 2^31, got {value!r}; ")
 
 
 # Wrong command lines ----------------------------------------------------------------------------------------

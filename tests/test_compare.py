@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -145,7 +147,7 @@ def test_interruption_while_a_run_is_started_leaves_none_behind(here: Path, gate
         compare.main(["study.yaml"], server=lambda: nullcontext(Interrupted(here)))
     status = runs.read_status(folder("method"))
     assert status is not None
-    assert (status.state, runs.is_alive(status)) == ("failed", False)
+    assert (status.state, runs.is_alive(status)) == ("interrupted", False)
     assert starts(here) == ["method 0"]
 
 
@@ -278,11 +280,37 @@ def test_no_more_at_once_than_asked_for(here: Path, run: Run) -> None:
 def test_only_and_seeds(here: Path, run: Run) -> None:
     assert run("--only", "simple", "--seeds", "2,3")[0] == 0
     assert starts(here) == ["simple 2", "simple 3"]
-    run("--only", "simple", "method", "--seeds", "4", "trainer.max_epochs=1")
+    run("--only", "simple,method", "--seeds", "4", "trainer.max_epochs=1")
     assert starts(here) == ["method 4", "simple 4"]
     _, out = run("--only", "simple", "--seeds", "4", "--trainer.max_epochs", "1", "--runs", "elsewhere", "--dry-run")
     assert "elsewhere/demo/simple/seed-4" in out
     assert "overrides: trainer.max_epochs=1" in out
+
+
+@pytest.mark.parametrize("damage", [runs.STATUS, runs.RESULT])
+def test_a_damaged_run_matters_only_to_who_asks_for_it(here: Path, run: Run, damage: str) -> None:
+    run("--seeds", "0")
+    starts(here)
+    (folder("method") / damage).unlink()
+    (folder("method") / damage).mkdir()
+    status, out = run("--only", "simple")
+    assert (status, starts(here)) == (0, ["simple 1"])
+    assert out.splitlines()[-1] == "written: runs/demo/report.md"
+    assert len([line for line in out.splitlines() if line.startswith("failed: method, seed 0: ")]) == 1
+    for more in ([], ["--dry-run"]):
+        with pytest.raises(UserError, match=f"method/seed-0/{damage} must be a file .*; move it away") as error:
+            run(*more)
+        assert str(error.value).count("\n") == 0
+    assert starts(here) == []
+
+
+def test_a_run_that_is_damaged_on_the_way_ends_as_a_failure(here: Path, run: Run) -> None:
+    control(here, method="damage")
+    status, out = run("--seeds", "0")
+    assert status == 1
+    assert starts(here) == ["method 0", "simple 0"]
+    assert "FAILED  method seed 0 [1/2]" in out
+    assert out.splitlines()[-1] == "written: runs/demo/report.md"
 
 
 def test_overrides_from_near_beat_those_from_afar(here: Path, run: Run) -> None:
@@ -404,9 +432,10 @@ def test_interruption_stops_the_children_and_resumes(
     assert not runs.is_alive(child)
     found = runs.read_status(folder("simple"))
     assert found is not None
-    assert (found.state, found.error) == ("failed", "interrupted; it resumes from its last checkpoint")
+    assert (found.state, found.error) == ("interrupted", None)
     control(here)
     starts(here)
+    assert "interrupted: simple, seed 0\n" in run("--seeds", "0", "--only", "method")[1]
     assert run("--seeds", "0")[0] == 0
     assert starts(here) == ["simple 0"]
 
@@ -446,6 +475,70 @@ def test_a_run_left_behind_is_taken_over_not_doubled(
     assert run("--seeds", "0")[0] == 1
     assert "the process died" in screen.getvalue()
     assert starts(here) == []
+
+
+@on_linux
+def test_an_interruption_leaves_alone_what_the_study_has_not_started(
+    here: Path, run: Run, gate: Gate, stopped: subprocess.Popen[str]
+) -> None:
+    """Such as a fit of the user's own in that folder."""
+    stopped.kill()
+    stopped.communicate()
+    before = runs.read_status(folder("simple"))
+    assert before is not None
+    assert before.pid is not None
+    second = driver(here, "--seeds", "0")
+    assert second.stdout is not None
+    assert any(line.startswith("start   simple seed 0") for line in second.stdout)
+    second.send_signal(signal.SIGINT)
+    out, _ = second.communicate()
+    assert second.returncode == 130
+    assert f"goes on: simple seed 0, process {before.pid}, which was not started here" in out.splitlines()
+    assert runs.read_status(folder("simple")) == before
+    assert runs.is_alive(before)
+    ended = os.pidfd_open(before.pid)
+    gate.open()
+    select.select([ended], [], [])
+    os.close(ended)
+    starts(here)
+    assert "2 finished, 0 to run" in run("--seeds", "0")[1]
+
+
+def test_a_process_with_other_settings_that_came_meanwhile_is_not_judged(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fit of the user's own in the folder of a run that waits: the run cannot begin, and that fit's status stays."""
+    theirs = runs.Status("running", runs.now(), None, os.getpid(), socket.gethostname(), None, "of other settings")
+
+    class Meanwhile(Fake):
+        def start(self, job: jobs.Job, threads: int | None) -> jobs.Spawned:
+            if job.label == "method":
+                runs.write_status(folder("simple"), theirs)
+            return super().start(job, threads)
+
+    control(here, simple="refuse")
+    assert compare.main(["study.yaml", "--seeds", "0"], server=lambda: nullcontext(Meanwhile(here))) == 1
+    assert "FAILED  simple seed 0 [2/2]" in capsys.readouterr().out
+    assert runs.read_status(folder("simple")) == theirs
+
+
+def test_a_closed_pipe_stops_the_study_in_one_sentence(here: Path, run: Run, gate: Gate) -> None:
+    control(here, method="wait")
+    process = driver(here, "--seeds", "0")
+    assert process.stdout is not None
+    assert any(line.startswith("start   method seed 0") for line in process.stdout)
+    gate.arrival()
+    process.stdout.close()
+    gate.open()
+    assert process.wait() == 2
+    assert process.stderr is not None
+    assert process.stderr.read() == (
+        "embedlab: error: the output must be read to its end, but the pipe was closed; the same command resumes.\n"
+    )
+    process.stderr.close()
+    starts(here)
+    run("--seeds", "0")
+    assert starts(here) == ["simple 0"]
 
 
 def test_a_study_runs_once_at_a_time(here: Path, run: Run, stopped: subprocess.Popen[str]) -> None:

@@ -23,11 +23,12 @@ import pytest
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import WandbLogger
 
 from embedlab import cli, runs
 from embedlab.errors import UserError
 from embedlab.training.check import check
-from embedlab.training.loggers import set_up_loggers
+from embedlab.training.loggers import hush, set_up_loggers
 from tests import processes
 
 HEADER = "sentence1,sentence2,score"
@@ -167,6 +168,7 @@ CASES: dict[str, Sequence[str]] = {
     f"fit {SHARED} Tfidf --data.train.score_range [0]": ["`data.train.score_range`", "[a number, a number]", "got [0]"],
     f"fit {SHARED} Tfidf --data.test 3": ["`data.test`", "a mapping from names", "got 3"],
     f"fit {SHARED} Tfidf --data.batch_size 0": ["`data.batch_size`", "at least 1", "got 0"],
+    f"predict {SHARED} Tfidf": ["`data.predict`", "a source of pairs", "give --data.predict.path FILE"],
     # classes and functions of the user's own
     f"fit {SHARED} ends.Strategy": ["`ends`", "ends.py, line 2, does (SystemExit: bye)", "__main__"],
     f"fit {SHARED} LoRABiEncoder --model.pooling ends.pool": ["`ends`", "ends.py, line 2, does (SystemExit: bye)"],
@@ -251,6 +253,7 @@ CASES: dict[str, Sequence[str]] = {
     f"fit {SHARED} Tfidf --ckpt_path archive.zip": ["`ckpt_path`", "left out for Tfidf", "got archive.zip"],
     f"fit {SHARED} Tfidf --trainer.fast_dev_run true": ["`trainer.fast_dev_run`", "left out"],
     f"fit {SHARED} Tfidf -c odd.yaml": ["`data.test`", "got 'a\\x00'", "use letters"],
+    f"fit {SHARED} Tfidf -c alike.yaml": ["`data.test`", "a/B and A-b", "rename one"],
     f"fit {SHARED} Tfidf --data.train.path letters.csv": ["`data.train`", "words of two letters"],
     f"fit {SHARED} Tfidf --trainer.num_nodes 0": ["`trainer.num_nodes`", "positive", "got 0"],
     f"fit {SHARED} Tfidf --trainer.strategy deepspeed": ["`trainer", "DeepSpeed installed"],
@@ -303,6 +306,7 @@ CASES: dict[str, Sequence[str]] = {
     ],
     f"fit {SHARED} Tfidf --run_dir file": ["`run_dir`", "must be a folder", "file is a file"],
     f"fit {SHARED} Tfidf --run_dir file/below": ["`run_dir`", "must be a folder", "file is a file"],
+    f"fit {SHARED} Tfidf --run_dir study": ["`run_dir`", "of its own", "study/seed-0 lies in it", "another one"],
     f"fit {SHARED} Tfidf --label ../../evil": ["`label`", "got '../../evil'", "use letters"],
     f"fit {SHARED} Tfidf --study /abs": ["`study`", "got '/abs'", "use letters"],
     "compare study.yaml --runs file": ["`--runs`", "must be a folder", "file is a file"],
@@ -317,6 +321,8 @@ CASES: dict[str, Sequence[str]] = {
     # studies
     "compare": ["`STUDY.yaml`", "must be given", "got none"],
     "compare study.yaml --jobs two": ["`--jobs`", "a whole number", "got 'two'"],
+    "compare study.yaml --only ,": ["`--only`", "a strategy of the study", "got ','"],
+    "compare study.yaml --only tfidf,none": ["`--only`", "a strategy of the study", "got 'none'"],
     "compare study.yaml --only none": ["`--only`", "a strategy of the study", "there are tfidf"],
     "compare study.yaml study.yaml": ["`STUDY.yaml`", "must be one file", "one after the other"],
     "compare study.yaml --set trainer.max_epochs=3": ["`--set`", "--override KEY=VALUE"],
@@ -379,6 +385,7 @@ def make_place(place: Path) -> None:
         "loggers.yaml": "trainer: {logger: [{class_path: CSVLogger, init_args: {save_dir: .}}, {class_path: WandbLogger}]}\n",
         "tfidf.yaml": "model: {class_path: Tfidf}\n",
         "odd.yaml": 'data: {test: {"a\\0": {path: a.csv}}}\n',
+        "alike.yaml": "data: {test: {a/B: {path: a.csv}, A-b: {path: a.csv}}}\n",
         "letters.csv": f"{HEADER}\na,b,0.5\n",
         "rank.yaml": "model: {class_path: LoRABiEncoder, init_args: {rank: eight}}\n",
         "widths.yaml": "model: {class_path: Freeze, init_args: {network: {widths: [wide]}}}\n",
@@ -427,8 +434,9 @@ def make_place(place: Path) -> None:
     (place / "latin.csv").write_bytes(f"{HEADER}\nré,bleu,0.5\n".encode("latin-1"))
     (place / "cut.csv.gz").write_bytes(gzip.compress(TABLE.encode() * 50)[:-20])
     (place / "archive.zip").write_bytes(b"PK\x05\x06" + bytes(18))
-    for folder in ("folder", "folder.md"):
-        (place / folder).mkdir()
+    for folder in ("folder", "folder.md", "study/seed-0"):
+        (place / folder).mkdir(parents=True)
+    (place / "study" / "seed-0" / runs.STATUS).write_text("{}")
 
 
 def answer(lines: Sequence[str]) -> list[tuple[int, str, str]]:
@@ -557,6 +565,24 @@ def test_going_online_needs_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wandb.login", lambda prompt: True)
     set_up_loggers(config, Path("run"), "x")
     assert arguments.save_dir == "run"
+
+
+def _wandb_says() -> str:
+    """Make what Lightning's logger makes of Weights & Biases; give what was printed."""
+    os.environ.pop("WANDB_SILENT", None)
+    arguments = Namespace(save_dir=".", name=None, project="x", offline=True)
+    logger = Namespace(class_path="lightning.pytorch.loggers.WandbLogger", init_args=arguments)
+    set_up_loggers(Namespace(trainer=Namespace(logger=[logger]), study="s"), Path("run"), "x")
+    hush([WandbLogger(project="x", offline=True, save_dir=".")])
+    import wandb
+
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        wandb.Settings(anonymous=None)
+    return err.getvalue()
+
+
+def test_wandb_does_not_warn_of_what_lightning_tells_it(place: Path) -> None:
+    assert processes.call(place, _wandb_says) == ""
 
 
 def test_help_lists_what_ships(place: Path) -> None:

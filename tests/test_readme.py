@@ -14,8 +14,11 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from embedlab import cli
@@ -79,6 +82,9 @@ COMMANDS = {
         why="the study takes hours, and converting the real decoder half a minute",
     ),
     "embedlab report runs --markdown table.md": Entry("Tfidf", writes="table.md"),
+    "embedlab predict -c RUN/config.yaml --data.predict.path my.csv": Entry(
+        "predictions: ", "--data.predict.limit 8", {"RUN/config.yaml": "config.yaml", "my.csv": "stsb"}, "a few rows"
+    ),
     "embedlab configs strategies/freeze > own.yaml": Entry(writes="own.yaml"),
     "embedlab fit -c config.yaml --run_dir NEW": Entry("run folder: NEW", writes="NEW/result.json"),
     "embedlab compare --help": Entry("KEY=VALUE"),
@@ -186,6 +192,29 @@ def test_a_command_does_what_it_says(command: str, place: Path, decoder_folder: 
     if entry.writes is not None:
         assert (place / entry.writes).stat().st_size
         assert not entry.writes.endswith(".yaml") or yaml.safe_load((place / entry.writes).read_text())
+
+
+def _vectors(code: str) -> list[list[float]]:
+    """Run the README's lines; give the vectors they end with."""
+    names: dict[str, Any] = {}
+    exec(code, names)
+    found: list[list[float]] = names["vectors"].tolist()
+    return found
+
+
+def test_vectors_are_those_that_the_run_scored_by(place: Path, decoder_folder: Callable[[str], Path]) -> None:
+    decoder = str(decoder_folder("llama"))
+    words = shlex.split(f"fit -c protocol -c strategies/lora_bi -c backbones/smollm2-135m {SMALL} --run_dir vectors")
+    processes.run(place, [word.replace("DECODER", decoder) for word in words])
+    row = pq.read_table(place / "vectors" / "predictions" / "test-stsb.parquet").to_pylist()[0]
+    (code,) = [own for own in blocks(README) if "best.ckpt" in own and own.startswith("import torch")]
+    changes = {"smollm2-135m": decoder, "RUN/checkpoints": "vectors/checkpoints"}
+    changes |= {"a text": row["first"], "another": row["second"]}
+    for old, new in changes.items():
+        assert old in code
+        code = code.replace(old, new, 1)
+    first, second = torch.tensor(processes.call(place, _vectors, code))
+    assert torch.cosine_similarity(first, second, dim=0).item() == pytest.approx(row["score"], abs=1e-3)
 
 
 OWN = "--model.pooling mine.first"  # replaces the other pooling, so it takes a turn of its own

@@ -471,6 +471,20 @@ def test_without_predictions_or_with_others_there_is_no_interval(tmp_path: Path,
     assert "no interval: test-stsb.parquet is missing for seed-0" in show(tmp_path)
 
 
+def test_predictions_of_other_pairs_than_the_result_tells_of_give_no_interval(tmp_path: Path, show: Show) -> None:
+    folder = finish(tmp_path, "method")
+    path = runs.predictions_file(folder, "test/stsb")
+    pq.write_table(pq.read_table(path).slice(0, 79), path)
+    assert "no interval: test-stsb.parquet is damaged for seed-0: it holds 79 of 80 pairs" in " ".join(
+        show(tmp_path).split()
+    )
+
+
+def test_one_pair_is_one(tmp_path: Path, show: Show) -> None:
+    finish(tmp_path, "method", metrics={"test/stsb": {"spearman": 0.5, "pearson": 0.5, "pairs": 1}})
+    assert "stsb (1 pair)\n" in show(tmp_path)
+
+
 def test_markdown_holds_the_same_and_escapes_what_others_wrote(tmp_path: Path, show: Show) -> None:
     finish(tmp_path, "a_b|c", notes=["<script> of\n*mine*"])
     folder = runs.run_folder(tmp_path, "demo", "lost", 0)

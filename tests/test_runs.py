@@ -72,7 +72,11 @@ def test_progress_is_only_for_show(tmp_path: Path) -> None:
     assert runs.read_progress(tmp_path) is None
     runs.write_progress(tmp_path, runs.Progress("training", 3, 10, 1.5))
     assert runs.read_progress(tmp_path) == runs.Progress("training", 3, 10, 1.5)
-    (tmp_path / runs.PROGRESS).write_text("{")
+    for damage in ("{", "[]", '{"done": 1}', '{"phase": 3}', '{"phase": "testing", "done": "x", "total": 2}'):
+        (tmp_path / runs.PROGRESS).write_text(damage)
+        assert runs.read_progress(tmp_path) is None, damage
+    (tmp_path / runs.PROGRESS).unlink()
+    (tmp_path / runs.PROGRESS).mkdir()
     assert runs.read_progress(tmp_path) is None
 
 
@@ -99,6 +103,20 @@ def test_nothing_moved_aside_is_overwritten(tmp_path: Path) -> None:
         runs.write_result(folder, {"number": number})
         names.append(runs.set_aside(folder, None).name)
     assert names == ["seed-0.superseded-unknown" + end for end in ("", "-2", "-3")]
+
+
+def test_a_run_neither_holds_other_runs_nor_lies_in_one(tmp_path: Path) -> None:
+    """The report takes a run folder for one run, so that it would show none of those in it."""
+    own = runs.run_folder(tmp_path / "runs", "demo", "freeze", 2)
+    runs.mark(own, "queued")
+    (own / runs.IDENTITY).touch()
+    for folder in (tmp_path / "runs", own.parent, tmp_path):
+        with pytest.raises(UserError, match=r"^`run_dir` must be .*seed-2 lies in it; name another one\.$"):
+            runs.check_run_folder(folder, "`run_dir`")
+    with pytest.raises(UserError, match=r"^`run_dir` must be .* lies in the run .*seed-2; name another one\.$"):
+        runs.check_run_folder(own / "deep" / "er", "`run_dir`")
+    for folder in (own, own.with_name("seed-3"), tmp_path / "nothing"):
+        runs.check_run_folder(folder, "`run_dir`")
 
 
 def test_liveness_knows_reused_process_ids_and_other_machines(tmp_path: Path) -> None:

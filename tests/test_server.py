@@ -109,7 +109,7 @@ def test_a_study_is_checked_and_run(place: tuple[Path, check.Server], capsys: py
 
 def test_a_fault_is_found_there(place: tuple[Path, check.Server]) -> None:
     with pytest.raises(
-        UserError, match=r"^tfidf, freeze, bitfit: `data\.train\.path` must be .* 'gone\.tsv' is not there\.$"
+        UserError, match=r"^tfidf, freeze, bitfit: `data\.train\.path` must be .* 'gone\.tsv' is not there, seen from"
     ):
         compared(place[1], "data.train.path=gone.tsv", "--dry-run")
 
@@ -213,7 +213,7 @@ def test_interruption_stops_what_was_forked(
         compared(place[1], *ARGUMENTS)
     status = runs.read_status(folder("bitfit"))
     assert status is not None
-    assert (status.state, runs.is_alive(status)) == ("failed", False)
+    assert (status.state, runs.is_alive(status)) == ("interrupted", False)
     assert "the same command resumes where it stopped" in (folder("bitfit") / runs.LOG).read_text()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -230,6 +232,50 @@ def test_a_killed_run_ends_where_it_would_have(place: Path, more: list[str], tar
     assert result(place, names[0])["selected"]["epoch"] == 1
     assert result(place, names[1]) == result(place, names[0])
     assert predictions(place, names[1]) == predictions(place, names[0])
+
+
+def full(target: str) -> None:
+    """From the first call of a function on, let no file grow beyond a thousand bytes."""
+
+    def make(function: Callable[..., Any]) -> Callable[..., Any]:
+        def limited(*args: Any, **named: Any) -> Any:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            return function(*args, **named)
+
+        return limited
+
+    processes.patch(target, make)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "target"),
+    [("tfidf", "embedlab.runs:write_result"), ("sgpt_bi", "lightning.pytorch:Trainer.save_checkpoint")],
+)
+def test_a_run_out_of_room_says_so_and_resumes(
+    place: Path, whole: Callable[[str], str], strategy: str, target: str
+) -> None:
+    done = processes.run(place, words(strategy, f"full-{strategy}"), 1, full, target)
+    assert re.fullmatch(r"embedlab: error: .* but it cannot \(File too large\); .*resumes\.\n", done.stderr), (
+        done.stderr
+    )
+    assert json.loads((place / f"full-{strategy}" / "status.json").read_text())["state"] == "failed"
+    processes.run(place, words(strategy, f"full-{strategy}"), 0)
+    assert result(place, f"full-{strategy}") == result(place, whole(strategy))
+
+
+def test_a_killed_run_that_began_at_a_checkpoint_goes_on_from_its_own(place: Path, whole: Callable[[str], str]) -> None:
+    """It has 24 steps to do, dies in the 20th, and would die in the 11th of those that it does again."""
+    begin = ["--ckpt_path", f"{whole('sgpt_bi')}/checkpoints/last.ckpt", "--trainer.max_epochs", "5"]
+    step = "embedlab.strategies.base:Trainable.training_step"
+    processes.run(place, words("sgpt_bi", "begun", *begin), 0, often)
+    processes.run(place, words("sgpt_bi", "killed", *begin), -signal.SIGKILL, deadly, step, 20, False)
+    again = processes.run(place, words("sgpt_bi", "killed", *begin), 0, deadly, step, 11, False)
+    told = "goes on from killed/checkpoints/last.ckpt, not from `ckpt_path`"
+    assert told in again.stderr
+    assert told in (place / "killed" / "log.txt").read_text()
+    assert result(place, "killed") == result(place, "begun")
+    assert result(place, "begun")["selected"]["epoch"] in (3, 4), "of what it has trained, as its best weights are"
+    assert predictions(place, "killed") == predictions(place, "begun")
 
 
 @pytest.mark.slow

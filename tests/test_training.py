@@ -125,8 +125,11 @@ def test_a_whole_run_and_its_folder(place: Path) -> None:
 def test_a_checkpoint_of_another_decoder_is_refused(place: Path, decoder_folder: Callable[[str], Path]) -> None:
     run(place, command(place, "sgpt_bi", "r", "--trainer.max_epochs", "1"))
     other = ["--ckpt_path", "r/checkpoints/best.ckpt", "--model.backbone.name", str(decoder_folder("qwen3"))]
+    other += ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", ".", "--trainer.logger.name", ""]
+    other += ["--trainer.logger.version", ""]
     done = run(place, command(place, "sgpt_bi", "other", *other, subcommand="test"), status=2)
     assert "another decoder" in done.stderr
+    assert not (place / "other").exists()
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
@@ -170,6 +173,7 @@ def test_every_subcommand_runs(place: Path, subcommand: str) -> None:
     assert [row["id"] for row in rows] == list(range(48))
     assert len({row["score"] for row in rows}) > 1
     assert not done.stderr
+    assert f"predictions: r/{subcommand}/predictions/{name}.parquet" in done.stdout.splitlines()
 
 
 def test_pairs_without_scores_are_predicted(place: Path) -> None:
@@ -210,7 +214,8 @@ def test_interrupting_a_fit_says_that_it_resumes(place: Path) -> None:
     )
     done = run(place, command(place, "sgpt_bi", "r", "--trainer.callbacks", "breaker.Breaker"), status=130)
     assert "the same command resumes" in done.stderr
-    assert json.loads((place / "r" / "status.json").read_text())["error"] == "KeyboardInterrupt"
+    status = json.loads((place / "r" / "status.json").read_text())
+    assert (status["state"], status["error"]) == ("interrupted", None)
 
 
 def test_works_without_wandb(place: Path) -> None:

@@ -93,7 +93,10 @@ class DataModule(LightningDataModule):
         if name in self._rows:
             return self._rows[name]
         if source is None:
-            raise UserError(f"`{argument}` must name a source, got none; add one, as in configs/protocol.yaml.")
+            what, way = "a source", "add one, as in configs/protocol.yaml"
+            if name == "predict":
+                what, way = "a source of pairs", "give --data.predict.path FILE"
+            raise UserError(f"`{argument}` must name {what}, got none; {way}.")
         try:
             rows = source.read()
         except UserError as error:  # which of the sources it is about

@@ -140,7 +140,7 @@ class Source:
             raise UserError(
                 f"`columns` must say which column of {table.name} plays which role, as it has none of those read "
                 f"by default (sentence1 and sentence2, first and second, anchor and positive, text); it has "
-                f"{', '.join(table.columns)}."
+                f"{', '.join(map(_shortened, table.columns))}."
             )
         kind = next((own for own, roles in ROLES.items() if roles[0] in self.columns), "")
         if not kind:
@@ -162,7 +162,7 @@ class Source:
             if not names or "" in names:
                 came = "an empty name" if names else "none"
                 raise UserError(
-                    f"`columns` must name a column for {role!r}, got {came}; it has {', '.join(table.columns)}."
+                    f"`columns` must name a column for {role!r}, got {came}; it has {', '.join(map(_shortened, table.columns))}."
                 )
             if len(names) > 1 and role not in SEVERAL:
                 raise UserError(
@@ -172,7 +172,7 @@ class Source:
                 if name not in table.columns:
                     raise UserError(
                         f"`columns` must name columns of {table.name}, got {name!r} for {role!r}"
-                        f"{did_you_mean(name, table.columns, listing=False)}; it has {', '.join(table.columns)}."
+                        f"{did_you_mean(name, table.columns, listing=False)}; it has {', '.join(map(_shortened, table.columns))}."
                     )
         return kind, named
 

@@ -197,7 +197,9 @@ def _row(group: Group, name: str, resamples: int, footnotes: dict[str, int], com
     told += [f"undefined: {metric['undefined']}" for metric in metrics if metric.get("undefined")]
     interval = None
     if resamples and not any(metric.get("spearman") is None for metric in metrics):
-        interval, problem = interval_over_seeds([folder for folder, _ in done], name, resamples)
+        interval, problem = interval_over_seeds(
+            [(folder, metric.get("pairs")) for (folder, _), metric in zip(done, metrics, strict=True)], name, resamples
+        )
         told += [problem] if problem else []
     return Row(
         label=group.label,

@@ -14,25 +14,28 @@ __all__ = ["interval_over_seeds"]
 
 
 def interval_over_seeds(
-    folders: Sequence[Path], name: str, resamples: int
+    folders: Sequence[tuple[Path, int | None]], name: str, resamples: int
 ) -> tuple[statistics.Interval | None, str | None]:
     """Return the interval over pairs of the correlation averaged over seeds, or why there is none.
 
     Args:
-        folders: Run folders, one per seed.
+        folders: Run folders, one per seed, each with the pairs that its result tells of; None where it does not.
         name: Of the set.
         resamples: Of the bootstrap.
     """
     ids: list[np.ndarray] = []
     scores: list[np.ndarray] = []
     labels: list[np.ndarray] = []
-    for folder in folders:
+    for folder, pairs in folders:
         path = runs.predictions_file(folder, name)
         if not path.is_file():
             return None, f"no interval: {path.name} is missing for {folder.name}"
         columns = _predictions(path)
         if columns is None:
             return None, f"no interval: {path.name} is damaged for {folder.name}"
+        if pairs is not None and len(columns[0]) != pairs:
+            damage = f"it holds {len(columns[0])} of {pairs} pairs"
+            return None, f"no interval: {path.name} is damaged for {folder.name}: {damage}"
         for values, own in zip((ids, scores, labels), columns, strict=True):
             values.append(own)
     if any(not np.array_equal(own, ids[0]) for own in ids) or any(not np.array_equal(own, labels[0]) for own in labels):

@@ -82,7 +82,7 @@ class Table:
     def title(self) -> str:
         """The set and its size."""
         sizes = " or ".join(map(str, self.pairs))
-        return f"{self.name} ({sizes} pairs)" if sizes else self.name
+        return f"{self.name} ({sizes} pair{'' if sizes == '1' else 's'})" if sizes else self.name
 
     @property
     def header(self) -> list[str]:

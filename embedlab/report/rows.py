@@ -38,7 +38,7 @@ class Run:
         study: The study it belongs to.
         label: What its strategy is called there.
         seed: Its seed; None if neither result nor path tells.
-        state: queued, running, done or failed; one whose process died has failed.
+        state: queued, running, done, failed or interrupted; one whose process died has failed.
         error: Why it failed.
         result: Content of `result.json`; None unless done.
     """

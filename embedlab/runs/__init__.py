@@ -29,7 +29,7 @@ from embedlab.runs.folder import (
     write_progress,
     write_result,
 )
-from embedlab.runs.places import check_folder, check_name, make_folder
+from embedlab.runs.places import check_folder, check_name, check_run_folder, make_folder
 from embedlab.runs.status import State, Status, is_alive, mark, now, read_status, write_status
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "Status",
     "check_folder",
     "check_name",
+    "check_run_folder",
     "find_runs",
     "identify",
     "is_alive",

@@ -18,7 +18,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +36,7 @@ __all__ = [
     "read_result",
     "run_folder",
     "set_aside",
+    "walk_runs",
     "was_begun",
     "write_json_atomic",
     "write_progress",
@@ -110,13 +111,16 @@ def find_runs(folder: Path) -> list[Path]:
         Folders that hold a status or a result, sorted with seed-2 before seed-10. What was superseded is left
         out, unless it is the folder itself.
     """
-    found = []
+    return sorted(walk_runs(folder), key=_natural)
+
+
+def walk_runs(folder: Path) -> Iterator[Path]:
+    """Give what `find_runs` returns, in no order, each as soon as it is found."""
     for here, folders, files in os.walk(folder):
         if {STATUS, RESULT} & {*files, *folders}:  # a folder of that name is a damaged run
-            found.append(Path(here))
+            yield Path(here)
             folders.clear()
         folders[:] = [name for name in folders if SUPERSEDED not in name and not name.startswith(".")]
-    return sorted(found, key=_natural)
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
@@ -217,10 +221,13 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> None:
 def read_progress(folder: Path) -> Progress | None:
     """Read how far a run is; None when it has not said so."""
     try:
-        content = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        return Progress(content["phase"], content.get("done") or 0, content.get("total"), content.get("seconds_left"))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        content = read_json(folder / PROGRESS) or {}
+        schema.check(content, schema.PROGRESS, folder / PROGRESS)
+    except UserError:
         return None  # only for show: nothing depends on it
+    if content.get("phase") is None:
+        return None
+    return Progress(content["phase"], content.get("done") or 0, content.get("total"), content.get("seconds_left"))
 
 
 def write_progress(folder: Path, progress: Progress) -> None:

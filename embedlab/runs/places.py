@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from embedlab.errors import UserError
+from embedlab.runs.folder import walk_runs, was_begun
 
-__all__ = ["check_folder", "check_name", "make_folder"]
+__all__ = ["check_folder", "check_name", "check_run_folder", "make_folder"]
 
 FORBIDDEN: Final = frozenset('/\\:*?"<>|=')  # in file names somewhere, or in our own command line
 
@@ -47,6 +48,19 @@ def check_folder(folder: Path, where: str) -> None:
         raise UserError(
             f"{where} must be a folder that can be made, but {there} cannot be written to; name another one."
         )
+
+
+def check_run_folder(folder: Path, where: str) -> None:
+    """Refuse a folder in which other runs lie, or that lies in a run: a report would not find what is below.
+
+    Raises:
+        UserError: If so.
+    """
+    check_folder(folder, where)
+    if (other := next(walk_runs(folder), folder)) != folder:
+        raise UserError(f"{where} must be a folder of its own, but the run {other} lies in it; name another one.")
+    if (other := next(filter(was_begun, folder.absolute().parents), folder)) != folder:
+        raise UserError(f"{where} must be a folder of its own, but {folder} lies in the run {other}; name another one.")
 
 
 def make_folder(folder: Path, where: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from embedlab.errors import UserError
 
-__all__ = ["MADE", "RESULT", "STATUS", "check"]
+__all__ = ["MADE", "PROGRESS", "RESULT", "STATUS", "check"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ RESULT: Final = {
 }
 STATUS: Final = {"started": TIME, "ended": TEXT, "pid": WHOLE, "host": TEXT, "error": TEXT, "identity": TEXT}
 MADE: Final = {"parts": _Each({"code": _Each(TEXT), "versions": _Each(TEXT)})}
+PROGRESS: Final = {"phase": TEXT, "done": WHOLE, "total": WHOLE, "seconds_left": NUMBER}
 
 
 def check(content: Mapping[str, Any], schema: Mapping[str, Any], path: Path) -> None:
@@ -67,7 +68,7 @@ def check(content: Mapping[str, Any], schema: Mapping[str, Any], path: Path) -> 
 
     Args:
         content: What it holds.
-        schema: `RESULT`, `STATUS` or `MADE`.
+        schema: `RESULT`, `STATUS`, `PROGRESS` or `MADE`.
         path: The file, for messages.
 
     Raises:

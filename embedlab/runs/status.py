@@ -1,4 +1,4 @@
-"""Where a run stands: queued, running, done or failed, and whether its process still lives."""
+"""Where a run stands: queued, running, done, failed or interrupted, and whether its process still lives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import psutil
 
@@ -19,7 +19,7 @@ __all__ = ["State", "Status", "is_alive", "mark", "now", "read_status", "write_s
 
 CLOCKS: Final = 5  # seconds by which two clocks of one machine may differ
 
-State = Literal["queued", "running", "done", "failed"]
+State = Literal["queued", "running", "done", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Status:
     """Where a run stands.
 
     Args:
-        state: queued, running, done or failed.
+        state: queued, running, done, failed or interrupted.
         started: When its process began, ISO 8601 in UTC.
         ended: When it ended.
         pid: Its process.
@@ -55,7 +55,7 @@ def read_status(folder: Path) -> Status | None:
     if content is None:
         return None
     known = {field.name for field in fields(Status)}
-    if content.get("state") not in ("queued", "running", "done", "failed"):
+    if content.get("state") not in get_args(State):
         raise UserError(
             f"{folder / STATUS} must name a state, got {content.get('state')!r}; delete it to run that again."
         )
@@ -75,8 +75,7 @@ def mark(
 
     Args:
         folder: The run folder.
-        state: The new state. `queued` and `running` start afresh; `done` and `failed` note the time and keep
-            the rest.
+        state: The new state. `queued` and `running` start afresh; the others note the time and keep the rest.
         error: Why it failed.
         identity: Hash of what decides the run; None keeps the one that stands there.
         pid: Process of the run; None is the caller for `running`, and nobody yet for `queued`.
@@ -87,7 +86,7 @@ def mark(
     old = read_status(folder) or Status(state)
     identity = identity or old.identity
     pid = os.getpid() if pid is None and state == "running" else pid
-    if state in ("done", "failed"):
+    if state not in ("queued", "running"):
         status = replace(old, state=state, ended=now(), error=error, identity=identity)
     elif pid is None:
         status = Status(state, identity=identity)

@@ -11,7 +11,7 @@ import os
 import shlex
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -56,7 +56,7 @@ def main(
 
     Raises:
         UserError: If the study cannot be run as asked; nothing has been started then.
-        KeyboardInterrupt: If interrupted; no process is left behind.
+        KeyboardInterrupt: If interrupted; no process that was started here is left behind.
     """
     options, typed = read_options(arguments)
     study = read_study(configs.find(options.study))
@@ -96,10 +96,10 @@ def main(
     found = summarise(collect(folder))
     write_markdown(found, folder / REPORT)
     render.show(found, screen)
-    if older := sum(_standing(job) == "older" for job in jobs):
+    if older := sum(_standing_if_known(job) == "older" for job in jobs):
         say(f"older code made {render.runs_of(older)} of these; --rerun-older makes them again")
     for job in every:
-        if job not in jobs and _standing(job) == "changed":
+        if job not in jobs and _standing_if_known(job) == "changed":
             say(f"outdated: {job.name} was finished under other settings; compare it again")
     say(f"written: {folder / REPORT}")
     return 1 if any(outcome.error is not None for outcome in outcomes) else 0
@@ -144,7 +144,11 @@ def _show(job: Job, say: Callable[[str], None]) -> None:
 
 
 def _standing(job: Job) -> Standing:
-    """Say how a run of a study stands."""
+    """Say how a run of a study stands.
+
+    Raises:
+        UserError: If its files are damaged, or a process is at it with other settings.
+    """
     result, status = runs.read_result(job.folder), runs.read_status(job.folder)
     if result is not None:
         if result.get("identity") != job.identity:
@@ -164,6 +168,14 @@ def _standing(job: Job) -> Standing:
     return "resume" if status.identity == job.identity else "changed"
 
 
+def _standing_if_known(job: Job) -> Standing | None:
+    """Say how a run stands; None where that cannot be told, which is no fault of the runs that were asked for."""
+    try:
+        return _standing(job)
+    except UserError:
+        return None
+
+
 def _todo(jobs: Sequence[Job], rerun_older: bool) -> list[Job]:
     """Return the runs to do; what older code has finished counts as finished, unless it is to be run again."""
     finished = {"finished"} if rerun_older else {"finished", "older"}
@@ -178,12 +190,13 @@ def _head(name: str, folder: Path, jobs: Sequence[Job], todo: Sequence[Job]) -> 
 def _repair(folder: Path) -> None:
     """Correct runs that say they are running although their process is gone."""
     for own in runs.find_runs(folder):
-        status = runs.read_status(own)
-        if status is not None and status.state == "running" and not runs.is_alive(status):
-            if runs.read_result(own) is not None:
-                runs.mark(own, "done")
-            else:
-                runs.mark(own, "failed", "the process died")
+        with suppress(UserError):  # a damaged one is told of where it is asked for
+            status = runs.read_status(own)
+            if status is not None and status.state == "running" and not runs.is_alive(status):
+                if runs.read_result(own) is not None:
+                    runs.mark(own, "done")
+                else:
+                    runs.mark(own, "failed", "the process died")
 
 
 def _make_ready(job: Job) -> None:
@@ -207,10 +220,10 @@ def _times(jobs: Sequence[Job]) -> dict[str, float]:
     """Return the seconds that finished runs of each strategy took."""
     times = {}
     for job in jobs:
-        result = runs.read_result(job.folder)
-        total = (result or {}).get("seconds", {}).get("total")
-        if total:
-            times[job.label] = float(total)
+        with suppress(UserError):  # damaged
+            result = runs.read_result(job.folder) or {}
+            if total := (result.get("seconds") or {}).get("total"):
+                times[job.label] = float(total)
     return times
 
 

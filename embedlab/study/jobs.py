@@ -119,7 +119,7 @@ def spawn(job: Job, threads: int | None, command: Sequence[str] = (sys.executabl
 
 @dataclass
 class Process:
-    """A job under way. `own` is None for a process left behind by a study that was killed."""
+    """A job under way. `own` is None for a process that was started elsewhere: by a study that was killed, or by hand."""
 
     job: Job
     own: Started | None
@@ -146,8 +146,6 @@ class Process:
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process and its helpers."""
-        status = runs.read_status(self.job.folder)
-        pid = self.own.pid if self.own is not None else status.pid if status is not None else None
-        if pid is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(pid, number)  # each run leads a group of its own
+        assert self.own is not None, "what was started elsewhere is left alone"
+        with suppress(ProcessLookupError):
+            os.killpg(self.own.pid, number)  # each run leads a group of its own

@@ -10,7 +10,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from rich.console import Console
@@ -46,7 +46,8 @@ def run_all(
         How each ended, in the order they ended.
 
     Raises:
-        KeyboardInterrupt: If interrupted; by then the processes are stopped.
+        UserError: If what it shows is piped to where nobody reads any more; by then the same holds.
+        KeyboardInterrupt: If interrupted; by then the processes that were started here are stopped.
     """
     waiting, running, ended = deque(jobs), list[Process](), list[Outcome]()
     screen, lost = Screen(console, len(jobs), at_once, heartbeat), False
@@ -66,9 +67,17 @@ def run_all(
                     ended.append(_judge(process))
                     screen.end(ended[-1], len(ended))
                 screen.update(running, waiting, ended)
-    except BaseException:  # whatever happened, no process is left behind
-        screen.say(f"stopping {len(running)} running ...")
-        _stop(running)
+    except BaseException as error:  # whatever happened, no process of ours is left behind
+        ours = [own for own in running if own.own is not None]
+        screen.say(f"stopping {len(ours)} running ...")
+        for process in running:
+            if process.own is None and (status := runs.read_status(process.job.folder)) is not None:
+                screen.say(f"goes on: {process.job.name}, process {status.pid}, which was not started here")
+        _stop(ours)
+        if isinstance(error, SystemExit):  # what rich makes of it
+            raise UserError(
+                "the output must be read to its end, but the pipe was closed; the same command resumes."
+            ) from None
         raise
     return ended
 
@@ -117,10 +126,13 @@ def _undivided() -> Iterator[None]:
 def _start(job: Job, at_once: int, start: Start) -> Process:
     """Start a job, or take over the process of the same run that is still at it."""
     status = runs.read_status(job.folder)
-    if status is not None and status.identity == job.identity and runs.is_alive(status):
+    taken = status is not None and runs.is_alive(status)
+    if status is not None and taken and status.identity == job.identity:
         return Process(job, None)
-    (job.folder / runs.PROGRESS).unlink(missing_ok=True)
-    queued = runs.mark(job.folder, "queued", identity=job.identity)
+    queued = None
+    if not taken:  # otherwise the run will say that it cannot have its folder
+        (job.folder / runs.PROGRESS).unlink(missing_ok=True)
+        queued = runs.mark(job.folder, "queued", identity=job.identity)
     # Runs side by side share the cores; each would otherwise take them all.
     share = at_once > 1 and "OMP_NUM_THREADS" not in os.environ
     own = start(job, max(1, (os.cpu_count() or 1) // at_once) if share else None)
@@ -142,10 +154,13 @@ def _judge(process: Process) -> Outcome:
         if status is None or status.state != "done":
             runs.mark(job.folder, "done")
         return Outcome(job, None, process.seconds, None if result.get("identity") == job.identity else CHANGED)
+    if status is not None and status.state == "interrupted":
+        return Outcome(job, "interrupted", process.seconds)
     error = status.error if status is not None and status.state == "failed" else None
     if error is None:
         error = _reason(process)
-        runs.mark(job.folder, "failed", error)
+        if status is None or not runs.is_alive(status):  # another process may have taken the folder meanwhile
+            runs.mark(job.folder, "failed", error)
     return Outcome(job, error, process.seconds)
 
 
@@ -175,5 +190,6 @@ def _stop(running: Sequence[Process]) -> None:
         except KeyboardInterrupt:
             continue
     for own in running:
-        if runs.read_result(own.job.folder) is None:
-            runs.mark(own.job.folder, "failed", "interrupted; it resumes from its last checkpoint")
+        with suppress(UserError):  # damaged, which the next study tells
+            if runs.read_result(own.job.folder) is None:
+                runs.mark(own.job.folder, "interrupted")

@@ -41,7 +41,7 @@ def read_options(arguments: Sequence[str]) -> tuple[Namespace, dict[str, Any]]:
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", default=[], help="override for every run")
     parser.add_argument("--override", metavar="KEY=VALUE", action="append", default=[], help="the same")
     parser.add_argument("--seeds", metavar="N", nargs="+", help="seeds instead of the study's: 0,1,2 or 0 1 2")
-    parser.add_argument("--only", metavar="LABEL", nargs="+", action="extend", help="these strategies only")
+    parser.add_argument("--only", metavar="LABEL", nargs="+", action="extend", help="these strategies only: A,B or A B")
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--rerun-older", action="store_true", help="make runs that older code finished again")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and run nothing")
@@ -97,8 +97,14 @@ def chosen(typed: Sequence[str] | None, labels: Sequence[str]) -> Sequence[str]:
     Raises:
         UserError: If one is none of them.
     """
-    own = [word for word in typed or [] if "=" not in word]
+    words = [word for word in typed or [] if "=" not in word]
+    own = [label for word in words for label in _labels(word, labels)]
     for label in own:
         if label not in labels:
             raise UserError(f"`--only` must name a strategy of the study, got {label!r}{did_you_mean(label, labels)}.")
     return labels if typed is None else own
+
+
+def _labels(word: str, labels: Sequence[str]) -> list[str]:
+    """Split A,B; a label may hold a comma itself."""
+    return [word] if word in labels else [part for part in word.split(",") if part] or [word]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 import zipfile
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -49,10 +51,10 @@ def check_request(subcommand: str, config: Any) -> None:
     for argument in ("study", "label"):
         if config[argument] is not None:
             runs.check_name(config[argument], f"`{argument}`")
-    for name in config.data.test or {}:  # predictions are kept under it
-        runs.check_name(str(name).replace("/", "-"), "each name in `data.test`")
+    _check_names_of_sets([str(name) for name in config.data.test or {}])
     if config.run_dir is not None:
-        runs.check_folder(Path(config.run_dir), "`run_dir`")
+        check = runs.check_run_folder if subcommand == "fit" else runs.check_folder
+        check(Path(config.run_dir), "`run_dir`")
     _check_machine(config.trainer)
     path = config.get("ckpt_path")
     if path is not None and not zipfile.is_zipfile(path):
@@ -87,6 +89,20 @@ def trainer_fault(error: Exception, trainer: Any) -> UserError:
     return UserError(
         f"`trainer.{name}` must be what Lightning can do here, got {trainer[name]}: {reason}; leave it out."
     )
+
+
+def _check_names_of_sets(names: Sequence[str]) -> None:
+    """Refuse names under which predictions cannot be kept, or not apart."""
+    files: dict[str, str] = {}
+    for name in names:
+        runs.check_name(name.replace("/", "-"), "each name in `data.test`")
+        # Some file systems know neither case nor how an accent is composed.
+        file = unicodedata.normalize("NFC", runs.predictions_file(Path(), name).name).casefold()
+        if (other := files.setdefault(file, name)) is not name:
+            raise UserError(
+                "`data.test` must have names whose predictions are different files, which differ by more than case and / "
+                f"for -, got {other} and {name}; rename one."
+            )
 
 
 def _class(config: Any) -> type:

@@ -8,10 +8,11 @@ where it stopped.
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, TypeVar
@@ -41,11 +42,13 @@ from embedlab.training.callbacks import (
 from embedlab.training.complaints import complaint, with_class_first
 from embedlab.training.identity import identify
 from embedlab.training.log import goes_to_log, keep_log, quiet
-from embedlab.training.loggers import set_up_loggers, tell_configuration
+from embedlab.training.loggers import hush, set_up_loggers, tell_configuration
 from embedlab.training.stages import train_stage
 
 __all__ = ["RunCLI", "main", "prepare", "run"]
 
+
+log = logging.getLogger(__name__)
 
 Built = TypeVar("Built", bound="RunCLI")
 
@@ -59,17 +62,24 @@ class RunCLI(LightningCLI):
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.own_parsers: list[LightningArgumentParser] = []  # one per subcommand, in order
-        super().__init__(
-            EmbeddingStrategy,
-            DataModule,
-            subclass_mode_model=True,
-            save_config_callback=None,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            parser_class=help.HelpfulParser,
-            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
-            args=list(arguments),
-        )
+        self.new_folders: list[Path] = []  # innermost first
+        try:
+            super().__init__(
+                EmbeddingStrategy,
+                DataModule,
+                subclass_mode_model=True,
+                save_config_callback=None,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                parser_class=help.HelpfulParser,
+                parser_kwargs={"prog": "embedlab", "allow_abbrev": False, "exit_on_error": False},
+                args=list(arguments),
+            )
+        except UserError:
+            with suppress(OSError):  # one that is not empty stays
+                for folder in self.new_folders:
+                    folder.rmdir()
+            raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add where a run is kept and what it is called."""
@@ -143,7 +153,9 @@ class RunCLI(LightningCLI):
         """Check all that can be checked before anything slow starts, and make the folder."""
         self.check_data()
         self.check_decoder()
+        self.new_folders = [own for own in (self.run_dir, *self.run_dir.parents) if not own.exists()]
         runs.make_folder(self.run_dir, "`run_dir`")
+        hush(self.trainer.loggers)
 
     def check_data(self) -> None:
         """Read the data and check it against the strategy."""
@@ -180,18 +192,20 @@ class RunCLI(LightningCLI):
             try:
                 self._train_and_test(model, datamodule, **arguments)
                 tokens = self.stopwatch.tokens
+                if first:
+                    notes = result.notes(config, model, datamodule, self.evaluation)
+                    measured = result.Measured(self.evaluation, self.stopwatch, tokens, self.trainer.world_size)
+                    result.finish(self.run_dir, config, identity, model, datamodule, measured, notes)
             except BaseException as error:
                 interrupted = isinstance(error.__context__, KeyboardInterrupt)
                 if isinstance(error, SystemExit) and interrupted:  # what Lightning makes of Ctrl-C
                     error = KeyboardInterrupt()
                 if first:
                     reason = f"{type(error).__name__}: {error}".strip(": ").splitlines()[0]
-                    runs.mark(self.run_dir, "failed", reason)
+                    stopped = isinstance(error, KeyboardInterrupt)
+                    runs.mark(self.run_dir, "interrupted" if stopped else "failed", None if stopped else reason)
                 raise error
             if first:
-                notes = result.notes(config, model, datamodule, self.evaluation)
-                measured = result.Measured(self.evaluation, self.stopwatch, tokens, self.trainer.world_size)
-                result.finish(self.run_dir, config, identity, model, datamodule, measured, notes)
                 self._tell()
 
     def _train_and_test(self, model: EmbeddingStrategy, datamodule: DataModule, **arguments: Any) -> None:
@@ -207,7 +221,10 @@ class RunCLI(LightningCLI):
             train_stage(stage, model, config, self.run_dir, datamodule, self.stopwatch)
         model.set_stage(None)
         seed_everything(config.seed_everything, verbose=False)  # whether or not stages ran just now
-        arguments["ckpt_path"] = arguments.get("ckpt_path") or (str(last) if last.exists() else None)
+        if last.exists():
+            if arguments.get("ckpt_path") is not None:
+                log.info("goes on from %s, not from `ckpt_path`, where it began", last)
+            arguments["ckpt_path"] = str(last)
         self.trainer.fit(model, datamodule=datamodule, **arguments)
         if not best.exists():
             raise RuntimeError("training ended without a single validation; lower `check_val_every_n_epoch`")
@@ -218,12 +235,25 @@ class RunCLI(LightningCLI):
         for name, metric in self.evaluation.metrics.items():
             pearson, spearman = metric["pearson"], metric["spearman"]
             shown = metric["undefined"] or f"Spearman {100 * spearman:.2f}, Pearson {100 * pearson:.2f}"
-            print(f"{name}: {shown} ({metric['pairs']} pairs)")  # noqa: T201  # the command's answer
+            pairs = "1 pair" if metric["pairs"] == 1 else f"{metric['pairs']} pairs"
+            print(f"{name}: {shown} ({pairs})")  # noqa: T201  # the command's answer
         print(f"run folder: {self.run_dir}")  # noqa: T201
 
+    def after_validate(self) -> None:
+        """Say where the predictions are."""
+        self._tell_where("validation")
+
+    def after_test(self) -> None:
+        """Say where the predictions are."""
+        self._tell_where(*(f"test/{name}" for name in self.datamodule.test_names))
+
     def after_predict(self) -> None:
-        """Say where the scores are."""
-        print(f"scores: {runs.predictions_file(self.run_dir, 'predict')}")  # noqa: T201
+        """Say where the predictions are."""
+        self._tell_where("predict")
+
+    def _tell_where(self, *names: str) -> None:
+        for name in names if self.trainer.is_global_zero else ():
+            print(f"predictions: {runs.predictions_file(self.run_dir, name)}")  # noqa: T201
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -44,6 +44,19 @@ class _Both(io.TextIOBase):
         return self.screen.fileno()
 
 
+class _Screen(logging.StreamHandler[TextIO]):
+    """Writes to what `sys.stderr` is when something is logged, so that `keep_log` has it too."""
+
+    @property
+    def stream(self) -> TextIO:
+        """Where to write."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: TextIO) -> None:
+        """Take no other."""
+
+
 def goes_to_log(folder: Path) -> bool:
     """Tell whether what this process prints goes to the folder's `log.txt` already."""
     try:
@@ -62,7 +75,7 @@ def keep_log(folder: Path) -> Iterator[None]:
 
 def quiet() -> None:
     """Silence what a user of embedlab can do nothing about."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Screen()])
     for name in ("lightning.pytorch", "lightning.fabric", "httpx", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # what `trainer.profiler` was asked for
@@ -70,6 +83,7 @@ def quiet() -> None:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for message in (
         ".*does not have many workers.*",
+        ".*The dirpath has changed.*",  # a run that begins at the checkpoint of another
         ".*LeafSpec.*",
         ".*Checkpoint directory.*exists and is not empty.*",
         ".*isinstance\\(treespec.*",

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from embedlab.errors import UserError
 
-__all__ = ["set_up_loggers", "tell_configuration"]
+__all__ = ["hush", "set_up_loggers", "tell_configuration"]
 
 
 def set_up_loggers(config: Any, run_dir: Path, name: str) -> None:
@@ -50,6 +50,14 @@ def _check_login() -> None:
             "`trainer.logger.offline` must be true where nobody has logged in to Weights & Biases, got false; run `wandb login` "
             "first, or leave it out."
         )
+
+
+def hush(loggers: Sequence[Logger]) -> None:
+    """Make Weights & Biases silent, if it is to be, before Lightning gives it a setting that it warns of."""
+    if os.environ.get("WANDB_SILENT") == "true" and any(isinstance(own, WandbLogger) for own in loggers):
+        import wandb
+
+        wandb.termsetup(wandb.Settings(silent=True), None)
 
 
 def tell_configuration(loggers: Sequence[Logger], config: dict[str, Any]) -> None:

@@ -136,10 +136,14 @@ class Evaluation(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return which epoch is the best so far."""
-        return {"selected": self.selected, "validation": self.metrics.get("validation")}
+        own = {"selected": self.selected, "validation": self.metrics.get("validation")}
+        return {**own, "folder": os.path.realpath(self.folder)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint; of one in another folder nothing is kept, as its best weights are not here."""
+        own = os.path.realpath(self.folder)
+        if state_dict.get("folder", own) != own:
+            return
         self.selected = state_dict["selected"]
         if state_dict["validation"] is not None:
             self.metrics["validation"] = state_dict["validation"]
