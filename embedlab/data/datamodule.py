@@ -35,7 +35,7 @@ class DataModule(LightningDataModule):
         test: Scored pairs by name.
         predict: Pairs, scored or not.
         batch_size: Rows of a training batch, of all processes together.
-        eval_batch_size: Pairs scored at once; it does not change a result.
+        eval_batch_size: Pairs scored at once; it changes a result by no more than rounding does.
         seed: Decides the order of training rows; None takes the run's seed.
         drop_last: Whether an incomplete last training batch is left out.
     """

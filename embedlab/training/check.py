@@ -16,9 +16,10 @@ from jsonargparse import Namespace
 from embedlab.data import DataModule
 from embedlab.errors import UserError
 from embedlab.strategies.base import EmbeddingStrategy
-from embedlab.training.cli import RunCLI, prepare, run
+from embedlab.training.cli import RunCLI
 from embedlab.training.complaints import options_of, strategy_of
 from embedlab.training.identity import identify
+from embedlab.training.start import prepare, run
 from embedlab.yaml_files import write_value
 
 __all__ = ["check"]

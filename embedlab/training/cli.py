@@ -7,15 +7,12 @@ where it stopped.
 
 from __future__ import annotations
 
-import importlib
 import logging
-import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from traceback import walk_tb
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, Namespace
@@ -23,12 +20,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from embedlab import runs, strategies
+from embedlab import runs
 from embedlab.data import DataModule
 from embedlab.errors import UserError
 from embedlab.runs.claim import claim
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
-from embedlab.training import checks, help, result, user_code, values
+from embedlab.training import checks, help, result
 from embedlab.training.callbacks import (
     Evaluation,
     Finite,
@@ -41,16 +38,15 @@ from embedlab.training.callbacks import (
 )
 from embedlab.training.complaints import complaint, with_class_first
 from embedlab.training.identity import identify
-from embedlab.training.log import goes_to_log, keep_log, quiet
+from embedlab.training.log import goes_to_log, keep_log
 from embedlab.training.loggers import hush, set_up_loggers, tell_configuration
 from embedlab.training.stages import train_stage
+from embedlab.training.start import prepare, run
 
-__all__ = ["RunCLI", "main", "prepare", "run"]
+__all__ = ["RunCLI", "main"]
 
 
 log = logging.getLogger(__name__)
-
-Built = TypeVar("Built", bound="RunCLI")
 
 
 class RunCLI(LightningCLI):
@@ -206,7 +202,8 @@ class RunCLI(LightningCLI):
                     runs.mark(self.run_dir, "interrupted" if stopped else "failed", None if stopped else reason)
                 raise error
             if first:
-                self._tell()
+                print(result.told(self.evaluation))  # noqa: T201  # the command's answer
+                print(f"run folder: {self.run_dir}")  # noqa: T201
 
     def _train_and_test(self, model: EmbeddingStrategy, datamodule: DataModule, **arguments: Any) -> None:
         """Train where there is something to train, and test what did best on validation."""
@@ -230,15 +227,6 @@ class RunCLI(LightningCLI):
             raise RuntimeError("training ended without a single validation; lower `check_val_every_n_epoch`")
         self.trainer.test(model, datamodule=datamodule, ckpt_path=str(best), weights_only=True, verbose=False)
 
-    def _tell(self) -> None:
-        """Print the metrics, and where the run lies."""
-        for name, metric in self.evaluation.metrics.items():
-            pearson, spearman = metric["pearson"], metric["spearman"]
-            shown = metric["undefined"] or f"Spearman {100 * spearman:.2f}, Pearson {100 * pearson:.2f}"
-            pairs = "1 pair" if metric["pairs"] == 1 else f"{metric['pairs']} pairs"
-            print(f"{name}: {shown} ({pairs})")  # noqa: T201  # the command's answer
-        print(f"run folder: {self.run_dir}")  # noqa: T201
-
     def after_validate(self) -> None:
         """Say where the predictions are."""
         self._tell_where("validation")
@@ -253,7 +241,7 @@ class RunCLI(LightningCLI):
 
     def _tell_where(self, *names: str) -> None:
         for name in names if self.trainer.is_global_zero else ():
-            print(f"predictions: {runs.predictions_file(self.run_dir, name)}")  # noqa: T201
+            print(f"predictions: {runs.predictions_file(self.run_dir, name)}")  # noqa: T201  # the command's answer
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -274,39 +262,3 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     run(lambda: RunCLI(arguments))
     return 0
-
-
-def prepare() -> None:
-    """Silence what a user can do nothing about, and import every strategy, so that names need no import path."""
-    quiet()
-    for module in pkgutil.iter_modules(strategies.__path__):
-        importlib.import_module(f"{strategies.__name__}.{module.name}")
-
-
-def run(build: Callable[[], Built]) -> Built:
-    """Build a command line, which does what it asks for.
-
-    Raises:
-        UserError: If that cannot be done.
-    """
-    try:
-        return build()
-    except SystemExit as error:
-        if (fault := user_code.exit_fault(error)) is not None:
-            raise UserError(fault) from error
-        raise
-    except ValueError as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):  # the parser wraps what a constructor says
-            raise cause from None
-        if not str(error).startswith("Does not validate"):
-            raise
-        if cause is None or _is_of_the_parser(cause):
-            raise UserError(values.explain(str(error))) from error
-        raise cause from None  # a class of the user's own, whose author wants to see where
-
-
-def _is_of_the_parser(error: BaseException) -> bool:
-    """Tell whether the parser raised an error, not what it called."""
-    frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
-    return bool(frames) and frames[-1].startswith("jsonargparse.")

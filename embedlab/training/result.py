@@ -17,7 +17,7 @@ from embedlab.strategies.base import EmbeddingStrategy, Trainable
 from embedlab.training.callbacks import Evaluation, Stopwatch
 from embedlab.training.identity import Identity
 
-__all__ = ["Measured", "finish", "notes"]
+__all__ = ["Measured", "finish", "notes", "told"]
 
 # Options of the trainer by which a run sees less than its data; noted where they are set.
 PARTS: Final = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches")
@@ -143,3 +143,14 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def told(evaluation: Evaluation) -> str:
+    """Return the metrics of a run, a line for each set of pairs."""
+    lines = []
+    for name, metric in evaluation.metrics.items():
+        pearson, spearman = metric["pearson"], metric["spearman"]
+        shown = metric["undefined"] or f"Spearman {100 * spearman:.2f}, Pearson {100 * pearson:.2f}"
+        pairs = "1 pair" if metric["pairs"] == 1 else f"{metric['pairs']} pairs"
+        lines.append(f"{name}: {shown} ({pairs})")
+    return "\n".join(lines)
