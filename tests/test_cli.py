@@ -385,7 +385,8 @@ def test_a_checkpoint_never_overrides_what_was_typed(here: Path, monkeypatch: py
 
     monkeypatch.setattr(RunCLI, "instantiate_classes", stop)
     torch.save({"hyper_parameters": {"_class_path": "own_methods.Simple"}}, here / "own.ckpt")
-    assert cli.main(["test", "-c", "method.yaml", "--model.width", "5", "--ckpt_path", "own.ckpt"]) == 2
+    given = ["--model.width", "5", "--ckpt_path", "own.ckpt", "--data.test", "{own: {path: pairs.tsv}}"]
+    assert cli.main(["test", "-c", "method.yaml", *given]) == 2
     assert seen["model"]["class_path"] == "own_methods.Method"
     assert seen["model"]["init_args"]["width"] == 5
     assert seen["ckpt_path"] == "own.ckpt"

@@ -168,6 +168,10 @@ CASES: dict[str, Sequence[str]] = {
     f"fit {SHARED} Tfidf --data.train.score_range [0]": ["`data.train.score_range`", "[a number, a number]", "got [0]"],
     f"fit {SHARED} Tfidf --data.test 3": ["`data.test`", "a mapping from names", "got 3"],
     f"fit {SHARED} Tfidf --data.batch_size 0": ["`data.batch_size`", "at least 1", "got 0"],
+    f"test {SHARED} Tfidf --data.test null": ["`data.test`", "a source of pairs", "--data.test '{NAME: {path: FILE}}'"],
+    f"fit {SHARED} LoRABiEncoder --model.alpha 0": ["`alpha`", "positive and finite", "got 0.0"],
+    f"fit {SHARED} LoRABiEncoder --model.dropout 1": ["`dropout`", "less than 1", "got 1.0"],
+    f"fit {SHARED} SGPTBiEncoder --model.scale .nan": ["`scale`", "positive and finite", "got nan"],
     f"predict {SHARED} Tfidf": ["`data.predict`", "a source of pairs", "give --data.predict.path FILE"],
     # classes and functions of the user's own
     f"fit {SHARED} ends.Strategy": ["`ends`", "ends.py, line 2, does (SystemExit: bye)", "__main__"],

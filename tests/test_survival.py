@@ -152,6 +152,11 @@ def whole(place: Path) -> Callable[[str], str]:
     return make
 
 
+QUICK_IN_TWO = {
+    "freeze",
+    "lora_bi",
+    "sgpt_cross",
+}  # one that learns from features, one that tunes, one that does not learn
 QUICK = {
     ("freeze", "stage"),
     ("freeze", "testing"),
@@ -189,7 +194,9 @@ def test_a_killed_run_is_the_uninterrupted_one(
             assert own == {**other, "score": pytest.approx(other["score"], abs=0 if not cache else 1e-6)}
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy", [own if own in QUICK_IN_TWO else pytest.param(own, marks=pytest.mark.slow) for own in STRATEGIES]
+)
 def test_two_processes_do_what_one_does(place: Path, strategy: str) -> None:
     # Dropout differs between one process and two; without it nothing may.
     more = ["--model.network.dropout", "0.0"] if strategy.startswith("freeze") else []

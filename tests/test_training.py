@@ -133,6 +133,16 @@ def test_a_checkpoint_of_another_decoder_is_refused(place: Path, decoder_folder:
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
+def test_a_checkpoint_that_training_cannot_go_on_from_is_refused(place: Path) -> None:
+    run(place, command(place, "lora_bi", "r", "--trainer.max_epochs", "1"))
+    on = ["--trainer.max_epochs", "1", "--ckpt_path"]
+    done = run(place, command(place, "lora_bi", "on", *on, "r/checkpoints/best.ckpt"), status=2)
+    assert "r/checkpoints/best.ckpt holds weights only" in done.stderr
+    done = run(place, command(place, "lora_bi", "on", *on, "r/checkpoints/last.ckpt"), status=2)
+    assert "`trainer.max_epochs` must be more than the 1 of `ckpt_path`" in done.stderr
+    assert not (place / "on").exists()
+
+
 def test_a_checkpoint_of_other_shapes_is_refused(place: Path) -> None:
     run(place, command(place, "lora_bi", "r", "--trainer.max_epochs", "1"))
     other = ["--ckpt_path", "r/checkpoints/best.ckpt", "--model.rank", "4"]

@@ -65,8 +65,11 @@ class LoRABiEncoder(Trainable, Embedder):
         super().__init__()
         if rank < 1:
             raise UserError(f"`rank` must be at least 1, got {rank}.")
-        if scale <= 0:
-            raise UserError(f"`scale` must be positive, got {scale}.")
+        if not 0 <= dropout < 1:
+            raise UserError(f"`dropout` must be at least 0 and less than 1, got {dropout}.")
+        for name, factor in {"alpha": alpha, "scale": scale}.items():
+            if not 0 < factor < float("inf"):
+                raise UserError(f"`{name}` must be positive and finite, got {factor}.")
         self.backbone: Backbone = backbone
         self.tuning = LoRA(rank, alpha, dropout, targets)
         self.pooling, self.pair_loss, self.scale, self.plan = pooling, pair_loss, scale, training

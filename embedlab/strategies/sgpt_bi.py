@@ -78,8 +78,8 @@ class SGPTBiEncoder(Trainable, Embedder):
         training: Training = TRAINING,
     ) -> None:
         super().__init__()
-        if scale <= 0:
-            raise UserError(f"`scale` must be positive, got {scale}.")
+        if not 0 < scale < float("inf"):
+            raise UserError(f"`scale` must be positive and finite, got {scale}.")
         tuning = tuning or BitFit()
         if training.learning_rate is None and not isinstance(tuning, BitFit):
             raise UserError(

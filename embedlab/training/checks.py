@@ -8,8 +8,10 @@ import zipfile
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from lightning.pytorch.strategies import StrategyRegistry
@@ -64,12 +66,36 @@ def check_request(subcommand: str, config: Any) -> None:
         raise UserError(
             f"`ckpt_path` must be left out for {_class(config).__name__}, which is not trained, got {path}; leave it out."
         )
+    if path is not None and subcommand == "fit":
+        _check_goes_on(path, config.trainer.max_epochs)
+    if subcommand == "test" and not config.data.test:
+        raise UserError(
+            "`data.test` must name a source of pairs to test on, got none; give --data.test '{NAME: {path: FILE}}'."
+        )
     for name, bad in {"fast_dev_run": True, "barebones": True, "enable_checkpointing": False}.items():
         if subcommand == "fit" and config.trainer[name] is not None and bool(config.trainer[name]) == bad:
             raise UserError(
                 f"`trainer.{name}` must be left out, as a run keeps its best epoch, got {config.trainer[name]}; for a "
                 "quick try set `trainer.max_epochs` 1 and `data.train.limit`."
             )
+
+
+def _check_goes_on(path: str, epochs: int | None) -> None:
+    """Refuse a checkpoint that training cannot go on from."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, UnpicklingError):
+        return  # in a form of another program's; Lightning says what it cannot read
+    if "optimizer_states" not in state:
+        raise UserError(
+            f"`ckpt_path` must hold the whole state of a training, such as RUN/{runs.LAST}, but {path} holds weights only; "
+            f"`embedlab test` takes it."
+        )
+    done = state.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("completed", 0)
+    if epochs is not None and 0 <= epochs <= done:
+        raise UserError(
+            f"`trainer.max_epochs` must be more than the {done} of `ckpt_path`, which are counted, got {epochs}; raise it."
+        )
 
 
 def trainer_fault(error: Exception, trainer: Any) -> UserError:
