@@ -270,6 +270,22 @@ def test_a_run_out_of_room_says_so_and_resumes(
     assert result(place, f"full-{strategy}") == result(place, whole(strategy))
 
 
+def test_a_run_whose_folder_was_moved_goes_on(place: Path) -> None:
+    """It dies in its third epoch, the second being the best; and once more after its training."""
+    processes.run(place, words("sgpt_bi", "stayed"), 0, best_in_the_middle)
+    step = ("embedlab.strategies.base:Trainable.training_step", 32, False)
+    processes.run(place, words("sgpt_bi", "here"), -signal.SIGKILL, best_in_the_middle, *step)
+    (place / "here").rename(place / "there")
+    processes.run(place, words("sgpt_bi", "there"), 0, best_in_the_middle)
+    assert result(place, "there")["selected"]["epoch"] == 1
+    assert result(place, "there") == result(place, "stayed")
+    assert predictions(place, "there") == predictions(place, "stayed")
+    (place / "there").rename(place / "elsewhere")
+    (place / "elsewhere" / "result.json").unlink()
+    processes.run(place, words("sgpt_bi", "elsewhere"), 0, best_in_the_middle)
+    assert result(place, "elsewhere") == result(place, "stayed")
+
+
 def test_a_killed_run_that_began_at_a_checkpoint_goes_on_from_its_own(place: Path, whole: Callable[[str], str]) -> None:
     """It has 24 steps to do, dies in the 20th, and would die in the 11th of those that it does again."""
     begin = ["--ckpt_path", f"{whole('sgpt_bi')}/checkpoints/last.ckpt", "--trainer.max_epochs", "5"]

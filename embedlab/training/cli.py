@@ -27,6 +27,7 @@ from embedlab.runs.claim import claim
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
 from embedlab.training import checks, help, result
 from embedlab.training.callbacks import (
+    Best,
     Evaluation,
     Finite,
     Preparation,
@@ -34,7 +35,6 @@ from embedlab.training.callbacks import (
     RandomState,
     Resumable,
     Stopwatch,
-    best,
 )
 from embedlab.training.complaints import complaint, with_class_first
 from embedlab.training.identity import identify
@@ -137,7 +137,7 @@ class RunCLI(LightningCLI):
         prepare = Preparation(self.datamodule, self.stopwatch, progress.features)
         own = [self.stopwatch, prepare, self.evaluation, progress]
         if self.subcommand == "fit":
-            own += [Finite(), RandomState(), best(self.run_dir / runs.CHECKPOINTS), Resumable(self.run_dir / runs.LAST)]
+            own += [Finite(), RandomState(), Best(self.run_dir / runs.CHECKPOINTS), Resumable(self.run_dir / runs.LAST)]
         given = self.config_init[self.subcommand].trainer.callbacks or []
         given = given if isinstance(given, list) else [given]
         try:

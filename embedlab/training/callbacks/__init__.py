@@ -6,7 +6,7 @@ from embedlab.training.callbacks.preparation import Preparation
 from embedlab.training.callbacks.progress import Progress
 from embedlab.training.callbacks.random_state import RandomState
 from embedlab.training.callbacks.resume import Resumable
-from embedlab.training.callbacks.selection import best
+from embedlab.training.callbacks.selection import Best
 from embedlab.training.callbacks.timing import Stopwatch
 
-__all__ = ["Evaluation", "Finite", "Preparation", "Progress", "RandomState", "Resumable", "Stopwatch", "best"]
+__all__ = ["Best", "Evaluation", "Finite", "Preparation", "Progress", "RandomState", "Resumable", "Stopwatch"]

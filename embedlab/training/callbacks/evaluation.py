@@ -18,7 +18,7 @@ from embedlab.data import Pairs
 from embedlab.distributed import gather_lists
 from embedlab.errors import UserError
 from embedlab.metrics import UndefinedCorrelation, pearson, spearman
-from embedlab.training.callbacks.selection import MONITOR
+from embedlab.training.callbacks.selection import MONITOR, goes_on_from
 
 __all__ = ["Evaluation"]
 
@@ -36,6 +36,7 @@ class Evaluation(Callback):
         self.metrics: dict[str, dict[str, Any]] = {}
         self.selected: dict[str, Any] | None = None
         self._kept: list[tuple[Tensor, Pairs]] = []
+        self._own = False  # whether the checkpoint that is being loaded is of this run
 
     def _keep(self, outputs: Any, batch: Any) -> None:
         assert isinstance(outputs, Tensor)
@@ -134,15 +135,17 @@ class Evaluation(Callback):
         """Write the scores; there is nothing to compare them with."""
         self._write(trainer, "predict", self._take())
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note whether the checkpoint is the run's own."""
+        self._own = goes_on_from(trainer, self.folder / runs.CHECKPOINTS)
+
     def state_dict(self) -> dict[str, Any]:
         """Return which epoch is the best so far."""
-        own = {"selected": self.selected, "validation": self.metrics.get("validation")}
-        return {**own, "folder": os.path.realpath(self.folder)}
+        return {"selected": self.selected, "validation": self.metrics.get("validation")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint; of one in another folder nothing is kept, as its best weights are not here."""
-        own = os.path.realpath(self.folder)
-        if state_dict.get("folder", own) != own:
+        """Take over which epoch is the best so far; of another run nothing, as its best weights are not here."""
+        if not self._own:
             return
         self.selected = state_dict["selected"]
         if state_dict["validation"] is not None:
