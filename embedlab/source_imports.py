@@ -41,7 +41,9 @@ PACKAGE: Final = Path(__file__).parent
 # Beside the strategies, what a method names: by definition, not by module.
 PARTS: Final = ("embedlab.backbone.tuning", "embedlab.losses", "embedlab.pooling")
 # Beside the strategies, what all of them share.
-FRAME: Final = tuple(f"embedlab.strategies.{name}" for name in ("base", "contract", "optimisation", "published"))
+FRAME: Final = tuple(
+    f"embedlab.strategies.{name}" for name in ("base", "checkpoint", "contract", "optimisation", "published")
+)
 # Not a user's own even as checkouts; a result tells their versions.
 LIBRARIES: Final = {"lightning", "peft", "torch", "transformers"}
 INSTALLED: Final = {"site-packages", "dist-packages"}

@@ -19,6 +19,7 @@ from torch import Tensor
 from embedlab import pooling
 from embedlab.backbone import Backbone
 from embedlab.backbone.features import Features
+from embedlab.errors import UserError
 from embedlab.source_hash import code_of
 from tests.conftest import TEXTS
 
@@ -181,6 +182,17 @@ def test_all_that_decides_the_numbers_is_in_the_key(decoder_folder: Callable[[st
 
 
 # What they cost ---------------------------------------------------------------------------------------------
+
+
+def test_the_precision_of_a_trainer_does_not_show(decoder_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Features are kept for runs of any precision, by the data type of the backbone."""
+    plain = Features(loaded(str(decoder_folder("llama"))), pooling.mean, "keep", True)._compute(TEXTS)
+    features = Features(loaded(str(decoder_folder("llama"))), pooling.mean, "keep", True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(features._compute(TEXTS), plain)
+    features.backbone.to(torch.bfloat16)
+    with pytest.raises(UserError, match=r"`backbone\.dtype` must be what the decoder computes in, got torch\.float32"):
+        features._compute(TEXTS)
 
 
 def test_a_run_that_finds_its_latents_is_charged_what_they_cost(

@@ -169,6 +169,11 @@ CASES: dict[str, Sequence[str]] = {
     f"fit {SHARED} Tfidf --data.test 3": ["`data.test`", "a mapping from names", "got 3"],
     f"fit {SHARED} Tfidf --data.batch_size 0": ["`data.batch_size`", "at least 1", "got 0"],
     f"test {SHARED} Tfidf --data.test null": ["`data.test`", "a source of pairs", "--data.test '{NAME: {path: FILE}}'"],
+    f"fit {SHARED} Tfidf --trainer.precision bf16-true": [
+        "`trainer.precision`",
+        "32-true or bf16-mixed",
+        "backbone.dtype",
+    ],
     f"fit {SHARED} LoRABiEncoder --model.alpha 0": ["`alpha`", "positive and finite", "got 0.0"],
     f"fit {SHARED} LoRABiEncoder --model.dropout 1": ["`dropout`", "less than 1", "got 1.0"],
     f"fit {SHARED} SGPTBiEncoder --model.scale .nan": ["`scale`", "positive and finite", "got nan"],

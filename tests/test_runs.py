@@ -142,10 +142,26 @@ def test_what_an_earlier_version_wrote_has_no_identity(tmp_path: Path) -> None:
     assert status.identity is None
 
 
+def test_a_folder_in_which_nothing_was_learned_is_taken_over(tmp_path: Path) -> None:
+    """Its best epoch, if any, is no state that a run goes on from."""
+    claim(tmp_path, "a", {}, {"torch": "1"}).release()
+    (tmp_path / runs.BEST).parent.mkdir()
+    (tmp_path / runs.BEST).touch()
+    claim(tmp_path, "b", {}, {"torch": "2"}).release()
+    assert parts_of(tmp_path) == [{"code": {}, "versions": {"torch": "2"}}]
+    (tmp_path / runs.STAGES / "one").mkdir(parents=True)
+    (tmp_path / runs.STAGES / "one" / "last.ckpt").touch()
+    with pytest.raises(UserError, match="an unfinished run with other settings, data or code"):
+        claim(tmp_path, "a", {}, {})
+    (tmp_path / runs.IDENTITY).unlink()  # as after a kill while it was written, if it were not written at once
+    claim(tmp_path, "a", {}, {}).release()
+
+
 def test_a_folder_remembers_each_part_of_a_run_once(tmp_path: Path) -> None:
     """An earlier version kept no such file; then this part is the first that is known."""
     (tmp_path / runs.IDENTITY).write_text("a")
-    (tmp_path / "last.ckpt").touch()
+    (tmp_path / runs.LAST).parent.mkdir()
+    (tmp_path / runs.LAST).touch()
     for torch in ("1", "1", "2", "1"):
         claim(tmp_path, "a", {"packing": "x y"}, {"torch": torch}).release()
     assert parts_of(tmp_path) == [{"code": {"packing": "x y"}, "versions": {"torch": own}} for own in ("1", "2")]

@@ -116,6 +116,11 @@ def test_a_whole_run_and_its_folder(place: Path) -> None:
     run(place, [*tested, "--data.eval_batch_size", "7"])  # the run's own checkpoint is found
     assert [row["score"] for row in predictions(place, "r/test")] == pytest.approx([r["score"] for r in rows], abs=1e-6)
     assert "`ckpt_path` must name what LoRABiEncoder has learned" in run(place, [*tested, "--run_dir", "s"], 2).stderr
+    # What it learned is found beside its configuration, wherever that was moved.
+    (place / "again").rename(place / "moved")
+    assert "predictions: moved/test/predictions" in run(place, ["test", "-c", "moved/config.yaml"]).stdout
+    assert predictions(place, "moved/test") == rows
+    assert not (place / "again").exists()
     assert (place / "r" / "result.json").read_text() == json.dumps(result, indent=2, ensure_ascii=False) + "\n"
 
     # A finished run is never overwritten, and a checkpoint never meets another decoder.
@@ -133,6 +138,21 @@ def test_a_checkpoint_of_another_decoder_is_refused(place: Path, decoder_folder:
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
+BROKEN = """
+import torch
+from embedlab.backbone import Backbone
+from embedlab.strategies.base import Embedder
+
+class Broken(Embedder):
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def embed(self, texts, role=None):
+        raise KeyError("bug")
+"""
+
+
 def test_a_checkpoint_that_training_cannot_go_on_from_is_refused(place: Path) -> None:
     run(place, command(place, "lora_bi", "r", "--trainer.max_epochs", "1"))
     on = ["--trainer.max_epochs", "1", "--ckpt_path"]
@@ -141,6 +161,15 @@ def test_a_checkpoint_that_training_cannot_go_on_from_is_refused(place: Path) ->
     done = run(place, command(place, "lora_bi", "on", *on, "r/checkpoints/last.ckpt"), status=2)
     assert "`trainer.max_epochs` must be more than the 1 of `ckpt_path`" in done.stderr
     assert not (place / "on").exists()
+
+
+def test_a_run_that_failed_before_it_learned_anything_leaves_its_folder_to_the_next(place: Path) -> None:
+    (place / "broken.py").write_text(BROKEN)
+    (place / "broken.yaml").write_text("model: {class_path: broken.Broken}")
+    words = ["fit", "-c", "protocol.yaml", "-c", "broken.yaml", "-c", "backbone.yaml", "--run_dir", "r"]
+    assert "KeyError: 'bug'" in run(place, words, status=1).stderr
+    (place / "broken.py").write_text(BROKEN.replace('raise KeyError("bug")', "return torch.ones(len(texts), 2)"))
+    run(place, words)
 
 
 def test_a_checkpoint_of_other_shapes_is_refused(place: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from embedlab.backbone import Backbone
 from embedlab.backbone.feature_cache import Cost, FeatureCache
+from embedlab.errors import UserError
 from embedlab.packing import PackedBatch
 from embedlab.pooling import Pooling
 from embedlab.source_hash import code_of
@@ -135,13 +136,19 @@ class Features:
 
     def _compute(self, texts: Sequence[str]) -> Tensor:
         blocks = range(1, self.backbone.num_layers + 1)
-        prefix = self._begin
+        prefix, dtype = self._begin, next(self.backbone.parameters()).dtype
+        if dtype != self.backbone.dtype:
+            raise UserError(
+                f"`backbone.dtype` must be what the decoder computes in, got {self.backbone.dtype} for one that was converted to "
+                f"{dtype}; give `dtype` to the backbone, and leave the trainer's precision at 32-true."
+            )
 
         def pool(states: Tensor, batch: PackedBatch) -> Tensor:
             without, left = batch.without_first(len(prefix))
             return self.pooling(states[left], without)
 
-        with torch.no_grad():
+        # Kept for runs of any precision, so that what this trainer computes in must not show.
+        with torch.no_grad(), torch.autocast(self.backbone.device.type, enabled=False):
             return self.backbone.pool(texts, pool, blocks, prefix=prefix)
 
 

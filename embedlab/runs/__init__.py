@@ -13,6 +13,7 @@ from embedlab.runs.folder import (
     PROGRESS,
     RESULT,
     SCHEMA_VERSION,
+    STAGES,
     STATUS,
     SUPERSEDED,
     Progress,
@@ -29,7 +30,7 @@ from embedlab.runs.folder import (
     write_progress,
     write_result,
 )
-from embedlab.runs.places import check_folder, check_name, check_run_folder, make_folder
+from embedlab.runs.places import check_folder, check_name, check_run_folder, make_folder, where_it_lies
 from embedlab.runs.status import State, Status, is_alive, mark, now, read_status, write_status
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "PROGRESS",
     "RESULT",
     "SCHEMA_VERSION",
+    "STAGES",
     "STATUS",
     "SUPERSEDED",
     "Progress",
@@ -67,6 +69,7 @@ __all__ = [
     "run_folder",
     "set_aside",
     "was_begun",
+    "where_it_lies",
     "write_json_atomic",
     "write_progress",
     "write_result",

@@ -10,7 +10,16 @@ from filelock import FileLock, Timeout
 
 from embedlab.errors import UserError
 from embedlab.runs import schema
-from embedlab.runs.folder import IDENTITY, METRICS, read_json, read_result, write_json_atomic
+from embedlab.runs.folder import (
+    IDENTITY,
+    LAST,
+    METRICS,
+    STAGES,
+    read_json,
+    read_result,
+    write_json_atomic,
+    write_text_atomic,
+)
 from embedlab.runs.status import mark, read_status
 
 __all__ = ["MADE", "claim", "parts_of", "resumed"]
@@ -23,7 +32,7 @@ Part = Mapping[str, Mapping[str, str]]
 def claim(folder: Path, identity: str, code: Mapping[str, str], versions: Mapping[str, str]) -> FileLock:
     """Take a run folder for this process.
 
-    A folder with an unfinished run of the same identity is resumed.
+    A folder with an unfinished run of the same identity is resumed, and one in which nothing was learned yet is taken over.
 
     Args:
         folder: The run folder.
@@ -54,24 +63,30 @@ def claim(folder: Path, identity: str, code: Mapping[str, str], versions: Mappin
         raise UserError(
             f"`run_dir` must be a new folder, but {folder} holds a finished run; name another one, or delete it."
         )
-    if marker.exists() and marker.read_text() != identity:
+    begun = _goes_on(folder)
+    if begun and marker.exists() and marker.read_text() != identity:
         raise UserError(
             f"`run_dir` must be a new folder or that of the same run, but {folder} holds an unfinished run with other "
-            "settings; name another one, or delete it."
+            "settings, data or code; name another one, or delete it."
         )
     now = {"code": dict(code), "versions": dict(versions)}
-    # Without a checkpoint there is nothing of an earlier part that this one goes on with.
-    parts = parts_of(folder) if any(folder.rglob("*.ckpt")) else []
+    parts = parts_of(folder) if begun else []
     if now not in parts:
         content = {str(number): own for number, own in enumerate([*parts, now], 1)}
         write_json_atomic(folder / MADE, {"parts": content})
-    marker.write_text(identity)
+    if not marker.exists() or marker.read_text() != identity:
+        write_text_atomic(marker, identity)
     curves = folder / METRICS
     if curves.exists():  # the logger starts its file anew
         number = sum(1 for _ in folder.glob("metrics-before-*.csv")) + 1
         curves.rename(folder / f"metrics-before-{number}.csv")
     mark(folder, "running", identity=identity)
     return lock
+
+
+def _goes_on(folder: Path) -> bool:
+    """Tell whether there is anything learned in a folder that a run would go on from."""
+    return (folder / LAST).exists() or any((folder / STAGES).rglob("*.ckpt"))
 
 
 def parts_of(folder: Path) -> list[Part]:

@@ -41,6 +41,7 @@ __all__ = [
     "write_json_atomic",
     "write_progress",
     "write_result",
+    "write_text_atomic",
 ]
 
 CONFIG: Final = "config.yaml"
@@ -54,6 +55,7 @@ IDENTITY: Final = ".identity"  # which run has this folder
 CHECKPOINTS: Final = "checkpoints"
 BEST: Final = "checkpoints/best.ckpt"
 LAST: Final = "checkpoints/last.ckpt"
+STAGES: Final = "stages"
 PREDICTIONS: Final = "predictions"
 SUPERSEDED: Final = ".superseded-"
 SCHEMA_VERSION: Final = 1
@@ -156,8 +158,13 @@ def write_json_atomic(path: Path, content: Mapping[str, Any]) -> None:
         content: What it shall hold. Numbers that are not finite, which JSON lacks, become null.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write a text so that a reader sees the old file or the new one, never a part."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 

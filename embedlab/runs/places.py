@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from embedlab.errors import UserError
-from embedlab.runs.folder import walk_runs, was_begun
+from embedlab.runs.folder import CONFIG, walk_runs, was_begun
+from embedlab.yaml_files import read_yaml
 
-__all__ = ["check_folder", "check_name", "check_run_folder", "make_folder"]
+__all__ = ["check_folder", "check_name", "check_run_folder", "make_folder", "where_it_lies"]
 
 FORBIDDEN: Final = frozenset('/\\:*?"<>|=')  # in file names somewhere, or in our own command line
 
@@ -61,6 +63,19 @@ def check_run_folder(folder: Path, where: str) -> None:
         raise UserError(f"{where} must be a folder of its own, but the run {other} lies in it; name another one.")
     if (other := next(filter(was_begun, folder.absolute().parents), folder)) != folder:
         raise UserError(f"{where} must be a folder of its own, but {folder} lies in the run {other}; name another one.")
+
+
+def where_it_lies(files: Sequence[Path], run_dir: str | None) -> str | None:
+    """Return the folder of a run whose own configuration is read again, wherever that was moved or is seen from.
+
+    Args:
+        files: Configurations that were read, the last one winning.
+        run_dir: What they and the command line say; another folder than the run's own file says stays.
+    """
+    for file in files:
+        if file.name == CONFIG and was_begun(file.parent) and read_yaml(file).get("run_dir") == run_dir:
+            return str(file.parent)
+    return run_dir
 
 
 def make_folder(folder: Path, where: str) -> None:

@@ -26,8 +26,8 @@ from embedlab.backbone import Backbone
 from embedlab.backbone.feature_cache import Cost
 from embedlab.backbone.features import Features
 from embedlab.data import Pairs, Texts, Triplets
-from embedlab.errors import UserError
 from embedlab.strategies import contract
+from embedlab.strategies.checkpoint import check, trim
 from embedlab.strategies.optimisation import Stage, Training, adamw, num_steps
 from embedlab.strategies.published import Published, differences
 
@@ -175,39 +175,13 @@ class EmbeddingStrategy(LightningModule, ABC):
 
     @final
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop frozen weights from the checkpoint; add the strategy's name and the decoder's hash."""
-        frozen = {n for n, p in self.named_parameters() if n.startswith("backbone.") and not p.requires_grad}
-        buffers = {n for n, _ in self.named_buffers() if n.startswith("backbone.")}
-        weights = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {n: v for n, v in weights.items() if n not in frozen | buffers}
-        checkpoint["strategy"] = type(self).__qualname__
-        checkpoint["backbone"] = None if self.backbone is None else self.backbone.files.sha256
+        """Keep what was learned, and say of which strategy and decoders; see `embedlab.strategies.checkpoint`."""
+        trim(self, checkpoint)
 
     @final
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another strategy or decoder, or one that lacks a learned tensor."""
-        if (strategy := checkpoint.get("strategy")) != type(self).__qualname__:
-            raise UserError(
-                f"`ckpt_path` must hold a checkpoint of {type(self).__qualname__}, got one of {strategy or 'another program'}; "
-                "name the class it was trained with."
-            )
-        own = None if self.backbone is None else self.backbone.files.sha256
-        if checkpoint["backbone"] != own:
-            name = "no decoder" if self.backbone is None else self.backbone.name
-            raise UserError(
-                f"`ckpt_path` must hold a checkpoint for {name}, got one of another decoder "
-                f"(hash {str(checkpoint['backbone'])[:12]} instead of {str(own)[:12]}); set `backbone.name` to that one."
-            )
-        learned = {n for n, p in self.named_parameters() if p.requires_grad or not n.startswith("backbone.")}
-        came, shapes = checkpoint["state_dict"], {n: p.shape for n, p in self.named_parameters()}  # buffers may grow
-        missing = learned - set(came)
-        unknown = set(came) - set(self.state_dict()) | {n for n in shapes if n in came and came[n].shape != shapes[n]}
-        if missing or unknown:
-            raise UserError(
-                f"`ckpt_path` must hold what this strategy learns, but {len(missing)} tensors are missing and "
-                f"{len(unknown)} unknown or of another shape (first: {sorted(missing | unknown)[0]}); use the options it was "
-                "trained with."
-            )
+        check(self, checkpoint)
 
 
 class Embedder(EmbeddingStrategy, ABC):

@@ -137,10 +137,13 @@ def _returning(method: Callable[..., Any], dimensions: int) -> Callable[..., Ten
     """Let what `embed` or `score` returns be checked, and be float32."""
     what, shape = ("score per pair", "({},)") if dimensions == 1 else ("vector per text", "({}, E)")
 
+    signature = inspect.signature(method)
+    texts = list(signature.parameters)[1]
+
     @functools.wraps(method)
     def checked(self: Any, *given: Any, **named: Any) -> Tensor:
         result = method(self, *given, **named)
-        number = len(given[0] if given else next(iter(named.values())))
+        number = len(signature.bind(self, *given, **named).arguments[texts])
         if isinstance(result, Tensor) and result.ndim == dimensions and len(result) == number:
             if result.is_floating_point():
                 return result.float()

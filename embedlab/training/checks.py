@@ -32,6 +32,9 @@ LEAST: Final = {
     "gradient_clip_val": 0,
 }
 
+# Others would convert a decoder that is loaded in a type of its own, or clip gradients while they are scaled.
+PRECISIONS: Final = ("32-true", "32", "bf16-mixed", "bf16")
+
 
 def check_request(subcommand: str, config: Any) -> None:
     """Refuse what cannot be done, before anything slow starts.
@@ -163,6 +166,11 @@ def _check_machine(trainer: Any) -> None:
             raise UserError(
                 f"`trainer.{name}` must be at least {least}, got {trainer[name]}; leave it out for the default."
             )
+    if trainer.precision is not None and str(trainer.precision) not in PRECISIONS:
+        raise UserError(
+            f"`trainer.precision` must be 32-true or bf16-mixed, got {trainer.precision}; what the decoder computes in is "
+            "`model.backbone.dtype`."
+        )
     devices = trainer.devices
     on_cpu = trainer.accelerator == "cpu" or not (there["gpu"] or there["tpu"])
     number = re.fullmatch(r" *(-?\d+) *", str(devices))

@@ -87,9 +87,10 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse what was given, and nothing else."""
         self.config = self.parse(args)
-        checks.check_request(self.config.subcommand, self.config[self.config.subcommand])
-        # Out of Lightning's sight, which would lay what a checkpoint says over what was typed.
         config = self.config[self.config.subcommand]
+        config.run_dir = runs.where_it_lies([Path(str(own)) for own in config.get("config") or []], config.run_dir)
+        checks.check_request(self.config.subcommand, config)
+        # Out of Lightning's sight, which would lay what a checkpoint says over what was typed.
         self.checkpoint, config.ckpt_path = config.get("ckpt_path"), None
 
     def parse(self, arguments: Sequence[str]) -> Namespace:

@@ -14,6 +14,7 @@ from embedlab import runs
 from embedlab.data import DataModule
 from embedlab.runs.claim import parts_of, resumed
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
+from embedlab.strategies.checkpoint import decoders
 from embedlab.training.callbacks import Evaluation, Stopwatch
 from embedlab.training.identity import Identity
 
@@ -28,6 +29,10 @@ def notes(config: Any, strategy: EmbeddingStrategy, data: DataModule, evaluation
     told = list(strategy.notes)
     if strategy.backbone is not None and strategy.backbone.tokenization.texts_cut:
         told.append(f"{strategy.backbone.tokenization.texts_cut} texts were cut to {strategy.backbone.window} tokens")
+    for name, own in decoders(strategy).items():
+        if own is not strategy.backbone:
+            dtype = str(own.dtype).removeprefix("torch.")
+            told.append(f"`{name}` is a decoder too: {own.name} in {dtype}, hash {own.files.sha256[:12]}")
     if data.train is not None and data.train.limit == data.fingerprint()["train"]["rows"]:
         told.append(f"training cut to {data.train.limit} rows")
     told += [f"trainer.{name} {config.trainer[name]}" for name in PARTS if config.trainer[name] not in (None, 0)]

@@ -35,7 +35,7 @@ def train_stage(
         main_data: The run's own data, whose training texts give the statistics.
         main_stopwatch: The run's own, to which the stage's time is added.
     """
-    folder = run_dir / "stages" / stage.name
+    folder = run_dir / runs.STAGES / stage.name
     weights, last, done = folder / "weights.ckpt", folder / "last.ckpt", folder / "done.json"
     if done.exists():
         model.configure_model()

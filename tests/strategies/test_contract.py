@@ -202,7 +202,7 @@ def test_a_foreign_or_incomplete_checkpoint_is_refused(build: Callable[..., Embe
     checkpoint: dict[str, Any] = {"state_dict": dict(strategy.state_dict())}
     strategy.on_save_checkpoint(checkpoint)
     with pytest.raises(UserError, match="another decoder"):
-        strategy.on_load_checkpoint({**checkpoint, "backbone": "0" * 64})
+        strategy.on_load_checkpoint({**checkpoint, "decoders": {"backbone": "0" * 64}})
     with pytest.raises(UserError, match="got one of Other"):
         strategy.on_load_checkpoint({**checkpoint, "strategy": "Other"})
     if isinstance(strategy, Trainable):

@@ -24,6 +24,8 @@ from tests.test_training import place
 
 __all__ = ["place"]  # a fixture
 HEAD = """
+import torch
+from torch import nn
 from embedlab.backbone import Backbone
 from embedlab.strategies.base import *
 """
@@ -359,3 +361,29 @@ def test_ending_the_program_is_no_interruption(mine: Callable[[str], processes.D
     assert done.status not in (0, 130)
     assert "interrupted" not in done.stderr
     assert json.loads((place / "r" / "status.json").read_text())["error"] == "SystemExit: 3"
+
+
+def test_what_is_returned_is_checked_however_texts_are_given() -> None:
+    kind = define("class X(Embedder):\n    def embed(self, texts, role=None): return torch.ones(len(texts), 2)")
+    assert kind().embed(role="query", texts=["a", "b", "c"]).shape == (3, 2)
+
+
+def test_of_two_decoders_a_checkpoint_keeps_only_what_was_learned(decoder_folder: Callable[[str], Path]) -> None:
+    source = """
+    class X(Embedder):
+        def __init__(self, backbone: Backbone, teacher: Backbone) -> None:
+            super().__init__()
+            self.backbone, self.teacher, self.head = backbone, teacher, nn.Linear(2, 2)
+
+        def embed(self, texts, role=None): ...
+    """
+    own, other = (str(decoder_folder(name)) for name in ("llama", "gpt2"))
+    strategy = define(source)(Backbone(own), Backbone(other))
+    strategy.backbone.load()
+    strategy.teacher.load()
+    checkpoint = {"state_dict": strategy.state_dict()}
+    strategy.on_save_checkpoint(checkpoint)
+    assert set(checkpoint["state_dict"]) == {"head.weight", "head.bias"}
+    strategy.on_load_checkpoint(checkpoint)
+    with pytest.raises(UserError, match=r"got one of another decoder .*; set `teacher\.name` to that one"):
+        define(source)(Backbone(own), Backbone(own)).on_load_checkpoint(checkpoint)
