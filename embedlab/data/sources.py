@@ -79,7 +79,7 @@ class Source:
         revision: Commit of a hub id; pin it, or a rerun may see other data.
         columns: Column of each role; a list for `text` (all of them, row by row) and `negative` (several per
             row). By default `sentence1`, `sentence2` and `score`, or columns called like the roles.
-        where: Keep rows whose column holds this value.
+        where: Keep rows whose column holds this value, as text: `true`, and `2012` for 2012.0.
         score_range: Lowest and highest possible score, scaled to 0 and 1; 0 to 1 by default, 0 to 5 for `stsb`.
         quoting: Whether double quotes quote fields; by default in CSV they do, in TSV they do not.
         limit: Keep this many rows, drawn once and for all, in their order.
@@ -179,7 +179,8 @@ class Source:
     def _chosen(self, table: Table) -> list[int]:
         """Return the indices of the rows that are kept."""
         chosen = list(range(len(table.rows)))
-        for name, value in (self.where or {}).items():
+        where = {name: _plain(value) for name, value in (self.where or {}).items()}  # Python may give a number
+        for name, value in where.items():
             if name not in table.columns:
                 raise UserError(
                     f"`where` must name columns of {table.name}, got {name!r}{did_you_mean(name, table.columns, listing=False)}."
@@ -187,7 +188,7 @@ class Source:
             index = table.columns.index(name)
             chosen = [row for row in chosen if _plain(table.rows[row][index]) == value]
         if not chosen:
-            left = f" where {self.where}" if self.where else ""
+            left = f" where {where}" if where else ""
             raise UserError(f"`path` must hold at least one row, but {table.name} has none{left}.")
         if self.limit is not None and self.limit < len(chosen):
             chosen = sorted(random.Random(0).sample(chosen, self.limit))
@@ -212,8 +213,13 @@ class Source:
 
 
 def _plain(value: Any) -> str:
-    """Return a value as a string; a missing one as an empty string."""
-    return "" if value is None else str(value)
+    """Write a value as people do, not as Python does; a missing one as an empty string."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # A column of whole numbers with a gap is one of floats.
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _text(table: Table, row: int, index: int, column: str) -> str:
