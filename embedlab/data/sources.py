@@ -6,7 +6,9 @@ import hashlib
 import json
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 from embedlab.data.batches import Side
@@ -27,6 +29,7 @@ DEFAULT_COLUMNS = (
 )
 OPTIONAL = ("score", "negative")
 SEVERAL = ("text", "negative")  # may have several columns
+PLAIN = (str, bool, int, float, NoneType)
 KINDS = {list: "a list", dict: "an object", bool: "true or false", int: "a number", float: "a number"}
 
 
@@ -38,7 +41,7 @@ class Rows:
         kind: "pairs", "triplets" or "texts".
         texts: For each role of the kind its texts; several columns for `negative` are several texts per row.
         score: Scores of pairs, 0 to 1, or None.
-        meta: Other columns by name.
+        meta: Other columns by name, of texts, numbers and lists or mappings of them; images and sounds are left out.
         query: Which text of a pair searches; no content, so `sha256` does not see it.
         sha256: Hash of the content.
     """
@@ -128,7 +131,8 @@ class Source:
             flat = [text for row in texts["text"] for text in row]
             return Rows(kind, {"text": [[text] for text in (dict.fromkeys(flat) if self.distinct else flat)]})
         used = {name for names in columns.values() for name in names}
-        meta = {name: [_plain(table.rows[row][i]) for row in chosen] for name, i in place.items() if name not in used}
+        others = {name: [table.rows[row][i] for row in chosen] for name, i in place.items() if name not in used}
+        meta = {name: [*map(_plain, values)] for name, values in others.items() if _tells_content(values)}
         return Rows(kind, texts, score, meta, self.query)
 
     def _roles(self, table: Table) -> tuple[str, dict[str, list[str]]]:
@@ -220,6 +224,13 @@ def _plain(value: Any) -> str:
         return "true" if value else "false"
     # A column of whole numbers with a gap is one of floats.
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def _tells_content(value: Any) -> bool:
+    """Tell whether a value is written by its content, unlike an image, of which an address is written."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _tells_content(own) for key, own in value.items())
+    return all(map(_tells_content, value)) if isinstance(value, list) else isinstance(value, PLAIN)
 
 
 def _text(table: Table, row: int, index: int, column: str) -> str:
