@@ -43,6 +43,7 @@ class Rows:
         score: Scores of pairs, 0 to 1, or None.
         meta: Other columns by name, of texts, numbers and lists or mappings of them; images and sounds are left out.
         query: Which text of a pair searches; no content, so `sha256` does not see it.
+        cut: Whether a `limit` left rows out; no content either.
         sha256: Hash of the content.
     """
 
@@ -51,6 +52,7 @@ class Rows:
     score: list[float] | None = None
     meta: dict[str, list[str]] = field(default_factory=dict)
     query: Side = "first"
+    cut: bool = False
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -117,7 +119,10 @@ class Source:
         kind, columns = self._roles(table)
         if kind != "pairs" and self.query != "first":
             raise UserError(f"`query` must be left out for {kind}, got {self.query!r}; it is a side of pairs.")
-        chosen = self._chosen(table)
+        fitting = self._fitting(table)
+        limit = len(fitting) if self.limit is None else self.limit
+        cut = limit < len(fitting)
+        chosen = sorted(random.Random(0).sample(fitting, limit)) if cut else fitting
         place = {name: index for index, name in enumerate(table.columns)}
         texts = {
             role: [[_text(table, row, place[own], own) for own in names] for row in chosen]
@@ -129,11 +134,12 @@ class Source:
             score = [self._score(table, row, place[columns["score"][0]]) for row in chosen]
         if kind == "texts":
             flat = [text for row in texts["text"] for text in row]
-            return Rows(kind, {"text": [[text] for text in (dict.fromkeys(flat) if self.distinct else flat)]})
+            kept = dict.fromkeys(flat) if self.distinct else flat
+            return Rows(kind, {"text": [[text] for text in kept]}, cut=cut)
         used = {name for names in columns.values() for name in names}
         others = {name: [table.rows[row][i] for row in chosen] for name, i in place.items() if name not in used}
         meta = {name: [*map(_plain, values)] for name, values in others.items() if _tells_content(values)}
-        return Rows(kind, texts, score, meta, self.query)
+        return Rows(kind, texts, score, meta, self.query, cut)
 
     def _roles(self, table: Table) -> tuple[str, dict[str, list[str]]]:
         """Find the kind of rows and the columns of each role."""
@@ -180,9 +186,9 @@ class Source:
                     )
         return kind, named
 
-    def _chosen(self, table: Table) -> list[int]:
-        """Return the indices of the rows that are kept."""
-        chosen = list(range(len(table.rows)))
+    def _fitting(self, table: Table) -> list[int]:
+        """Return the indices of the rows that fit `where`."""
+        fitting = list(range(len(table.rows)))
         where = {name: _plain(value) for name, value in (self.where or {}).items()}  # Python may give a number
         for name, value in where.items():
             if name not in table.columns:
@@ -190,13 +196,11 @@ class Source:
                     f"`where` must name columns of {table.name}, got {name!r}{did_you_mean(name, table.columns, listing=False)}."
                 )
             index = table.columns.index(name)
-            chosen = [row for row in chosen if _plain(table.rows[row][index]) == value]
-        if not chosen:
+            fitting = [row for row in fitting if _plain(table.rows[row][index]) == value]
+        if not fitting:
             left = f" where {where}" if where else ""
             raise UserError(f"`path` must hold at least one row, but {table.name} has none{left}.")
-        if self.limit is not None and self.limit < len(chosen):
-            chosen = sorted(random.Random(0).sample(chosen, self.limit))
-        return chosen
+        return fitting
 
     def _score(self, table: Table, row: int, index: int) -> float:
         """Read a score and scale it to 0 to 1."""

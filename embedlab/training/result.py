@@ -28,8 +28,7 @@ def notes(config: Any, strategy: EmbeddingStrategy, data: DataModule, evaluation
     told = list(strategy.notes)
     if strategy.backbone is not None and strategy.backbone.tokenization.texts_cut:
         told.append(f"{strategy.backbone.tokenization.texts_cut} texts were cut to {strategy.backbone.window} tokens")
-    if data.train is not None and data.train.limit == data.fingerprint()["train"]["rows"]:
-        told.append(f"training cut to {data.train.limit} rows")
+    told += data.notes
     told += [f"trainer.{name} {config.trainer[name]}" for name in PARTS if config.trainer[name] not in (None, 0)]
     if isinstance(strategy, Trainable) and evaluation.selected is None:
         undefined = evaluation.metrics["validation"]["undefined"]

@@ -284,3 +284,11 @@ def test_objects_of_the_hub_are_no_content(monkeypatch: pytest.MonkeyPatch) -> N
     one, other = (Source("some/data").read() for _ in range(2))
     assert set(one.meta) == {"year", "nested"}
     assert one.sha256 == other.sha256
+
+
+@pytest.mark.parametrize(("limit", "cut"), [(None, False), (20, False), (21, False), (8, True)])
+@pytest.mark.parametrize("columns", [{"text": "a"}, {"text": ["a", "b"]}, {"first": "a", "second": "b"}])
+def test_rows_tell_whether_a_limit_left_some_out(tmp_path: Path, limit: int | None, cut: bool, columns: Any) -> None:
+    """Texts that are repeated are no rows that a limit left out."""
+    (tmp_path / "a.csv").write_text("a,b\n" + "".join(f"one {i // 4},two {i // 3}\n" for i in range(20)))
+    assert Source(str(tmp_path / "a.csv"), columns=columns, limit=limit).read().cut is cut
