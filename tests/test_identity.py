@@ -427,6 +427,18 @@ def test_a_file_that_an_option_names_counts_by_its_content(
     assert replace(run, config=elsewhere[0]).identity(elsewhere[1]) == before
 
 
+def test_a_text_that_happens_to_be_the_name_of_a_file_is_a_text(place: Place) -> None:
+    """A path has a folder or a suffix; a checkpoint is a file whatever its name."""
+    runs = {text: place.run("own", "--model.init_args.words", text) for text in ("G", "./G", "[G, ./G]")}
+    before, resumed = {text: run.identity() for text, run in runs.items()}, runs["G"].identity({"ckpt_path": "G"})
+    (place.folder / "G").write_text("one\n")
+    try:
+        assert {text for text, run in runs.items() if run.identity() != before[text]} == {"./G", "[G, ./G]"}
+        assert runs["G"].identity({"ckpt_path": "G"}) != resumed
+    finally:
+        (place.folder / "G").unlink()
+
+
 def test_a_whole_number_to_clip_at_is_that_number(place: Place) -> None:
     run = place.run("tfidf")
     assert run.identity({"trainer.gradient_clip_val": 2}) == run.identity({"trainer.gradient_clip_val": 2.0})
