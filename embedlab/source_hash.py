@@ -187,7 +187,7 @@ def _reached(items: Iterable[Item], names: Iterable[str] = ()) -> dict[str, str]
         tree = module.tree
         trees = [tree] if item.name is None else [*_definitions(tree, item.name)]
         found[key] = module.hash if item.name is None else _hash("\n".join(sorted(map(_written, trees))))
-        waiting += imported(trees, item, tree, names)
+        waiting += imported(trees, item, names)
     return found
 
 

@@ -7,6 +7,9 @@ Imports are followed
 - from a user's module to every module of the user's own, wherever Python finds it: beside it, on PYTHONPATH, through a
   link, in an editable install. The standard library, installed packages and `LIBRARIES` are taken as they are.
 
+Of a package, the modules count that are used by their names, as in `embedlab.losses.cosent`; of `PARTS`, the definitions.
+One of `PARTS` that is handed on as a value, to `getattr` perhaps, or not used where it is imported, counts as a whole.
+
 A module that `importlib.import_module` takes counts if its name is written out. If only its package is, all modules of
 that package count whose names fit; if not even that is, those that the configuration names.
 """
@@ -16,8 +19,9 @@ from __future__ import annotations
 import ast
 import inspect
 import logging
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.machinery import ModuleSpec
@@ -46,6 +50,7 @@ FRAME: Final = tuple(
 )
 # Not a user's own even as checkouts; a result tells their versions.
 LIBRARIES: Final = {"lightning", "peft", "torch", "transformers"}
+STANDARD: Final = Path(os.__file__).parent
 INSTALLED: Final = {"site-packages", "dist-packages"}
 IMPORTING: Final = {"__import__", "import_module"}
 UNKNOWN: Final = "*"  # a part of a name that is only known when the code runs
@@ -102,23 +107,29 @@ def source_file(module: str) -> Path:
     return Path(file)
 
 
-def imported(trees: Iterable[ast.AST], item: Item, whole: ast.AST, names: Iterable[str] = ()) -> Iterator[Item]:
+def imported(trees: Iterable[ast.AST], item: Item, names: Iterable[str] = ()) -> Iterator[Item]:
     """Give what a module imports, of what is followed: modules, or definitions of `PARTS`.
 
     Args:
         trees: The parts of the module that count.
         item: The module.
-        whole: All of it.
         names: Strings of a configuration, among which a module may find the name of one that it imports.
     """
-    for node in (own for tree in trees for own in _nodes(tree)):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from with_packages(alias.name, item)
-        elif isinstance(node, ast.ImportFrom):
-            yield from _from(node, item, whole)
-        elif isinstance(node, ast.Call) and node.args and not is_ours(item.module):
-            yield from _called(node, item, names)
+    trees = list(trees)
+    used = {own for tree in trees for own in _used(tree)}
+    nodes = [own for tree in trees for own in _nodes(tree)]
+    renamed = {}
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for path, here, what in _bound(node, item):
+                renamed[here] = what.rpartition(".")[2]
+                paths = {what + own[len(here) :] for own in used if _is_under(own, here)}
+                for own in sorted(paths if any(_is_under(own, path) for own in paths) else {*paths, path}):
+                    yield from _at(own, item)
+    if not is_ours(item.module):
+        for node in nodes:
+            if isinstance(node, ast.Call) and node.args:
+                yield from _called(node, item, names, renamed)
 
 
 def with_packages(module: str, asking: Item) -> Iterator[Item]:
@@ -139,32 +150,63 @@ def with_packages(module: str, asking: Item) -> Iterator[Item]:
 
 @cache
 def _nodes(tree: ast.AST) -> list[ast.AST]:
-    kinds = (ast.Import, ast.ImportFrom, ast.Attribute, ast.Call)
-    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom | ast.Call)]
 
 
-def _from(node: ast.ImportFrom, item: Item, whole: ast.AST) -> Iterator[Item]:
-    """Give what `from ... import ...` imports."""
+@cache
+def _used(tree: ast.AST) -> list[str]:
+    """Return the names that a source uses, each with the attributes that it takes of it: `losses.cosent`."""
+    return list(_names(tree, frozenset()))
+
+
+def _names(node: ast.AST, parameters: frozenset[str]) -> Iterator[str]:
+    """Give names used in a node, but not those of parameters of the functions around it."""
+    attributes: list[str] = []
+    while isinstance(node, ast.Attribute):
+        attributes.insert(0, node.attr)
+        node = node.value
+    if isinstance(node, ast.Name) and node.id not in parameters:
+        yield ".".join([node.id, *attributes])
+    inside: list[ast.AST] = []
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        inside = [node.body] if isinstance(node, ast.Lambda) else [*node.body]
+        own = frozenset(argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg))
+    for child in ast.iter_child_nodes(node):  # defaults, annotations and decorators are outside of their function
+        yield from _names(child, parameters | own if child in inside else parameters)
+
+
+def _is_under(name: str, above: str) -> bool:
+    return f"{name}.".startswith(f"{above}.")
+
+
+def _bound(node: ast.Import | ast.ImportFrom, item: Item) -> Iterator[tuple[str, str, str]]:
+    """Give for each thing imported its path, the name that it is used by here, and what that name stands for."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield alias.name, alias.asname or _top(alias.name), alias.name if alias.asname else _top(alias.name)
+        return
     above = item.package.split(".") if node.level else []
     above = above[: len(above) + 1 - node.level]
     source = ".".join([*above, *([node.module] if node.module else [])])
     for alias in node.names:
-        inside = [*with_packages(f"{source}.{alias.name}", item)]
-        if source in PARTS and alias.name != "*":
-            yield from (own._replace(name=alias.name) for own in with_packages(source, item))
-        elif f"{source}.{alias.name}" in PARTS:
-            here = alias.asname or alias.name
-            nodes = (own for own in _nodes(whole) if isinstance(own, ast.Attribute))
-            used = {own.attr for own in nodes if isinstance(own.value, ast.Name) and own.value.id == here}
-            yield from (own._replace(name=name) for own in inside for name in sorted(used)) if used else inside
-        else:
-            yield from inside or with_packages(source, item)
+        yield f"{source}.{alias.name}", alias.asname or alias.name, f"{source}.{alias.name}"
 
 
-def _called(node: ast.Call, item: Item, names: Iterable[str]) -> Iterator[Item]:
-    """Give what a call of `importlib.import_module` or `__import__` imports."""
-    called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
-    if called not in IMPORTING:
+def _at(path: str, asking: Item) -> Iterator[Item]:
+    """Give the module, with its packages, in which a dotted path finds a thing, or the definition of one in `PARTS`."""
+    parts = path.split(".")
+    for end in range(len(parts), 0, -1):
+        module = ".".join(parts[:end])
+        if found := [*with_packages(module, asking)]:
+            name = parts[end] if module in PARTS and parts[end:] not in ([], ["*"]) else None
+            yield from (own._replace(name=name) for own in found)
+            return
+
+
+def _called(node: ast.Call, item: Item, names: Iterable[str], renamed: Mapping[str, str]) -> Iterator[Item]:
+    """Give what a call of `importlib.import_module` or `__import__`, which may be renamed here, imports."""
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    if renamed.get(called, called) not in IMPORTING:
         return
     name = _pattern(node.args[0], item)
     if name.startswith("."):
@@ -207,7 +249,10 @@ def _top(module: str) -> str:
 
 
 def _is_library(module: str) -> bool:
-    return _top(module) in LIBRARIES or _top(module) in sys.stdlib_module_names
+    if (top := _top(module)) not in sys.stdlib_module_names:
+        return top in LIBRARIES
+    path = _found(top)  # a user's own file of that name may be found first
+    return path is None or path.is_relative_to(STANDARD)
 
 
 def _found(module: str) -> Path | None:

@@ -427,6 +427,18 @@ def test_a_file_that_an_option_names_counts_by_its_content(
     assert replace(run, config=elsewhere[0]).identity(elsewhere[1]) == before
 
 
+def test_a_text_that_happens_to_be_the_name_of_a_file_is_a_text(place: Place) -> None:
+    """A path has a folder or a suffix; a checkpoint is a file whatever its name."""
+    runs = {text: place.run("own", "--model.init_args.words", text) for text in ("G", "./G", "[G, ./G]")}
+    before, resumed = {text: run.identity() for text, run in runs.items()}, runs["G"].identity({"ckpt_path": "G"})
+    (place.folder / "G").write_text("one\n")
+    try:
+        assert {text for text, run in runs.items() if run.identity() != before[text]} == {"./G", "[G, ./G]"}
+        assert runs["G"].identity({"ckpt_path": "G"}) != resumed
+    finally:
+        (place.folder / "G").unlink()
+
+
 def test_a_whole_number_to_clip_at_is_that_number(place: Place) -> None:
     run = place.run("tfidf")
     assert run.identity({"trainer.gradient_clip_val": 2}) == run.identity({"trainer.gradient_clip_val": 2.0})
@@ -559,14 +571,62 @@ def test_imports_are_followed_wherever_python_finds_them(
         ("import_module('variants.t' + name)", {"", ".two"}),
         ("import_module('.deep.' + name, package='variants')", {"", ".deep", ".deep.three"}),
         ("other('variants.one')", set()),
+        ("load('variants.one')", {"", ".one"}),
+        ("il.import_module('variants.one')", {"", ".one"}),
     ],
 )
 def test_a_module_that_is_imported_by_a_call_counts(elsewhere: Path, call: str, found: set[str]) -> None:
     (elsewhere / "here" / "variants" / "deep").mkdir(parents=True)
     for name in ("__init__", "one", "two", "deep/__init__", "deep/three"):
         (elsewhere / "here" / "variants" / f"{name}.py").write_text("")
-    source = f"import importlib\nfrom importlib import import_module\ndef late(name, other):\n    {call}"
+    imports = "import importlib, importlib as il\nfrom importlib import import_module, import_module as load"
+    source = f"{imports}\ndef late(name, other):\n    {call}"
     assert reached(elsewhere, source) == {f"variants{own}" for own in found}
+
+
+@pytest.mark.parametrize(
+    ("imports", "use", "found"),
+    [
+        ("import embedlab", "embedlab.losses.mse", {"losses:mse"}),
+        ("import embedlab, embedlab.losses", "embedlab.losses.mse()", {"losses:mse"}),
+        ("import embedlab.losses as own", "own.mse", {"losses:mse"}),
+        ("import embedlab.losses", "0", {"losses"}),
+        ("from embedlab.losses import *", "0", {"losses"}),
+        ("from embedlab import backbone", "backbone.tuning.Frozen()", {"backbone.tuning:Frozen"}),
+        ("from embedlab import strategies", "strategies.freeze_network.Two", {"strategies.freeze_network"}),
+        ("import embedlab", "embedlab.strategies.freeze_network", {"strategies.freeze_network"}),
+        ("from embedlab import losses", "losses.mse() + getattr(losses, 'x')()", {"losses", "losses:mse"}),
+        ("import embedlab", "[embedlab.losses]", {"losses"}),
+        ("from embedlab import losses", "lambda losses=losses.mse: (losses, losses.cosent)", {"losses:mse"}),
+        ("import embedlab, embedlab.data", "embedlab.data.Source, embedlab.strategies.base.Embedder", set()),
+    ],
+)
+def test_what_is_reached_through_a_package_counts(elsewhere: Path, imports: str, use: str, found: set[str]) -> None:
+    expected = {f"embedlab.{own}" for own in found}
+    assert reached(elsewhere, f"{imports}\ndef late(): return {use}") == expected
+    if "*" not in imports:
+        del sys.modules["away_method"]
+        source_hash._read.clear()
+        assert reached(elsewhere, f"def late():\n    {imports}\n    return {use}") == expected
+
+
+def test_a_module_of_an_own_package_counts_where_only_its_use_tells(elsewhere: Path) -> None:
+    (elsewhere / "here" / "enclosing").mkdir()
+    for name in ("__init__", "one", "two"):
+        (elsewhere / "here" / "enclosing" / f"{name}.py").write_text("")
+    assert reached(elsewhere, "import enclosing\ndef late(): return enclosing.one.first") == {
+        "enclosing",
+        "enclosing.one",
+    }
+
+
+def test_an_own_file_named_as_a_standard_module_counts(elsewhere: Path) -> None:
+    """If Python finds it first."""
+    for name in ("tabnanny", "json"):
+        (elsewhere / "here" / f"{name}.py").write_text("def take(): ...\n")
+    assert reached(elsewhere, "import tabnanny, json, turtledemo, sys") == {"tabnanny"}
+    importlib.import_module("tabnanny")
+    assert set(sources_of(["tabnanny.take", "json.loads", "sys.exit"])) == {"tabnanny"}
 
 
 def test_calls_may_name_the_package_they_stand_in(elsewhere: Path) -> None:

@@ -354,6 +354,62 @@ def test_schedules_are_told_where_they_differ(tmp_path: Path, show: Show) -> Non
     }
 
 
+def held(sha256: str, rows: int = 80, path: str = "pairs.csv", **more: str) -> dict[str, Any]:
+    return {"path": path, "split": "test", "query": "first", "rows": rows, "sha256": sha256 * 64, **more}
+
+
+def test_other_pairs_are_told(tmp_path: Path, show: Show) -> None:
+    """Whether their number tells or only what they hold."""
+    finish(tmp_path, "one", data={"test/stsb": held("a")})
+    finish(tmp_path, "moved", data={"test/stsb": held("a", path="elsewhere/pairs.csv", split="train")})
+    finish(tmp_path, "before")
+    finish(tmp_path, "older", data={"test/stsb": {"rows": 7}})
+    assert not any(notes_of(show(tmp_path, "--resamples", 0)).values())
+    finish(tmp_path, "few", data={"test/stsb": held("b", 24)})
+    finish(tmp_path, "single", data={"test/stsb": held("c", 1, "stsb")})
+    finish(tmp_path, "edited", data={"test/stsb": held("d", path="elsewhere/pairs.csv")})
+    finish(tmp_path, "turned", data={"test/stsb": held("a", query="second")})
+    assert notes_of(show(tmp_path, "--resamples", 0)) == {
+        "one": ["scored on 80 pairs of pairs.csv (sha256 aaaaaaaa), other rows on others"],
+        "moved": ["scored on 80 pairs of pairs.csv (sha256 aaaaaaaa), other rows on others"],
+        "before": [],
+        "older": [],
+        "few": ["scored on 24 pairs of pairs.csv, other rows on others"],
+        "single": ["scored on 1 pair of stsb test, other rows on others"],
+        "edited": ["scored on 80 pairs of pairs.csv (sha256 dddddddd), other rows on others"],
+        "turned": ["scored on 80 pairs of pairs.csv with the second text as query, other rows on others"],
+    }
+
+
+def test_only_the_pairs_of_a_table_count_there(tmp_path: Path, show: Show) -> None:
+    for label, own in (("one", "a"), ("other", "b")):
+        sets = {"test/stsb": held("a"), "test/sick": held(own), "validation": held(own), "predict": held(own)}
+        finish(tmp_path, label, data=sets, sets=["test/stsb", "test/sick", "validation"])
+    assert not any(notes_of(show(tmp_path, "--resamples", 0, "--set", "stsb")).values())
+    for name in ("sick", "validation"):
+        notes = notes_of(show(tmp_path, "--resamples", 0, "--set", name))
+        assert notes == {
+            label: [f"scored on 80 pairs of pairs.csv (sha256 {own * 8}), other rows on others"]
+            for label, own in (("one", "a"), ("other", "b"))
+        }
+
+
+def test_other_training_data_are_told_and_others_to_select_by(tmp_path: Path, show: Show) -> None:
+    """What does not train selects nothing."""
+    data = {"train": held("a", 20, "stsb", split="train"), "validation": held("b", 9)}
+    cut = ["training cut to 20 rows"]
+    schedule = {"epochs": 1, "batch_size": 8, "validate_every": 1, "steps": None}
+    finish(tmp_path, "one", data=data, schedule=schedule, notes=cut)
+    finish(tmp_path, "none", data={**data, "validation": held("c", 9)}, schedule=None, notes=cut)
+    assert notes_of(show(tmp_path, "--resamples", 0)) == {"one": cut, "none": cut}
+    finish(tmp_path, "other", data={"train": held("c", 1), "validation": held("d", 8)}, schedule=schedule)
+    assert notes_of(show(tmp_path, "--resamples", 0)) == {
+        "one": ["training data: 20 rows of stsb train", "selected by 9 pairs of pairs.csv"],
+        "none": ["training data: 20 rows of stsb train"],
+        "other": ["training data: 1 row of pairs.csv", "selected by 8 pairs of pairs.csv"],
+    }
+
+
 def test_charged_features_and_processes_are_told(tmp_path: Path, show: Show) -> None:
     seconds = {"features": 90.0, "train": 10.0, "score": 1.0}
     for seed, found in ((0, 0.0), (1, 80.0)):

@@ -160,6 +160,11 @@ class DataModule(LightningDataModule):
             for name, rows in self._rows.items()
         }
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the results must know of the training rows, once they are read."""
+        return [f"training cut to {self.train.limit} rows"] if self.train and self._rows["train"].cut else []
+
     def _process(self) -> tuple[int, int]:
         """Return the number of this process and of all."""
         trainer = self.trainer

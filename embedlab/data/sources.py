@@ -6,7 +6,9 @@ import hashlib
 import json
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 from embedlab.data.batches import Side
@@ -27,6 +29,7 @@ DEFAULT_COLUMNS = (
 )
 OPTIONAL = ("score", "negative")
 SEVERAL = ("text", "negative")  # may have several columns
+PLAIN = (str, bool, int, float, NoneType)
 KINDS = {list: "a list", dict: "an object", bool: "true or false", int: "a number", float: "a number"}
 
 
@@ -38,8 +41,9 @@ class Rows:
         kind: "pairs", "triplets" or "texts".
         texts: For each role of the kind its texts; several columns for `negative` are several texts per row.
         score: Scores of pairs, 0 to 1, or None.
-        meta: Other columns by name.
+        meta: Other columns by name, of texts, numbers and lists or mappings of them; images and sounds are left out.
         query: Which text of a pair searches; no content, so `sha256` does not see it.
+        cut: Whether a `limit` left rows out; no content either.
         sha256: Hash of the content.
     """
 
@@ -48,6 +52,7 @@ class Rows:
     score: list[float] | None = None
     meta: dict[str, list[str]] = field(default_factory=dict)
     query: Side = "first"
+    cut: bool = False
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -79,7 +84,7 @@ class Source:
         revision: Commit of a hub id; pin it, or a rerun may see other data.
         columns: Column of each role; a list for `text` (all of them, row by row) and `negative` (several per
             row). By default `sentence1`, `sentence2` and `score`, or columns called like the roles.
-        where: Keep rows whose column holds this value.
+        where: Keep rows whose column holds this value, as text: `true`, and `2012` for 2012.0.
         score_range: Lowest and highest possible score, scaled to 0 and 1; 0 to 1 by default, 0 to 5 for `stsb`.
         quoting: Whether double quotes quote fields; by default in CSV they do, in TSV they do not.
         limit: Keep this many rows, drawn once and for all, in their order.
@@ -114,7 +119,10 @@ class Source:
         kind, columns = self._roles(table)
         if kind != "pairs" and self.query != "first":
             raise UserError(f"`query` must be left out for {kind}, got {self.query!r}; it is a side of pairs.")
-        chosen = self._chosen(table)
+        fitting = self._fitting(table)
+        limit = len(fitting) if self.limit is None else self.limit
+        cut = limit < len(fitting)
+        chosen = sorted(random.Random(0).sample(fitting, limit)) if cut else fitting
         place = {name: index for index, name in enumerate(table.columns)}
         texts = {
             role: [[_text(table, row, place[own], own) for own in names] for row in chosen]
@@ -126,10 +134,12 @@ class Source:
             score = [self._score(table, row, place[columns["score"][0]]) for row in chosen]
         if kind == "texts":
             flat = [text for row in texts["text"] for text in row]
-            return Rows(kind, {"text": [[text] for text in (dict.fromkeys(flat) if self.distinct else flat)]})
+            kept = dict.fromkeys(flat) if self.distinct else flat
+            return Rows(kind, {"text": [[text] for text in kept]}, cut=cut)
         used = {name for names in columns.values() for name in names}
-        meta = {name: [_plain(table.rows[row][i]) for row in chosen] for name, i in place.items() if name not in used}
-        return Rows(kind, texts, score, meta, self.query)
+        others = {name: [table.rows[row][i] for row in chosen] for name, i in place.items() if name not in used}
+        meta = {name: [*map(_plain, values)] for name, values in others.items() if _tells_content(values)}
+        return Rows(kind, texts, score, meta, self.query, cut)
 
     def _roles(self, table: Table) -> tuple[str, dict[str, list[str]]]:
         """Find the kind of rows and the columns of each role."""
@@ -176,22 +186,21 @@ class Source:
                     )
         return kind, named
 
-    def _chosen(self, table: Table) -> list[int]:
-        """Return the indices of the rows that are kept."""
-        chosen = list(range(len(table.rows)))
-        for name, value in (self.where or {}).items():
+    def _fitting(self, table: Table) -> list[int]:
+        """Return the indices of the rows that fit `where`."""
+        fitting = list(range(len(table.rows)))
+        where = {name: _plain(value) for name, value in (self.where or {}).items()}  # Python may give a number
+        for name, value in where.items():
             if name not in table.columns:
                 raise UserError(
                     f"`where` must name columns of {table.name}, got {name!r}{did_you_mean(name, table.columns, listing=False)}."
                 )
             index = table.columns.index(name)
-            chosen = [row for row in chosen if _plain(table.rows[row][index]) == value]
-        if not chosen:
-            left = f" where {self.where}" if self.where else ""
+            fitting = [row for row in fitting if _plain(table.rows[row][index]) == value]
+        if not fitting:
+            left = f" where {where}" if where else ""
             raise UserError(f"`path` must hold at least one row, but {table.name} has none{left}.")
-        if self.limit is not None and self.limit < len(chosen):
-            chosen = sorted(random.Random(0).sample(chosen, self.limit))
-        return chosen
+        return fitting
 
     def _score(self, table: Table, row: int, index: int) -> float:
         """Read a score and scale it to 0 to 1."""
@@ -212,8 +221,20 @@ class Source:
 
 
 def _plain(value: Any) -> str:
-    """Return a value as a string; a missing one as an empty string."""
-    return "" if value is None else str(value)
+    """Write a value as people do, not as Python does; a missing one as an empty string."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # A column of whole numbers with a gap is one of floats.
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def _tells_content(value: Any) -> bool:
+    """Tell whether a value is written by its content, unlike an image, of which an address is written."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _tells_content(own) for key, own in value.items())
+    return all(map(_tells_content, value)) if isinstance(value, list) else isinstance(value, PLAIN)
 
 
 def _text(table: Table, row: int, index: int, column: str) -> str:

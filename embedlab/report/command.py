@@ -159,7 +159,7 @@ def summarise(found: Sequence[Run], only: str | None = None, resamples: int = RE
     shown = []
     for name in _sets(found, only):
         there = [own for own in groups if any(name in result["metrics"] for _, result in own.results)]
-        compared = notes.compare([result for own in there for _, result in own.results])
+        compared = notes.compare([result for own in there for _, result in own.results], name)
         rows = [_row(own, name, resamples, footnotes, compared) for own in there]
         rows.sort(key=lambda row: (row.spearman is None, -row.spearman[0] if row.spearman else 0.0, row.label))
         pairs = sorted({row.pairs for row in rows if row.pairs})
@@ -193,7 +193,7 @@ def _row(group: Group, name: str, resamples: int, footnotes: dict[str, int], com
     done = [(folder, result) for folder, result in group.results if name in result["metrics"]]
     results = [result for _, result in done]
     metrics = [result["metrics"][name] for result in results]
-    told = [*group.notes, *notes.of_row(results, compared)]
+    told = [*group.notes, *notes.of_row(results, name, compared)]
     told += [f"undefined: {metric['undefined']}" for metric in metrics if metric.get("undefined")]
     interval = None
     if resamples and not any(metric.get("spearman") is None for metric in metrics):

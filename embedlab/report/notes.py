@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from embedlab.report import render
@@ -13,7 +15,10 @@ __all__ = ["Compared", "compare", "of_row"]
 
 PACKAGES: Final = ("torch", "lightning", "transformers", "peft")  # whose versions can change a number
 
+CUT: Final = "training cut to "  # a note that begins so says less than one of the training rows
+
 Result = Mapping[str, Any]
+Content = tuple[str, str, str]  # a source by its name, the hash of its rows, and their query side
 
 
 @dataclass(frozen=True)
@@ -23,29 +28,40 @@ class Compared:
     Attributes:
         schedules: Whether in how long and in what batches they trained.
         packages: Names of packages of which there were several versions.
+        data: Notes of what the sources hold, of those that do not hold the same for all.
     """
 
     schedules: bool
     packages: Collection[str]
+    data: Mapping[Content, str]
 
 
-def compare(results: Sequence[Result]) -> Compared:
-    """Tell in what the runs of a table differ, `results` being all of them."""
+def compare(results: Sequence[Result], name: str) -> Compared:
+    """Tell in what the runs of a table differ.
+
+    Args:
+        results: All of them.
+        name: Of the set that they were scored on.
+    """
     schedules = {_schedule(result) for result in results} - {None}
     packages = [
         name for name in PACKAGES if len({(own.get("versions") or {}).get(name) for own in results} - {None}) > 1
     ]
-    return Compared(len(schedules) > 1, packages)
+    return Compared(len(schedules) > 1, packages, _data(results, name))
 
 
-def of_row(results: Sequence[Result], compared: Compared) -> list[str]:
+def of_row(results: Sequence[Result], name: str, compared: Compared) -> list[str]:
     """Return the notes of a row.
 
     Args:
         results: Its runs.
+        name: Of the set that they were scored on.
         compared: In what those of its table differ.
     """
-    told = [note for result in results for note in result.get("notes") or []]
+    contents = [own for result in results for own in _contents(result, name) if own in compared.data]
+    trained = any(source == "train" for source, *_ in contents)
+    told = [note for result in results for note in result.get("notes") or [] if not (trained and note.startswith(CUT))]
+    told += [compared.data[own] for own in contents]
     told += _costs(results)
     told += [note for result in results if (note := _code(result)) is not None]
     if changed := different_code(results):
@@ -57,6 +73,47 @@ def of_row(results: Sequence[Result], compared: Compared) -> list[str]:
     if compared.schedules:
         told += [note for result in results if (note := _schedule(result)) is not None]
     return told
+
+
+def _data(results: Sequence[Result], name: str) -> dict[Content, str]:
+    """Say what the sources hold that do not hold the same for all runs."""
+    said: dict[Content, str] = {}
+    for result in results:
+        for content, own in _contents(result, name).items():
+            said.setdefault(content, _held(content, own, name))
+    contents, texts = Counter(source for source, *_ in said), Counter(said.values())
+    notes = {}
+    for (source, sha256, query), text in said.items():
+        if contents[source] > 1:
+            same = f" (sha256 {sha256[:8]})" if texts[text] > 1 else ""
+            others = ", other rows on others" if source == name else ""
+            notes[source, sha256, query] = f"{text}{same}{others}"
+    return notes
+
+
+def _contents(result: Result, name: str) -> dict[Content, Mapping[str, Any]]:
+    """Return what is known of the pairs that a run was scored on, of its training data, and of what it was selected by.
+
+    Without training nothing is selected, but TF-IDF and the scale of features stand on training data all the same.
+    """
+    data = result.get("data") or {}
+    sources = dict.fromkeys([name, "train", *(["validation"] if result.get("schedule") else [])])
+    found = [(source, data.get(source) or {}) for source in sources]
+    return {
+        (source, own["sha256"], own.get("query") or "first"): own
+        for source, own in found
+        if all(own.get(key) for key in ("path", "rows", "sha256"))
+    }
+
+
+def _held(content: Content, own: Mapping[str, Any], name: str) -> str:
+    """Say what a source holds and what it was there for."""
+    source, _, query = content
+    use = "scored on" if source == name else {"train": "training data:", "validation": "selected by"}[source]
+    rows, path = own["rows"], own["path"]
+    kind = f"{'row' if source == 'train' else 'pair'}{'' if rows == 1 else 's'}"
+    place = Path(path).name if Path(path).suffix else f"{path} {own.get('split')}"  # a file has no splits
+    return f"{use} {rows} {kind} of {place}{' with the second text as query' if query == 'second' else ''}"
 
 
 def _schedule(result: Result) -> str | None:

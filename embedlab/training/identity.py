@@ -5,7 +5,8 @@ What decides it:
 - the configuration as resolved by the parser, without places, names, and the trainer options that only show; devices
   and precision as the trainer has them;
 - the content of the data, those of earlier stages included, and of each file that an option of a strategy or a callback
-  names, or `ckpt_path`; not how their paths are written. Of a folder, only the path counts;
+  names, or `ckpt_path`; not how their paths are written. Of a folder, only the path counts. What an option has is a path
+  if a folder or a suffix stands in it;
 - the files of the decoder; of a hub id, its commit too;
 - the precision that the decoder computes in, `auto` resolved;
 - the source of the classes and functions that the configuration names, with what they import of the user's own modules,
@@ -92,7 +93,9 @@ def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataM
     backbone = strategy.backbone
     stages = strategy.stages() if isinstance(strategy, Trainable) else ()
     settle = _Settle([content_hash(asdict(stage.source)) for stage in stages])
-    kept = {key: settle(value, key == "ckpt_path") for key, value in kept.items()}
+    kept = {key: settle(value) for key, value in kept.items()}
+    if isinstance(checkpoint := kept.get("ckpt_path"), str):
+        kept["ckpt_path"] = _content(checkpoint)
     decided = {
         "config": kept,
         "data": {name: [own["rows"], own["sha256"], own["query"]] for name, own in data.fingerprint().items()},
@@ -120,7 +123,7 @@ class _Settle:
     read: Collection[str]
 
     def __call__(self, value: Any, named: bool = False) -> Any:
-        """Settle a value, in which strings are `named` files where there are such."""
+        """Settle a value, in which strings may have `named` files."""
         if isinstance(value, Mapping):
             if set(value) == SOURCE and content_hash(value) in self.read:
                 return None
@@ -132,7 +135,7 @@ class _Settle:
             # An address in memory, for a default without an import path such as a lambda. What that computes is known
             # all the same: it is written in a module that counts, as the class which has the default is named.
             return re.sub(r" at 0x[0-9a-fA-F]+", "", value)
-        return _content(value) if named and isinstance(value, str) else value
+        return _content(value) if named and isinstance(value, str) and _is_path(value) else value
 
 
 def _decoder(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,6 +144,11 @@ def _decoder(value: Mapping[str, Any]) -> dict[str, Any]:
     if Path(name).expanduser().exists():
         name = Pretrained(name, value["revision"]).sha256
     return {"name": name, "dtype": str(best_dtype()).removeprefix("torch.") if dtype == "auto" else dtype}
+
+
+def _is_path(text: str) -> bool:
+    """Tell whether a text is written as paths are, so that it is none by chance, such as a word of a prompt."""
+    return "/" in text or bool(Path(text).suffix)
 
 
 def _content(text: str) -> str | dict[str, str]:

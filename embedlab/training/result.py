@@ -33,8 +33,7 @@ def notes(config: Any, strategy: EmbeddingStrategy, data: DataModule, evaluation
         if own is not strategy.backbone:
             dtype = str(own.dtype).removeprefix("torch.")
             told.append(f"`{name}` is a decoder too: {own.name} in {dtype}, hash {own.files.sha256[:12]}")
-    if data.train is not None and data.train.limit == data.fingerprint()["train"]["rows"]:
-        told.append(f"training cut to {data.train.limit} rows")
+    told += data.notes
     told += [f"trainer.{name} {config.trainer[name]}" for name in PARTS if config.trainer[name] not in (None, 0)]
     if isinstance(strategy, Trainable) and evaluation.selected is None:
         undefined = evaluation.metrics["validation"]["undefined"]

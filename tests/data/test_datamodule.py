@@ -209,3 +209,20 @@ def test_a_source_may_be_a_mapping(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=said):
             DataModule(test={"own": wrong})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, []),
+        ({"limit": 10}, []),
+        ({"limit": 8}, ["training cut to 8 rows"]),
+        ({"limit": 8, "columns": {"text": "d"}}, ["training cut to 8 rows"]),  # of which one is repeated
+    ],
+)
+def test_a_limit_is_noted_where_it_left_rows_out(tmp_path: Path, options: dict[str, Any], said: list[str]) -> None:
+    rows = [f"one {i},two {i},{i / 9},own {i // 2}" for i in range(10)]
+    (tmp_path / "a.csv").write_text("sentence1,sentence2,score,d\n" + "\n".join(rows) + "\n")
+    data = DataModule(train=Source(str(tmp_path / "a.csv"), **options))
+    data.setup("fit")
+    assert data.notes == said

@@ -194,7 +194,7 @@ def test_a_fault_is_one_sentence(
     [
         (["a", "b"], "got a list (['a', 'b'])"),
         ({"a": "b"}, "got an object"),
-        (True, "got true or false (True)"),
+        (True, "got true or false (true)"),
         (3, "got a number (3)"),
         (float("nan"), "got a number (nan)"),
         ([["long"] * 90], "lo...)"),
@@ -229,3 +229,66 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"'some/data' \(split 'test', revision abc\) could not be fetched") as caught:
         Source("some/data", "test", revision="abc").read()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "kept", "shown"),
+    [
+        (True, ["true", True], "true"),
+        (2012.0, ["2012", 2012, 2012.0], "2012"),
+        (2012.5, ["2012.5", 2012.5], "2012.5"),
+        ("2012.0", ["2012.0"], "2012.0"),
+        (None, ["", None], ""),
+    ],
+)
+def test_values_are_written_as_people_write_them(tmp_path: Path, value: Any, kept: list[Any], shown: str) -> None:
+    """In `where` and in the other columns of a row, whatever Python would write."""
+    records = [{"first": "a", "second": own, "c": c} for own, c in (("b", value), ("c", False), ("d", 7))]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(own) + "\n" for own in records))
+    assert Source(str(path)).read().meta == {"c": [shown, "false", "7"]}
+    for own in kept:
+        rows = Source(str(path), where={"c": own}).read()
+        assert (rows.texts["second"], rows.meta) == ([["b"]], {"c": [shown]})
+
+
+def test_a_column_of_numbers_with_a_gap_holds_whole_numbers(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a", "b"], "year": pa.array([2012.0, float("nan")])})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert Source(str(tmp_path / "a.parquet"), where={"year": "2012"}).read().all_texts() == ["a"]
+
+
+def test_messages_write_values_as_where_does(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"first": "a", "second": true, "score": true}\n')
+    for options, said in (
+        ({}, r"got true or false \(true\)"),
+        ({"columns": {"first": "first", "second": "first", "score": "score"}}, "must be a number, got 'true'"),
+        ({"where": {"score": False}}, "has none where {'score': 'false'}"),
+    ):
+        with pytest.raises(UserError, match=said):
+            Source(str(path), **options).read()  # type: ignore[arg-type]
+
+
+def test_objects_of_the_hub_are_no_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoded images and sounds; all that is known of them is an address, which is another one in every process."""
+
+    def load(*_: object, **__: object) -> list[dict[str, Any]]:
+        kept = {"year": 1, "nested": [{"a": None}, True]}
+        return [
+            {"first": "a", "second": "b", "image": object(), "nested image": [{"a": object()}], "some": 1, **kept},
+            {"first": "c", "second": "d", "image": None, "nested image": [], "some": object(), **kept},
+        ]
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    one, other = (Source("some/data").read() for _ in range(2))
+    assert set(one.meta) == {"year", "nested"}
+    assert one.sha256 == other.sha256
+
+
+@pytest.mark.parametrize(("limit", "cut"), [(None, False), (20, False), (21, False), (8, True)])
+@pytest.mark.parametrize("columns", [{"text": "a"}, {"text": ["a", "b"]}, {"first": "a", "second": "b"}])
+def test_rows_tell_whether_a_limit_left_some_out(tmp_path: Path, limit: int | None, cut: bool, columns: Any) -> None:
+    """Texts that are repeated are no rows that a limit left out."""
+    (tmp_path / "a.csv").write_text("a,b\n" + "".join(f"one {i // 4},two {i // 3}\n" for i in range(20)))
+    assert Source(str(tmp_path / "a.csv"), columns=columns, limit=limit).read().cut is cut
