@@ -119,13 +119,14 @@ class DataModule(LightningDataModule):
         return rows
 
     def _refuse_equal_rows(self, name: str, source: Source, argument: str) -> None:
-        """Refuse splits of one file, which are all of its rows."""
+        """Refuse what was meant as two splits of one file, and is the same rows twice."""
         for other, own in self._sources().items():
             if other in self._rows and own.split != source.split and replace(own, split=source.split) == source:
                 if Path(source.path).expanduser().is_file():
                     raise UserError(
-                        f"`{argument}.split` must be left out for a file, which has none, got {source.split!r} of {source.path}, "
-                        f"where data.{other.replace('/', '.')} has the same rows; choose by `where`, or give both one `split`."
+                        f"`{argument}` must hold other rows than `data.{other.replace('/', '.')}`, got the same rows of "
+                        f"{source.path} for both, as a file has no splits; choose rows by `where`, name another file, or, if that "
+                        "is meant, give both the same `split`."
                     )
 
     def _sources(self) -> dict[str, Source]:
