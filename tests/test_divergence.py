@@ -111,7 +111,9 @@ def test_before_anything_is_learned_loss_and_data_are_to_blame() -> None:
 
 def test_only_a_rate_that_is_an_argument_is_named_as_one() -> None:
     own, model = Finite(), Line()
-    with pytest.raises(UserError, match=r"^the learning rate in `self\.plan` must be .* with 0\.5 the loss was nan at step 2"):
+    with pytest.raises(
+        UserError, match=r"^the learning rate in `self\.plan` must be .* with 0\.5 the loss was nan at step 2"
+    ):
         own.on_before_backward(trainer(1), model, torch.tensor(float("nan")))
 
 

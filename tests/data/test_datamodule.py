@@ -187,8 +187,8 @@ def test_one_file_is_not_two_splits(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         data.setup("fit")
     assert str(caught.value) == (
-        f"`data.validation` must hold other rows than `data.train`, got the same rows of {path} for both, as a file has no splits; "
-        "choose rows by `where`, name another file, or, if that is meant, give both the same `split`."
+        f"`data.validation` must hold other rows than `data.train`, got the same rows of {path} for both, as a file has no "
+        "splits; choose rows by `where`, name another file, or, if that is meant, give both the same `split`."
     )
     part = Source(str(path), split="validation", where={"part": "y"})
     DataModule(train=Source(str(path)), validation=part, test={"a": part}).setup("fit")
