@@ -65,7 +65,8 @@ class Tokenization:
         for number, text in enumerate(texts):
             if not isinstance(text, str):
                 raise UserError(
-                    f"`texts` must be strings, got {repr(text)[:40]} ({type(text).__name__}) as text {number}; convert it, or leave it out."
+                    f"`texts` must be strings, got {repr(text)[:40]} ({type(text).__name__}) as text "
+                    f"{number}; convert it, or leave it out."
                 )
         room = self.window - len(prefix) - len(suffix)
         if room < 1:

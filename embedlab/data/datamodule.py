@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from itertools import pairwise
@@ -100,7 +99,8 @@ class DataModule(LightningDataModule):
         try:
             rows = source.read()
         except UserError as error:  # which of the sources it is about
-            raise UserError(re.sub("^`", f"`{argument}.", str(error))) from None
+            said = str(error)
+            raise UserError(f"`{argument}.{said[1:]}" if said[0] == "`" else f"`{argument}`: {said}") from None
         needed = {"train": "scored pairs, triplets or texts", "predict": "pairs"}.get(name, "scored pairs")
         if rows.kind == "pairs" and rows.score is None and name != "predict":
             raise UserError(
@@ -125,8 +125,8 @@ class DataModule(LightningDataModule):
                 if Path(source.path).expanduser().is_file():
                     raise UserError(
                         f"`{argument}` must hold other rows than `data.{other.replace('/', '.')}`, got the same rows of "
-                        f"{source.path} for both, as a file has no splits; choose rows by `where`, name another file, or, if that "
-                        "is meant, give both the same `split`."
+                        f"{source.path} for both, as a file has no splits; choose rows by `where`, name another file, or, if "
+                        "that is meant, give both the same `split`."
                     )
 
     def _sources(self) -> dict[str, Source]:

@@ -195,6 +195,15 @@ def test_one_file_is_not_two_splits(tmp_path: Path) -> None:
     DataModule(train=Source(str(path)), validation=Source(str(path))).setup("fit")
 
 
+def test_a_fault_of_a_row_names_the_source_too(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("sentence1,sentence2,score\na b,c d,0.1\na b, ,0.2\n")
+    with pytest.raises(
+        UserError, match=r"^`data\.test\.own`: \S*rows\.csv, line 3: column 'sentence2' must hold a text"
+    ):
+        DataModule(test={"own": Source(str(path))}).setup("test")
+
+
 def test_a_source_may_be_a_mapping(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("sentence1,sentence2,score\na b,c d,0.1\na b,c e,0.2\n")
