@@ -534,9 +534,27 @@ def test_texts_are_no_longer_than_sparse_attention_is_whole(decoder_folder: Fold
         assert len(backbone.tokenization.ids(["a longer text"])[0]) == 8
 
 
-def test_an_empty_text(decoder_folder: Folder) -> None:
-    with pytest.raises(ValueError, match="text 1 has no token"):
-        Backbone(str(decoder_folder("llama"))).tokenization.ids(["a", ""])
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["a", ""], "`texts` must not be empty, but text 1 has no token; leave it out, or write something."),
+        (["a", 1], "`texts` must be strings, got 1 (int) as text 1; convert it, or leave it out."),
+        ([None], "`texts` must be strings, got None (NoneType) as text 0; convert it, or leave it out."),
+    ],
+)
+def test_what_is_no_text(decoder_folder: Folder, texts: Any, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        loaded(decoder_folder("llama")).pool(texts, pooling.mean)
+    assert str(caught.value) == said
+
+
+def test_a_decoder_that_is_not_there_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for use in (Backbone.load, lambda own: own.files.empty(), lambda own: own.files.tokenizer()):
+        with pytest.raises(UserError) as caught:
+            use(Backbone("nope/x"))  # type: ignore[no-untyped-call]
+        assert str(caught.value).count("`backbone.name`") == 1
+        assert "could not be fetched" in str(caught.value)
 
 
 def test_a_layer_the_decoder_lacks(decoder_folder: Folder) -> None:

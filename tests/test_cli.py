@@ -318,7 +318,7 @@ def test_files_and_names_at_the_top_are_answered_at_once(
         ("-c simple.yaml --data.train.pth x", "did you mean data.train.path."),
         ("-c simple.yaml -c data.yaml", "`data.train.pth` in data.yaml must be an option of Source"),
         ("-c simple.yaml --data.test.any.pth x", "did you mean data.test.any.path."),
-        ("-c simple.yaml -c test.yaml", "`data.test.NAME.pth` in test.yaml must be an option of Source"),
+        ("-c simple.yaml -c test.yaml", "`data.test.any.pth` in test.yaml must be an option of Source"),
         ("-c simple.yaml -c logger.yaml", "did you mean lightning.pytorch.loggers.CSVLogger."),
         ("-c simple.yaml -c saved.yaml", "`trainer.logger.save_dirr` in saved.yaml must be an option of CSVLogger"),
         ("-c simple.yaml extra", "`extra` must be an option, which begins with --"),

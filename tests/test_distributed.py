@@ -12,6 +12,7 @@ import torch
 from embedlab import losses
 from embedlab.data import Pairs, Triplets
 from embedlab.distributed import gather, gather_lists, share_sum
+from embedlab.errors import UserError
 from embedlab.strategies.base import Embedder
 from embedlab.strategies.contrastive import contrastive_loss
 from embedlab.training.callbacks import RandomState
@@ -110,3 +111,17 @@ def test_processes_draw_random_numbers_of_their_own_and_find_them_again() -> Non
     torch.manual_seed(5)
     assert first == torch.rand(4).tolist(), "the first one draws what a single process would"
     assert first != second
+
+
+@pytest.mark.parametrize(
+    ("wrong", "came"),
+    [
+        (lambda predicted, gold: predicted - gold, r"a tensor of shape \(\d+,\) and type float32"),
+        (lambda predicted, gold: None, "None"),
+        (lambda predicted, gold: losses.mse(predicted, gold).detach(), "a tensor without gradient"),
+        (lambda predicted, gold: (predicted > gold).sum(), r"a tensor of shape \(\) and type int64"),
+    ],
+)
+def test_a_pair_loss_that_is_no_loss_is_named(wrong: Any, came: str) -> None:
+    with pytest.raises(UserError, match=rf"^`pair_loss` must give a scalar, .*, but \S*<lambda> gave {came}; .*\.$"):
+        learn(None, PAIRS, wrong)

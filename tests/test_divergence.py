@@ -100,10 +100,21 @@ def test_where_asking_is_dear_the_first_bad_step_is_named_all_the_same() -> None
         own.on_before_backward(trainer(CHECK_EVERY - 1, processes=2), model, losses[-1])
 
 
-def test_before_anything_is_learned_the_rate_may_be_right() -> None:
+def test_before_anything_is_learned_loss_and_data_are_to_blame() -> None:
     own, model = Finite(), Line()
-    with pytest.raises(UserError, match="at step 1 of Line; lower it, or, as nothing had been learned yet, mend"):
+    with pytest.raises(UserError) as caught:
         own.on_before_backward(trainer(0), model, torch.tensor(float("nan")))
+    assert str(caught.value) == (
+        "`loss` of Line must be finite, but it was nan at step 1, before anything had been learned; mend the loss or the data."
+    )
+
+
+def test_only_a_rate_that_is_an_argument_is_named_as_one() -> None:
+    own, model = Finite(), Line()
+    with pytest.raises(
+        UserError, match=r"^the learning rate in `self\.plan` must be .* with 0\.5 the loss was nan at step 2"
+    ):
+        own.on_before_backward(trainer(1), model, torch.tensor(float("nan")))
 
 
 def tell(rank: int) -> str:

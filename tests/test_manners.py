@@ -47,6 +47,11 @@ class Ends(Abstract):
     def embed(self, texts, role=None): ...
 class Plain: ...
 def function(): ...
+def pool(states, batch):
+    return states
+class Settings: ...
+class Setting(Abstract):
+    def embed(self, texts, role=None): ...
 """
 
 # Files by name: their text, and what is said of them.
@@ -139,7 +144,7 @@ CASES: dict[str, Sequence[str]] = {
     ],
     f"fit {SHARED} LoRABiEncoder --model.pooling embedlab.pooling": ["`model.pooling`", "got 'embedlab.pooling'"],
     f"fit {SHARED} SGPTBiEncoder --model.backbone.name no-where": ["`backbone.name`", "'no-where' at revision main"],
-    f"fit {SHARED} LoRABiEncoder --model.pooling nowhere.pool": ["`model.pooling`", POOLINGS, "no module nowhere"],
+    f"fit {SHARED} LoRABiEncoder --model.pooling nowhere.pool": ["`model.pooling`", POOLINGS, "no module 'nowhere'"],
     f"fit {SHARED} Freeze --model.loss mse": ["`model.loss`", LOSSES, "did you mean embedlab.losses.mse"],
     f"fit {SHARED} Freeze --model.final_punctuation maybe": ["`model.final_punctuation`", "one of keep, strip, append"],
     f"fit {SHARED} Freeze --model.pretraining.source.limit few": ["`model.pretraining.source.limit`", "got 'few'"],
@@ -198,6 +203,35 @@ CASES: dict[str, Sequence[str]] = {
         "it has none",
     ],
     "fit -c shared.yaml -c decoder.yaml": ["`model` in decoder.yaml", "must name a strategy", "give -c"],
+    f"fit {SHARED} LoRABiEncoder --model.pooling own.pool": [
+        "`model.pooling` must be a function annotated `-> Tensor`, got 'own.pool', which is not",
+        "; write `def pool(...) -> Tensor:`.",
+    ],
+    f"fit {SHARED} nowhere.Mine": [
+        "`model` must lead to a class, but there is no module 'nowhere' in the working directory (/",
+        " or on PYTHONPATH; start where nowhere.py is, or put its folder on PYTHONPATH.",
+    ],
+    "fit -c shared.yaml -c below/beside.yaml": [
+        "`model` in below/beside.yaml must lead to a class, but there is no module 'beside' in the working",
+        "; start where beside.py is, or put its folder on PYTHONPATH.",
+    ],
+    f"fit {SHARED} LoRABiEncoder --model.pooling elsewhere.pool": [
+        "'elsewhere.pool'; there is no module",
+        "start where",
+    ],
+    f"fit {SHARED} own.Settinga": [
+        "`model` must lead to a class, but own defines no Settinga; did you mean own.Setting."
+    ],
+    f"fit {SHARED} own.Settings": ["own.Settings does not subclass it; did you mean own.Setting."],
+    f"fit {SHARED} Settin": [
+        "`model` must be the name or dotted path of a class, got Settin; did you mean own.Setting."
+    ],
+    f"fit {SHARED} Tfidf --data.test.mine.query both": [
+        "`data.test.mine.query` must be one of first, second, got 'both'"
+    ],
+    f"fit {SHARED} Tfidf --data.test '{{mine: {{path: a.csv, query: both}}}}'": ["`data.test.mine.query` must be"],
+    f"fit {SHARED} Tfidf -c query.yaml": ["`data.test.mine.query` in query.yaml must be"],
+    f"fit {SHARED} Tfidf --data.test.a.query second --data.test.other.limit few": ["`data.test.other.limit` must be"],
     # null, true, and what is not quoted
     f"fit {SHARED} LoRABiEncoder --model.rank null": ["`model.rank`", "a whole number", "got null", "16"],
     f"fit {SHARED} LoRABiEncoder --model.rank true": ["`model.rank`", "a whole number", "got true", "16"],
@@ -421,6 +455,9 @@ def make_place(place: Path) -> None:
         "root.yaml": "trainer: {default_root_dir: elsewhere}\n",
         "lora.yaml": "model: {class_path: LoRABiEncoder, init_args: {backbone: {name: of-lora}, rank: 3}}\n",
         "decoder.yaml": "model: {init_args: {backbone: {name: of-decoder, dtype: float32}}}\n",
+        "below/beside.yaml": "model: {class_path: beside.Mine}\n",
+        "below/beside.py": "class Mine: ...\n",
+        "query.yaml": "data: {test: {a: {path: a.csv}, mine: {path: a.csv, query: both}}}\n",
         "unscored.csv": "first,second\nred,blue\n",
         "texts.csv": "text\nred\n",
         "short.csv": f"{HEADER}\na,b,0.5\na\n",
@@ -430,6 +467,7 @@ def make_place(place: Path) -> None:
         "broken.csv.gz": "no gzip",
         "file": "",
     }
+    (place / "below").mkdir()
     for name, text in texts.items():
         (place / name).write_text(text)
     for name, (text, *_) in YAML_FILES.items():
@@ -522,6 +560,15 @@ def test_options_of_a_strategy_may_come_before_it_and_what_is_later_wins(place: 
     arguments = yaml.safe_load(out)["model"]["init_args"]
     assert (arguments["rank"], arguments["backbone"]["name"]) == (3, name)
     assert arguments["backbone"]["dtype"] == "float32"
+
+
+def test_only_our_own_strategies_are_listed(place: Path) -> None:
+    lines = [f"fit {SHARED} own.Abstract", "fit -c shared.yaml", f"fit {SHARED} xyz"]
+    said = [err for _, _, err in processes.call(place, answer, lines)]
+    ours = "Freeze, LoRABiEncoder, PooledDecoder, SGPTBiEncoder, SGPTCrossEncoder, Tfidf"
+    for own in said:
+        assert f" {ours}, or a class of your own by its dotted path.\n" in own
+        assert "Setting" not in own
 
 
 def faults(labels: Sequence[str]) -> list[list[str]]:

@@ -91,8 +91,9 @@ class Pretrained:
         Raises:
             UserError: If there is none that transformers can load.
         """
+        folder = self.folder
         try:
-            return AutoTokenizer.from_pretrained(self.folder)
+            return AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, KeyError, ImportError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(
@@ -107,9 +108,10 @@ class Pretrained:
             UserError: If transformers has no class for it.
         """
         kind: Any = AutoModel
+        config = self.config
         try:
             with torch.device("meta"):
-                return kind.from_config(self.config)
+                return kind.from_config(config)
         except ValueError as error:
             reason = str(error).partition("\n")[0]  # the lines below list all classes there are
             raise UserError(f"`backbone.name` must lead to a decoder, but {self.name!r} does not: {reason}") from error

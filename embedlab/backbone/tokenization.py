@@ -58,10 +58,16 @@ class Tokenization:
             B lists of ids, none longer than the window.
 
         Raises:
-            ValueError: If a text has no token.
+            UserError: If a text is no string, or has no token.
         """
         if not texts:
             return []
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UserError(
+                    f"`texts` must be strings, got {repr(text)[:40]} ({type(text).__name__}) as text "
+                    f"{number}; convert it, or leave it out."
+                )
         room = self.window - len(prefix) - len(suffix)
         if room < 1:
             raise UserError(
@@ -81,8 +87,9 @@ class Tokenization:
             )
         ids = [[*prefix, *own[:room], *suffix] for own in encoded]
         if not all(encoded):
-            raise ValueError(
-                f"`texts` must not be empty, but text {[bool(e) for e in encoded].index(False)} has no token."
+            number = [bool(own) for own in encoded].index(False)
+            raise UserError(
+                f"`texts` must not be empty, but text {number} has no token; leave it out, or write something."
             )
         return ids
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from itertools import pairwise
@@ -100,7 +99,8 @@ class DataModule(LightningDataModule):
         try:
             rows = source.read()
         except UserError as error:  # which of the sources it is about
-            raise UserError(re.sub("^`", f"`{argument}.", str(error))) from None
+            said = str(error)
+            raise UserError(f"`{argument}.{said[1:]}" if said[0] == "`" else f"`{argument}`: {said}") from None
         needed = {"train": "scored pairs, triplets or texts", "predict": "pairs"}.get(name, "scored pairs")
         if rows.kind == "pairs" and rows.score is None and name != "predict":
             raise UserError(
@@ -119,13 +119,14 @@ class DataModule(LightningDataModule):
         return rows
 
     def _refuse_equal_rows(self, name: str, source: Source, argument: str) -> None:
-        """Refuse splits of one file, which are all of its rows."""
+        """Refuse what was meant as two splits of one file, and is the same rows twice."""
         for other, own in self._sources().items():
             if other in self._rows and own.split != source.split and replace(own, split=source.split) == source:
                 if Path(source.path).expanduser().is_file():
                     raise UserError(
-                        f"`{argument}.split` must be left out for a file, which has none, got {source.split!r} of {source.path}, "
-                        f"where data.{other.replace('/', '.')} has the same rows; choose by `where`, or give both one `split`."
+                        f"`{argument}` must hold other rows than `data.{other.replace('/', '.')}`, got the same rows of "
+                        f"{source.path} for both, as a file has no splits; choose rows by `where`, name another file, or, if "
+                        "that is meant, give both the same `split`."
                     )
 
     def _sources(self) -> dict[str, Source]:

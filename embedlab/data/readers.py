@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from embedlab import resources
-from embedlab.errors import UserError, did_you_mean
+from embedlab.errors import UserError, nearest
 
 __all__ = ["BUILT_IN", "Table", "read_table"]
 
@@ -30,13 +30,19 @@ class Table:
         name: What it is called in messages.
         columns: Column names.
         rows: One list of values per row, in the order of `columns`; None where a value is missing.
-        lines: Line of the file each row began at, from 1; row number plus 1 where there are no lines.
+        lines: Line of the file each row began at, from 1; None where there are no lines.
+        remark: What to do if its columns are not those that were meant; nothing where they seem to be.
     """
 
     name: str
     columns: list[str]
     rows: list[list[Any]]
-    lines: list[int]
+    lines: list[int] | None = None
+    remark: str = ""
+
+    def place(self, row: int) -> str:
+        """Say where a row stands, counted from 0 here and from 1 in what is said."""
+        return f"{self.name}, row {row + 1}" if self.lines is None else f"{self.name}, line {self.lines[row]}"
 
 
 def read_table(path: str, split: str, subset: str | None, revision: str | None, quoting: bool | None) -> Table:
@@ -61,13 +67,19 @@ def read_table(path: str, split: str, subset: str | None, revision: str | None, 
         left = split in ("train", "validation", "test")
         _without("a file, which has none", split=None if left else split, subset=subset, revision=revision)
         return _file(file, quoting)
+    if file.is_dir():
+        raise UserError(
+            f"`path` must be {BUILT_IN!r}, an existing file or a hub id, got the folder {path!r}; name a file in it."
+        )
     plain = file.name.removesuffix(".gz")
     if file.is_absolute() or path.startswith((".", "~")) or plain.endswith(SUFFIXES) or path.count("/") != 1:
         folder = file.parent if file.parent.is_dir() else Path()
-        near = did_you_mean(file.name, [own.name for own in folder.iterdir() if own.is_file()], listing=False)
+        beside = {own.name.partition(".")[0]: own.name for own in folder.iterdir() if own.is_file()}
+        near = nearest(file.name.partition(".")[0], beside)  # suffixes make all files alike
+        way = "" if near is None else f"; did you mean {beside[near]}"
         seen = "" if file.is_absolute() else f", seen from the working directory {Path.cwd()}"
         raise UserError(
-            f"`path` must be {BUILT_IN!r}, an existing file or a hub id, but {path!r} is not there{seen}{near}."
+            f"`path` must be {BUILT_IN!r}, an existing file or a hub id, but {path!r} is not there{seen}{way}."
         )
     return _hub(path, split, subset, revision)
 
@@ -155,22 +167,46 @@ def _rows(path: Path, reader: Any, quoting: bool) -> Table:
         raise UserError(f"{path}, line 1: must name each column once, got {twice!r} twice; rename one of them.")
     rows: list[list[Any]] = []
     lines = []
+    remark = _other_separator(columns, reader.dialect.delimiter)
     line = reader.line_num + 1
     for row in reader:
         if row:
             if len(row) != len(columns):
-                way = (
-                    "set `quoting: true` if fields are quoted"
-                    if not quoting
-                    else "set `quoting: false` if they are not"
-                )
+                fields = f"{len(columns)} field{'s' if len(columns) > 1 else ''}"
+                way = remark or _way(row, len(columns), quoting, reader.line_num > line)
                 raise UserError(
-                    f"{path}, line {line}: a row must have {len(columns)} fields as the header has, got {len(row)}; {way}."
+                    f"{path}, line {line}: a row must have {fields} as the header has, got {len(row)}; {way}."
                 )
             rows.append(row)
             lines.append(line)
         line = reader.line_num + 1
-    return Table(str(path), columns, rows, lines)
+    return Table(str(path), columns, rows, lines, remark)
+
+
+def _way(row: Sequence[str], wanted: int, quoting: bool, goes_on: bool) -> str:
+    """Return the way out for a row of a wrong number of fields.
+
+    Args:
+        row: Its fields.
+        wanted: Number of fields of the header.
+        quoting: Whether double quotes quote fields.
+        goes_on: Whether it goes on in the next line, as a quoted field does.
+    """
+    if not quoting:
+        return "set `quoting: true` if fields are quoted" if any('"' in own for own in row) else "mend that line"
+    if goes_on:
+        return "set `quoting: false` if fields are not quoted, as it goes on in the next line"
+    return "put fields that hold a separator between double quotes" if len(row) > wanted else "mend that line"
+
+
+def _other_separator(columns: Sequence[str], own: str) -> str:
+    """Return the way out where a header of one column seems to be one of several; nothing where it does not."""
+    found = next((sign for sign in "\t;,|" if sign != own and sign in columns[0]), "") if len(columns) == 1 else ""
+    if not found:
+        return ""
+    shown = {sign: "a tab" if sign == "\t" else repr(sign) for sign in (own, found)}
+    name = {"\t": ", or call it .tsv", ",": ", or call it .csv"}.get(found, "")
+    return f"separate fields by {shown[own]}, not by {shown[found]} as they seem to be{name}"
 
 
 def _jsonl(path: Path, stream: IO[str]) -> Table:
@@ -212,10 +248,10 @@ def _parquet(path: Path) -> Table:
         raise UserError(
             f"`path` must be a Parquet file, but {str(path)!r} is not ({reason}); write it anew."
         ) from error
-    return _records(str(path), records, list(range(1, len(records) + 1)))
+    return _records(str(path), records)
 
 
-def _records(name: str, records: Sequence[dict[str, Any]], lines: list[int]) -> Table:
+def _records(name: str, records: Sequence[dict[str, Any]], lines: list[int] | None = None) -> Table:
     columns = list(dict.fromkeys(key for record in records for key in record))
     return Table(name, columns, [[record.get(column) for column in columns] for record in records], lines)
 
@@ -233,7 +269,7 @@ def _hub(name: str, split: str, subset: str | None, revision: str | None) -> Tab
             f"`path` must be {BUILT_IN!r}, an existing file or a reachable hub id, but {name!r} (split {split!r}, revision "
             f"{revision or 'main'}) could not be fetched{offline}: {reason}; check the name and the network, or give a file."
         ) from error
-    return _records(f"{name} {split}", list(_plain(found)), list(range(1, len(found) + 1)))
+    return _records(f"{name} {split}", list(_plain(found)))
 
 
 def _plain(found: Any) -> Iterator[dict[str, Any]]:

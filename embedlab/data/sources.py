@@ -149,8 +149,7 @@ class Source:
                     return kind, {role: [name] for role, name in defaults.items() if name in table.columns}
             raise UserError(
                 f"`columns` must say which column of {table.name} plays which role, as it has none of those read "
-                f"by default (sentence1 and sentence2, first and second, anchor and positive, text); it has "
-                f"{', '.join(map(_shortened, table.columns))}."
+                f"by default (sentence1 and sentence2, first and second, anchor and positive, text); {_has(table)}."
             )
         kind = next((own for own, roles in ROLES.items() if roles[0] in self.columns), "")
         if not kind:
@@ -171,18 +170,19 @@ class Source:
         for role, names in named.items():
             if not names or "" in names:
                 came = "an empty name" if names else "none"
-                raise UserError(
-                    f"`columns` must name a column for {role!r}, got {came}; it has {', '.join(map(_shortened, table.columns))}."
-                )
+                raise UserError(f"`columns` must name a column for {role!r}, got {came}; {_has(table)}.")
             if len(names) > 1 and role not in SEVERAL:
                 raise UserError(
                     f"`columns` must name one column for {role!r}, got {len(names)}; only {' and '.join(SEVERAL)} take several."
                 )
             for name in names:
                 if name not in table.columns:
+                    outer = name.partition(".")[0]
+                    way = did_you_mean(name, table.columns, listing=False)
+                    if outer in table.columns:
+                        way = f", which stands inside {outer!r}: nested columns are not read; write it as a column of its own"
                     raise UserError(
-                        f"`columns` must name columns of {table.name}, got {name!r} for {role!r}"
-                        f"{did_you_mean(name, table.columns, listing=False)}; it has {', '.join(map(_shortened, table.columns))}."
+                        f"`columns` must name columns of {table.name}, got {name!r} for {role!r}{way}; {_has(table)}."
                     )
         return kind, named
 
@@ -208,16 +208,24 @@ class Source:
         if not low < high:
             raise UserError(f"`score_range` must be lowest and highest score, got {[low, high]}.")
         came = _plain(table.rows[row][index])
-        where = f"{table.name}, line {table.lines[row]}"
         try:
             value = float(came)
         except ValueError:
-            raise UserError(f"{where}: `score` must be a number, got {came!r}.") from None
-        if not (math.isfinite(value) and low <= value <= high):
+            value = math.nan
+        if not math.isfinite(value):
             raise UserError(
-                f"{where}: `score` must lie in {low:g} to {high:g}, got {came}; set `score_range` to its scale."
+                f"{table.place(row)}: `score` must be a number, got {came!r}; write one, or leave the row out."
+            )
+        if not low <= value <= high:
+            raise UserError(
+                f"{table.place(row)}: `score` must lie in {low:g} to {high:g}, got {came}; set `score_range` to its scale."
             )
         return (value - low) / (high - low)
+
+
+def _has(table: Table) -> str:
+    """Say which columns there are, and what to do if these are not those that were meant."""
+    return f"it has {', '.join(map(_shortened, table.columns))}{table.remark and f'; {table.remark}'}"
 
 
 def _plain(value: Any) -> str:
@@ -240,16 +248,16 @@ def _tells_content(value: Any) -> bool:
 def _text(table: Table, row: int, index: int, column: str) -> str:
     """Return a text as it is; an empty one is refused, as no decoder can read it."""
     value = table.rows[row][index] if index < len(table.rows[row]) else None
-    must = f"{table.name}, line {table.lines[row]}: column {column!r} must hold"
+    must = f"{table.place(row)}: column {column!r} must hold"
     if value is not None and not isinstance(value, str):  # a number may be a missing text, or an id
         kind = KINDS.get(type(value), type(value).__name__)
         raise UserError(
             f"{must} a text, got {kind} ({_shortened(_plain(value))}); name another column, or write a string."
         )
     if value is not None and any("\ud800" <= sign <= "\udfff" for sign in value):
-        raise UserError(f"{must} Unicode text, got half of a surrogate pair.")
+        raise UserError(f"{must} Unicode text, got half of a surrogate pair; mend it.")
     if value is None or not value.strip():
-        raise UserError(f"{must} a text, got an empty one.")
+        raise UserError(f"{must} a text, got an empty one; write one, leave the row out, or name another column.")
     return value
 
 

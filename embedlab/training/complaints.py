@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 from jsonargparse import ArgumentParser
 
-from embedlab.errors import UserError, did_you_mean
+from embedlab.errors import did_you_mean, nearest
 from embedlab.strategies.base import EmbeddingStrategy
-from embedlab.training.user_code import import_fault
+from embedlab.training.typed import ANY, FILES, given_texts, place, value_in, with_key, words
+from embedlab.training.user_code import import_fault, no_module
 from embedlab.training.values import explain, is_about_a_value
-from embedlab.yaml_files import read_value, read_yaml, texts
+from embedlab.yaml_files import read_value, read_yaml
 
 __all__ = ["complaint", "load", "options_of", "strategy_of", "with_class_first"]
 
@@ -31,13 +31,12 @@ UNKNOWN: Final = re.compile(
     r"(?:Group '([^']+)' does|Subcommand '\w+' does) not accept option '([^']+)'"
 )
 NESTED: Final = re.compile(r"NestedArg\(key='([^']+)'")
-ANY: Final = "NAME"  # stands in a message for a key of the user's choice
 NO_NAME: Final = re.compile(r"module '([^']+)' has no attribute '([^']+)'")
 NO_MODULE: Final = re.compile(r"No module named '([^']+)'")
 NO_CLASS: Final = re.compile(r"Expected a dot import path string: (\S+)")
 ALIEN: Final = re.compile(r"Import path (?:\S+ )?does not correspond to a subclass of (\w+)")
 ABSTRACT: Final = re.compile(r"Expected an instantiatable class, but (?:\S+ )?is abstract")
-FILES: Final = ("-c", "--config")
+OURS: Final = ("embedlab.", "lightning.")
 OWNERS: Final = {"trainer": "Trainer", "data": "DataModule"}
 
 
@@ -53,17 +52,20 @@ def complaint(message: str, parser: ArgumentParser, arguments: Sequence[str]) ->
         The argument, what is needed, what came and the way out; where this knows no better, the parser's own words
         on one line.
     """
-    if (fault := import_fault(own for own in _given_texts(arguments) if own in message)) is not None:
+    return with_key(_complaint(message, parser, arguments), arguments)
+
+
+def _complaint(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> str:
+    if (fault := import_fault(own for own in given_texts(arguments) if own in message)) is not None:
         return fault
     if is_about_a_value(message):
         return _placed(explain(message), arguments)
     no_model = "arguments are required" in message and message.rstrip().endswith(".model")
     if no_model or "Not a valid subclass of EmbeddingStrategy" in message:
-        names = ", ".join(sorted(_concrete(EmbeddingStrategy)))
         came = "none" if no_model else _given(message)
         return (
-            f"`model`{_place('model', arguments)} must name a strategy, got {came}; give -c configs/strategies/NAME.yaml, or "
-            f"--model with the dotted path of a class of your own or one of {names}."
+            f"`model`{place('model', arguments)} must name a strategy, got {came}; give -c configs/strategies/NAME.yaml, or "
+            f"--model with one of {_list(_concrete(EmbeddingStrategy))}."
         )
     keys, chosen, base = list[tuple[int, str]](), "", ""
     for line in message.splitlines():
@@ -92,18 +94,10 @@ def complaint(message: str, parser: ArgumentParser, arguments: Sequence[str]) ->
 def _placed(sentence: str, arguments: Sequence[str]) -> str:
     """Add which file the refused value stands in; nothing where it was typed."""
     match = re.match(r"`([^`]+)`(?= must)", sentence)
-    came = re.search(r", got '?(.*?)'?(;|\.$)", sentence)
+    came = value_in(sentence)
     if match is None or came is None:
         return sentence
-    return f"{match[0]}{_place(match[1], arguments, came[1].removesuffix('...'))}{sentence[match.end() :]}"
-
-
-def _given_texts(arguments: Sequence[str]) -> Iterator[str]:
-    """Yield every text that was typed as a value or stands in a file that was named."""
-    for option, word in pairwise(["", *arguments]):
-        name, equals, value = word.partition("=")
-        name, value = (name, value) if equals and name.startswith("-") else (option, word)
-        yield from texts(read_yaml(Path(value)) if name in FILES else read_value(value))
+    return f"{match[0]}{place(match[1], arguments, came)}{sentence[match.end() :]}"
 
 
 def _joined(keys: Sequence[tuple[int, str]]) -> str:
@@ -136,9 +130,7 @@ def with_class_first(arguments: Sequence[str]) -> list[str]:
 
 def _models(arguments: Sequence[str]) -> Iterator[str]:
     """Yield each class that is named for the strategy, and nothing ("") for options of it without a class."""
-    for option, word in pairwise(["", *arguments]):
-        name, equals, value = word.partition("=")
-        name, value = (name, value) if equals and name.startswith("-") else (option, word)
+    for name, value in words(arguments):
         if name in FILES:
             model = read_yaml(Path(value)).get("model")
         elif name == "--model":
@@ -182,7 +174,7 @@ def _unknown(option: str, prefix: str, chosen: str, parser: ArgumentParser, argu
             near = did_you_mean(part, beside, f"{whole.rpartition('.')[0]}.") if beside else "; it has none"
         else:
             near = _anywhere(part, names, strategy)
-        return f"`{whole}`{_place(whole, arguments)} must be an option of {owner}{near}."
+        return f"`{whole}`{place(whole, arguments)} must be an option of {owner}{near}."
     return f"`{option.removeprefix('--')}` must be an option of {owner}."
 
 
@@ -199,11 +191,11 @@ def _no_class(line: str, option: str, chosen: str, base: str, arguments: Sequenc
     """Say what is wrong with the class that was named; None where the line says nothing of that."""
     kind = load(base) if base else None
     concrete = _concrete(kind) if inspect.isclass(kind) and kind.__module__ != "builtins" else {}
-    where = f"`{option}`{_place(option, arguments, chosen)}"
+    where = f"`{option}`{place(option, arguments, chosen)}"
     if match := ALIEN.search(line):
         article, found = "an" if match[1][0] in "AEIOU" else "a", load(chosen)
         what = "does not subclass it" if inspect.isclass(found) else f"is of type {type(found).__name__}"
-        return f"{where} must be {article} {match[1]}, but {chosen} {what}; name one of {_list(concrete)}."
+        return f"{where} must be {article} {match[1]}, but {chosen} {what}; {_way(chosen, concrete)}."
     if ABSTRACT.search(line):
         lacking = ", ".join(sorted(getattr(load(chosen), "__abstractmethods__", ())))
         way = f", without {lacking}; write it, or" if lacking else ";"
@@ -214,14 +206,18 @@ def _no_class(line: str, option: str, chosen: str, base: str, arguments: Sequenc
     if match := NO_NAME.search(line):
         if own and f"{match[1]}.{match[2]}" != chosen:
             return f"{where} must lead to a class, but there is no module '{match[1]}.{match[2]}'; did you mean {own}."
-        found = {name for name, own in inspect.getmembers(import_module(match[1]), inspect.isclass)}
+        members = inspect.getmembers(import_module(match[1]), inspect.isclass)
+        above = kind if concrete and inspect.isclass(kind) else object
+        found = [name for name, it in members if issubclass(it, above) and not inspect.isabstract(it)]
         near = did_you_mean(match[2], found, f"{match[1]}.", listing=False)
         return f"{where} must lead to a class, but {match[1]} defines no {match[2]}{near}."
     if match := NO_MODULE.search(line):
-        way = f"; did you mean {own}" if own else ""
-        return f"{where} must lead to a class, but there is no module '{match[1]}'{way}."
+        what = f"there is no module '{match[1]}'; did you mean {own}" if own else no_module(match[1])
+        return f"{where} must lead to a class, but {what}."
     if (match := NO_CLASS.search(line)) and concrete:
-        return f"{where} must be the name or dotted path of a class, got {match[1]}{did_you_mean(match[1], concrete)}."
+        like = nearest(match[1], concrete)
+        way = f"there are {_list(concrete)}" if like is None else f"did you mean {_named(like, concrete)}"
+        return f"{where} must be the name or dotted path of a class, got {match[1]}; {way}."
     return None
 
 
@@ -237,8 +233,22 @@ def _concrete(base: type) -> dict[str, str]:
     return {own.__name__: f"{own.__module__}.{own.__name__}" for own in kinds}
 
 
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "its subclasses"
+def _way(chosen: str, concrete: Mapping[str, str]) -> str:
+    """Return the way out for a class that will not do: one like it in the same module of the user's, or those that ship."""
+    module, _, name = chosen.rpartition(".")
+    near = nearest(name, [own for own, path in concrete.items() if path == f"{module}.{own}"])
+    return f"did you mean {module}.{near}" if near else f"name one of {_list(concrete)}"
+
+
+def _named(name: str, concrete: Mapping[str, str]) -> str:
+    """Return how to name a class: ours by its name, one of the user's by its dotted path."""
+    return name if concrete[name].startswith(OURS) else concrete[name]
+
+
+def _list(concrete: Mapping[str, str]) -> str:
+    """List the classes that ship; those of the user's own module are no choice for others."""
+    names = sorted(own for own, path in concrete.items() if path.startswith(OURS))
+    return ", ".join([*names, "or a class of your own by its dotted path"]) if names else "its subclasses"
 
 
 def _options(parser: ArgumentParser) -> set[str]:
@@ -258,31 +268,3 @@ def _given(message: str) -> str:
     given = re.findall(r"Given value: (.*)", message)
     match = re.search(r"'class_path': '([^']+)'", given[-1]) if given else None
     return match[1] if match else given[-1] if given else "what was named"
-
-
-def _place(option: str, arguments: Sequence[str], value: str = "") -> str:
-    """Return which file an option stands in, with a value; nothing where it was typed."""
-    files = [Path(file) for word, file in pairwise(arguments) if word in FILES]
-    for file in reversed(files):
-        try:
-            content: Any = read_yaml(file)
-        except UserError:
-            continue
-        for part in option.split("."):
-            content = _inside(content, part)
-        if content is not None and value in str(content):
-            return f" in {file}"
-    return ""
-
-
-def _inside(content: Any, part: str) -> Any:
-    """Return what a key holds, in `init_args` or in the members of a list too."""
-    members = content if isinstance(content, list) else [content]
-    for own in members:
-        places: tuple[Any, ...] = (own, own.get("init_args")) if isinstance(own, Mapping) else ()
-        for place in places:
-            if isinstance(place, Mapping) and part == ANY:
-                return list(place.values())
-            if isinstance(place, Mapping) and part in place:
-                return place[part] if place[part] is not None else ""
-    return None

@@ -13,7 +13,7 @@ from typing import Final
 import embedlab
 from embedlab.errors import UserError
 
-__all__ = ["exit_fault", "import_fault"]
+__all__ = ["exit_fault", "import_fault", "no_module"]
 
 DOTTED: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 PACKAGE: Final = Path(embedlab.__file__).parent
@@ -44,6 +44,16 @@ def import_fault(paths: Iterable[str]) -> str | None:
         except (Exception, SystemExit) as error:
             return _sentence(path, error)
     return None
+
+
+def no_module(name: str) -> str:
+    """Say that there is no such module, where it was looked for, and what to do."""
+    if "." in name:  # the package of it was found
+        return f"there is no module '{name}'"
+    return (
+        f"there is no module '{name}' in the working directory ({Path.cwd()}) or on PYTHONPATH; start where {name}.py is, or "
+        "put its folder on PYTHONPATH"
+    )
 
 
 def exit_fault(error: SystemExit) -> str | None:

@@ -16,6 +16,7 @@ from embedlab.data import DataModule
 from embedlab.errors import UserError, did_you_mean
 from embedlab.strategies.base import EmbeddingStrategy
 from embedlab.training.help import class_at, hints_of, parameters_of, path_of, shipped, types_of
+from embedlab.training.user_code import no_module
 
 __all__ = ["check_groups", "explain", "is_about_a_value", "needed"]
 
@@ -34,6 +35,7 @@ MISSING: Final = re.compile(
 )
 REQUIRED: Final = re.compile(r"the following arguments are required: (\w+)")
 BAD_NAME: Final = re.compile(r'(?:Empty nested key|Spaces not allowed in keys): "(.*)"')
+UNTOLD: Final = re.compile(r"Expected '(\S+)' to be a function that returns \W*(?:class ')?(?:\w+\.)*(\w+)")
 NUMBERED: Final = re.compile(r"(?:unrecognized arguments: --|NestedArg\(key=')(\d+)\.(?:init_args\.)?([\w.]+)")
 ROOTS: Final = {
     "model": EmbeddingStrategy,
@@ -91,13 +93,18 @@ def explain(message: str) -> str:
     came = _came(refused, message)
     absent = ""
     if (missing := MISSING.search(message)) and (came or "").startswith(f"'{missing[3]}"):
-        absent = f"; there is no module {missing[3]}"
+        absent = f"; {no_module(missing[3])}"
     elif missing:
         package = next(filter(None, missing.groups()))
         whose = getattr(refused.chosen, "__name__", "what was named")
         return (
             f"`{refused.option}` must be of what is installed, but {whose} needs {package}, which is not; install it, or "
             "name another class."
+        )
+    if match := UNTOLD.search(message):
+        return (
+            f"`{refused.option}` must be a function annotated `-> {match[2]}`, got '{match[1]}', which is not; write "
+            f"`def {match[1].rpartition('.')[2]}(...) -> {match[2]}:`."
         )
     if match := NUMBERED.search(message):
         return (

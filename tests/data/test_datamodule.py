@@ -184,13 +184,24 @@ def test_one_file_is_not_two_splits(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("sentence1,sentence2,score,part\na b,c d,0.1,x\na b,c e,0.2,y\na b,c e,0.3,y\n")
     data = DataModule(train=Source(str(path)), validation=Source(str(path), split="validation"))
-    with pytest.raises(
-        UserError, match=r"^`data\.validation\.split` must be left out for a file.* data\.train has the same"
-    ):
+    with pytest.raises(UserError) as caught:
         data.setup("fit")
+    assert str(caught.value) == (
+        f"`data.validation` must hold other rows than `data.train`, got the same rows of {path} for both, as a file has no "
+        "splits; choose rows by `where`, name another file, or, if that is meant, give both the same `split`."
+    )
     part = Source(str(path), split="validation", where={"part": "y"})
     DataModule(train=Source(str(path)), validation=part, test={"a": part}).setup("fit")
     DataModule(train=Source(str(path)), validation=Source(str(path))).setup("fit")
+
+
+def test_a_fault_of_a_row_names_the_source_too(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("sentence1,sentence2,score\na b,c d,0.1\na b, ,0.2\n")
+    with pytest.raises(
+        UserError, match=r"^`data\.test\.own`: \S*rows\.csv, line 3: column 'sentence2' must hold a text"
+    ):
+        DataModule(test={"own": Source(str(path))}).setup("test")
 
 
 def test_a_source_may_be_a_mapping(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_scores_are_scaled(tmp_path: Path) -> None:
             "a.tsv",
             "sentence1\tsentence2\tscore\na\tb\t0\nc\t \t1\n",
             {},
-            "a.tsv, line 3: column 'sentence2' must hold a text",
+            "a.tsv, line 3: column 'sentence2' must hold a text, got an empty one; write one, leave the row out, or name another",
         ),
         (
             "a.tsv",
@@ -128,13 +128,80 @@ def test_scores_are_scaled(tmp_path: Path) -> None:
             {},
             "line 2: `score` must lie in 0 to 1, got 4; set `score_range`",
         ),
-        ("a.tsv", "sentence1\tsentence2\tscore\na\tb\tnan\n", {}, "line 2: `score` must lie in 0 to 1, got nan"),
+        (
+            "a.tsv",
+            "sentence1\tsentence2\tscore\na\tb\tnan\n",
+            {},
+            "line 2: `score` must be a number, got 'nan'; write one, or",
+        ),
         (
             "a.tsv",
             "sentence1\tsentence2\tscore\na\tb\n",
             {},
             "a.tsv, line 2: a row must have 3 fields as the header has, got 2",
         ),
+        (
+            "a.csv",
+            "text\na,b\n",
+            {},
+            "line 2: a row must have 1 field as the header has, got 2; put fields that hold a",
+        ),
+        (
+            "a.csv",
+            'first,second\na,b\n"c,d\ne,f\n',
+            {},
+            "line 3: a row must have 2 fields as the header has, got 1; set `qu",
+        ),
+        (
+            "a.csv",
+            "first,second\na\n",
+            {},
+            "line 2: a row must have 2 fields as the header has, got 1; mend that line.",
+        ),
+        (
+            "a.tsv",
+            'first\tsecond\na\t"b\tc"\n',
+            {},
+            "fields as the header has, got 3; set `quoting: true` if fields are quot",
+        ),
+        ("a.csv", "first;second;score\na b;c d;1\n", {}, "it has first;second;score; separate fields by ','"),
+        (
+            "a.csv",
+            "first;second;score\na b;c d;1\n",
+            {"columns": {"text": "first"}},
+            "; separate fields by ',', not by ';' as they seem to be.",
+        ),
+        (
+            "a.csv",
+            "first\tsecond\na, b\tc\n",
+            {},
+            "line 2: a row must have 1 field as the header has, got 2; separate fields by",
+        ),
+        (
+            "a.csv",
+            "first\tsecond\na, b\tc\n",
+            {},
+            "separate fields by ',', not by a tab as they seem to be, or call it .tsv.",
+        ),
+        (
+            "a.tsv",
+            "first,second\na,b\n",
+            {},
+            "separate fields by a tab, not by ',' as they seem to be, or call it .csv.",
+        ),
+        (
+            "a.jsonl",
+            '{"pair": {"first": "a", "second": "b"}}\n',
+            {"columns": {"first": "pair.first", "second": "pair.second"}},
+            "got 'pair.first' for 'first', which stands inside 'pair': nested columns are not read; write it as a column",
+        ),
+        (
+            "a.tsv",
+            None,
+            {"path": "."},
+            "`path` must be 'stsb', an existing file or a hub id, got the folder '.'; name a file in it.",
+        ),
+        ("a.tsv", None, {"path": "below/folder"}, "got the folder 'below/folder'; name a file in it."),
         ("a.tsv", "", {}, "must hold a header line"),
         ("a.csv", "s1,s1,score\na,b,1\n", {}, "a.csv, line 1: must name each column once, got 's1' twice"),
         ("a.tsv", None, {"where": {"genre": "z"}}, "has none where"),
@@ -183,6 +250,7 @@ def test_a_fault_is_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_text(tsv(ROWS) if content is None else content)
+    (tmp_path / "below" / "folder").mkdir(parents=True)
     with pytest.raises(UserError) as caught:
         Source(**{"path": name, **options}).read()
     assert message in str(caught.value)
@@ -215,11 +283,20 @@ def test_only_strings_are_texts(tmp_path: Path, value: Any, came: str) -> None:
     assert Source(str(tmp_path / "a.jsonl"), columns={"text": "a"}).read().all_texts() == ["x"]
 
 
+def test_only_a_like_file_is_suggested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What all the files share, as their suffix, makes none of them like another."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "win.csv").touch()
+    with pytest.raises(UserError, match="is not there") as caught:
+        Source("nofile.csv").read()
+    assert "did you mean" not in str(caught.value)
+
+
 def test_missing_texts_of_parquet_are_no_texts(tmp_path: Path) -> None:
     table = pa.table({"text": pa.array([0.5, float("nan")]), "other": pa.array([b"a", b"b"])})
     pq.write_table(table, tmp_path / "a.parquet")
     for column, came in (("text", "got a number"), ("other", "got bytes")):
-        with pytest.raises(UserError, match=f"line 1: column '{column}' must hold a text, {came}"):
+        with pytest.raises(UserError, match=f"a.parquet, row 1: column '{column}' must hold a text, {came}"):
             Source(str(tmp_path / "a.parquet"), columns={"text": column}).read()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Final, final
 
 import torch
@@ -66,15 +67,29 @@ class Finite(Callback):
         self._losses, self._steps = [], []
         if found := gather_lists(own[:1]):
             step, loss = min(found, key=lambda one: one[0])
-            raise _diverged(strategy, f"the loss was {loss} at", step)
+            raise _diverged(strategy, f"the loss was {loss} at", step) if step > 1 else _undefined(strategy, loss)
 
 
 def _diverged(strategy: LightningModule, what: str, step: int) -> UserError:
     """Return the sentence for a training that is not worth going on with."""
     assert isinstance(strategy, Trainable)
-    stage = "" if strategy.stage is None else f"stage {strategy.stage}: "
-    way = "lower it" if step > 1 else "lower it, or, as nothing had been learned yet, mend the loss or the data"
+    is_option = "training" in inspect.signature(type(strategy)).parameters
+    rate = "`training.learning_rate`" if is_option else "the learning rate in `self.plan`"
+    way = "lower it" if step > 1 else "lower it, or mend the loss, whose gradient may not be finite"
     return UserError(
-        f"{stage}`training.learning_rate` must be one at which training stays finite, but with {strategy.settings.learning_rate} "
+        f"{_stage(strategy)}{rate} must be one at which training stays finite, but with {strategy.settings.learning_rate} "
         f"{what} step {step} of {type(strategy).__name__}; {way}."
     )
+
+
+def _undefined(strategy: LightningModule, loss: float) -> UserError:
+    """Return the sentence for a loss that was not finite before any rate could matter."""
+    return UserError(
+        f"{_stage(strategy)}`loss` of {type(strategy).__name__} must be finite, but it was {loss} at step 1, before anything had "
+        "been learned; mend the loss or the data."
+    )
+
+
+def _stage(strategy: LightningModule) -> str:
+    assert isinstance(strategy, Trainable)
+    return "" if strategy.stage is None else f"stage {strategy.stage}: "
