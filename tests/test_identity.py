@@ -754,6 +754,8 @@ def test_a_run_resumes_with_another_logger_but_not_with_another_loss(
     with pytest.raises(KilledError):
         cli.main(words)
     first = (tmp_path / "r" / runs.IDENTITY).read_text()
+    (tmp_path / "r" / runs.LAST).parent.mkdir(exist_ok=True)
+    (tmp_path / "r" / runs.LAST).touch()  # otherwise nothing would be lost, and the folder be taken over
     with edited_source("losses", "def cosent(", "def cosent(x=1, *"):
         assert cli.main(words) == 2
     assert "holds an unfinished run with other settings" in capsys.readouterr().err
