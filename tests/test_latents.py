@@ -186,8 +186,8 @@ def test_all_that_decides_the_numbers_is_in_the_key(decoder_folder: Callable[[st
 
 def test_the_precision_of_a_trainer_does_not_show(decoder_folder: Callable[[str], Path], tmp_path: Path) -> None:
     """Features are kept for runs of any precision, by the data type of the backbone."""
-    plain = Features(loaded(str(decoder_folder("llama"))), pooling.mean, "keep", True)._compute(TEXTS)
-    features = Features(loaded(str(decoder_folder("llama"))), pooling.mean, "keep", True)
+    plain = Features(loaded(str(decoder_folder("llama")), dtype="float32"), pooling.mean, "keep", True)._compute(TEXTS)
+    features = Features(loaded(str(decoder_folder("llama")), dtype="float32"), pooling.mean, "keep", True)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(features._compute(TEXTS), plain)
     features.backbone.to(torch.bfloat16)
