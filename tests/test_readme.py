@@ -7,6 +7,7 @@ place where the thing itself would take long, and why.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -161,15 +162,20 @@ def test_a_command_where_none_is_looked_for_is_noticed(text: str) -> None:
         commands(README + text)
 
 
+def _written(text: str, folder: Path) -> set[str]:
+    """Write the files that a text shows into a folder; return their names."""
+    for block in blocks(text):
+        for part in re.split(r"\n\n(?=# \w+\.\w+\n)", block):
+            if name := re.match(r"# (\w+\.\w+)\n", part):
+                (folder / name[1]).write_text(part.partition("\n\nembedlab ")[0] + "\n")
+    return {path.name for path in folder.iterdir()}
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder: the README's own strategy, and one finished run."""
     folder = tmp_path_factory.mktemp("readme")
-    for block in blocks(README):
-        for part in re.split(r"\n\n(?=# \w+\.\w+\n)", block):
-            if name := re.match(r"# (\w+\.\w+)\n", part):
-                (folder / name[1]).write_text(part.partition("\n\nembedlab ")[0] + "\n")
-    assert {path.name for path in folder.iterdir()} == {"mine.py", "mine.yaml"}
+    assert _written(README, folder) == {"mine.py", "mine.yaml"}
     words = shlex.split(SMALL.partition("DECODER ")[2])
     processes.run(folder, ["fit", "-c", "protocol", "-c", "tfidf", *words])
     shutil.copy(folder / "runs" / "single" / "Tfidf" / "seed-0" / "config.yaml", folder)
@@ -215,6 +221,20 @@ def test_vectors_are_those_that_the_run_scored_by(place: Path, decoder_folder: C
         code = code.replace(old, new, 1)
     first, second = torch.tensor(processes.call(place, _vectors, code))
     assert torch.cosine_similarity(first, second, dim=0).item() == pytest.approx(row["score"], abs=1e-3)
+
+
+def test_the_strategy_of_contributing_learns(tmp_path: Path, decoder_folder: Callable[[str], Path]) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    assert _written(text, tmp_path) == {"mapped.py", "mapped.yaml"}
+    (command,) = [own for own in re.findall(r"`(embedlab fit [^`]+)`", " ".join(text.split())) if "mapped" in own]
+    words = shlex.split(f"{command} {SMALL} --run_dir run".replace("DECODER", str(decoder_folder("llama"))))
+    processes.run(tmp_path, words[1:])
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    width = result["backbone"]["width"]
+    assert result["parameters"]["trainable"] == 128 * width + 128
+    assert result["selected"]["epoch"] >= 0
+    learned = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert learned["map.weight"].abs().max() > width**-0.5, "none is drawn that large"
 
 
 OWN = "--model.pooling mine.first"  # replaces the other pooling, so it takes a turn of its own
