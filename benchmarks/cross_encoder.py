@@ -44,7 +44,7 @@ def in_batches(decoder: torch.nn.Module, contexts: Ids, targets: Ids) -> Tensor:
 def main() -> None:
     """Print the table."""
     options = arguments(__doc__)
-    backbone = Backbone(options.backbone, tokens_per_pass=1024 if options.device == "cpu" else 32768).to(options.device)
+    backbone = Backbone(options.backbone).to(options.device)
     strategy = SGPTCrossEncoder(backbone)
     strategy.configure_model()
     decoder = stock(backbone, backbone.dtype, head=True)

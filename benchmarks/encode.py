@@ -39,7 +39,7 @@ def peer(folder: Path, width: int, dtype: torch.dtype, device: str) -> SentenceT
 def main() -> None:
     """Print the table."""
     options = arguments(__doc__)
-    backbone = Backbone(options.backbone, tokens_per_pass=1024 if options.device == "cpu" else 65536).to(options.device)
+    backbone = Backbone(options.backbone).to(options.device)
     backbone.load()
     first, second, _ = stsb(step=200 if options.small else 5 if options.device == "cpu" else 1)
     texts = [*first, *second]

@@ -15,7 +15,7 @@ BATCH_SIZE = 32
 def main() -> None:
     """Print the table."""
     options = arguments(__doc__)
-    backbone = Backbone(options.backbone, tokens_per_pass=1024 if options.device == "cpu" else 65536).to(options.device)
+    backbone = Backbone(options.backbone).to(options.device)
     backbone.load()
     first, second, _ = stsb("train", step=600 if options.small else 20 if options.device == "cpu" else 1)
     texts = list(dict.fromkeys([*first, *second]))

@@ -13,6 +13,7 @@ Size letters, used throughout the package: `B` texts, `T` tokens of a batch, `D`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -174,7 +175,8 @@ def distinct_texts(id_lists: Sequence[Sequence[int]]) -> tuple[list[tuple[int, .
 def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Cut texts into batches of at most `budget` tokens, shortest texts first.
 
-    Sorting by token count puts equal lengths side by side. A text longer than the budget is a batch of its own.
+    Sorting by token count puts equal lengths side by side. Batches are about equally large, as a small last one would
+    cost nearly as much as a full one. A text longer than the budget is a batch of its own.
 
     Args:
         lengths: Tokens of each text.
@@ -185,14 +187,21 @@ def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
     >>> list(token_batches([5, 2, 9, 2], budget=9))
     [[1, 3, 0], [2]]
+    >>> list(token_batches([2] * 6, budget=10))
+    [[0, 1, 2], [3, 4, 5]]
     """
+    left = sum(lengths)
     batch: list[int] = []
     tokens = 0
+    share = left
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if batch and tokens + lengths[index] > budget:
+        if batch and (tokens >= share or tokens + lengths[index] > budget):
             yield batch
             batch, tokens = [], 0
+        if not batch:
+            share = left / math.ceil(left / budget)
         batch.append(index)
         tokens += lengths[index]
+        left -= lengths[index]
     if batch:
         yield batch

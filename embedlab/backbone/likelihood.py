@@ -20,7 +20,7 @@ from embedlab.errors import UserError
 
 __all__ = ["Pass", "log_probabilities", "shared_passes"]
 
-HEAD_ROWS = 256  # positions at a time; fewer leave the product slow, more only take memory
+HEAD_ROWS = 512  # positions at a time; fewer leave the product slow, more only take memory
 
 Ids = tuple[int, ...]
 
@@ -148,8 +148,8 @@ def log_probabilities(
     distinct, of = torch.unique(rows, return_inverse=True)  # a state that predicts several tokens meets the head once
     scores = torch.empty(len(rows), device=device)
     for start in range(0, len(distinct), HEAD_ROWS):
-        logits = head(states[distinct[start : start + HEAD_ROWS]]).float()
+        # Not `logits - logsumexp`, whose exponential PyTorch computes six times slower.
+        logs = head(states[distinct[start : start + HEAD_ROWS]]).float().log_softmax(-1)
         here = ((of >= start) & (of < start + HEAD_ROWS)).nonzero()[:, 0]
-        row = of[here] - start
-        scores[here] = logits[row, wanted[here]] - logits.logsumexp(-1)[row]
+        scores[here] = logs[of[here] - start, wanted[here]]
     return dict(zip(plan.rows, torch.split(scores, [len(targets[i]) for i in plan.rows]), strict=True))

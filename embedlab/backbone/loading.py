@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import ctypes
+import sys
+from typing import Final, Literal
 
 import torch
 
@@ -12,6 +14,10 @@ from embedlab.backbone.reader import Reader
 from embedlab.backbone.tuning import Frozen, Tuning
 
 __all__ = ["load_reader"]
+
+_TRIM_THRESHOLD: Final = -1  # of glibc's malloc.h, as the next
+_MMAP_THRESHOLD: Final = -3
+_KEPT: Final = 2**30  # bytes
 
 
 def load_reader(
@@ -40,6 +46,7 @@ def load_reader(
     Raises:
         UserError: If the weights are not complete, or the outputs differ from those of transformers' own class.
     """
+    _keep_freed_memory()
     tuning.check(files.empty())
     place = torch.device("cpu") if device.type == "meta" else device  # where something can be computed
     with torch.device("cpu"):  # transformers would take over a device context in a way of its own
@@ -51,3 +58,14 @@ def load_reader(
     # Dropout of the decoder belongs to training it; a frozen one stays in evaluation mode.
     decoder.train(not isinstance(tuning, Frozen))
     return reader, [note for note in (reading, changed) if note is not None]
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep what it frees, for the next tensor of that size, where it can be told so.
+
+    Otherwise it returns a tensor of a few megabytes to the system and is given new, zeroed pages for the next, which
+    took a tenth of the time of encoding (docs/tried.md).
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        for threshold in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+            library.mallopt(threshold, _KEPT)

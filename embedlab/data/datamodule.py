@@ -46,7 +46,7 @@ class DataModule(LightningDataModule):
         test: dict[str, Source] | None = None,
         predict: Source | None = None,
         batch_size: int = 32,
-        eval_batch_size: int = 64,
+        eval_batch_size: int = 256,
         seed: int | None = None,
         drop_last: bool = True,
     ) -> None:
