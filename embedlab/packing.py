@@ -193,7 +193,7 @@ def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     left = sum(lengths)
     batch: list[int] = []
     tokens = 0
-    share = left
+    share = float(left)
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         if batch and (tokens >= share or tokens + lengths[index] > budget):
             yield batch

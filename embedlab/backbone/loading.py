@@ -13,7 +13,7 @@ from embedlab.backbone.proofs import proven_reader
 from embedlab.backbone.reader import Reader
 from embedlab.backbone.tuning import Frozen, Tuning
 
-__all__ = ["load_reader"]
+__all__ = ["keep_freed_memory", "load_reader"]
 
 _TRIM_THRESHOLD: Final = -1  # of glibc's malloc.h, as the next
 _MMAP_THRESHOLD: Final = -3
@@ -46,7 +46,7 @@ def load_reader(
     Raises:
         UserError: If the weights are not complete, or the outputs differ from those of transformers' own class.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     tuning.check(files.empty())
     place = torch.device("cpu") if device.type == "meta" else device  # where something can be computed
     with torch.device("cpu"):  # transformers would take over a device context in a way of its own
@@ -60,7 +60,7 @@ def load_reader(
     return reader, [note for note in (reading, changed) if note is not None]
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let the C library keep what it frees, for the next tensor of that size, where it can be told so.
 
     Otherwise it returns a tensor of a few megabytes to the system and is given new, zeroed pages for the next, which

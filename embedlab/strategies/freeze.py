@@ -108,7 +108,8 @@ class Freeze(Trainable):
         """Load the decoder; build an encoder per block and the head, and decoder halves for stage 1."""
         self.backbone.load()
         if not self.built:
-            self.siamese = SiameseNetwork(self.backbone.num_layers, self.backbone.width, self.options, self.center)
+            layers, width = self.backbone.num_layers, self.backbone.width
+            self.siamese = SiameseNetwork(layers, width, self.options, self.center, self.standardize)
             kind = self.backbone.files.config.model_type
             own = {
                 "center": kind == "gpt2",
