@@ -26,7 +26,8 @@ from embedlab.pooling import Pooling
 
 __all__ = ["FINAL", "Backbone", "Layer"]
 
-TOKENS = {"cpu": 1536, "cuda": 32768}  # of a pass: more leave the processor's cache, fewer leave its products slow
+TOKENS_ON_PROCESSOR = 1536  # of a pass: more leave its cache, fewer leave its products slow
+TOKENS_ON_GPU = 32768
 
 
 @final
@@ -64,7 +65,7 @@ class Backbone(nn.Module):
             if tokens is not None and tokens < 1:
                 raise UserError(f"`backbone.{argument}` must be at least 1 token, got {tokens}.")
         self.name, self.revision, self.files = name, revision, Pretrained(name, revision)
-        self.max_length, self._tokens_per_pass = max_length, tokens_per_pass
+        self.max_length, self.tokens_per_pass = max_length, tokens_per_pass
         self.packed, self.padding_side, self.begin_of_text = packed, padding_side, begin_of_text
         self.dtype = _dtype(dtype)
         self.decoder: nn.Module | None = None
@@ -74,11 +75,6 @@ class Backbone(nn.Module):
         self.register_buffer("anchor", torch.empty(0), persistent=False)  # moves with the module, before any weight
         self.notes: list[str] = []
         self.trained_tokens = 0
-
-    @property
-    def tokens_per_pass(self) -> int:
-        """Most tokens of a forward pass when nothing trains, unless one text alone is longer."""
-        return self._tokens_per_pass or TOKENS.get(self.device.type, TOKENS["cuda"])
 
     @property
     def width(self) -> int:
@@ -188,7 +184,7 @@ class Backbone(nn.Module):
             return torch.empty(0, len(layers), self.width, device=self.device)
         learning = self.trains and torch.is_grad_enabled()
         (distinct, back), pooled, order = distinct_texts(ids), [], list[int]()
-        budget = sum(map(len, distinct)) if learning else self.tokens_per_pass
+        budget = sum(map(len, distinct)) if learning else _budget(self.tokens_per_pass, self.device)
         for chosen in token_batches([len(own) for own in distinct], budget):
             batch = self._pack([distinct[i] for i in chosen])
             self.trained_tokens += len(batch.ids) if learning else 0
@@ -231,7 +227,8 @@ class Backbone(nn.Module):
             raise RuntimeError("the decoder was loaded without its head; call `backbone.load(tuning, head=True)`.")
         contexts = [self.tokenization.begun(context) for context in contexts]
         scores: dict[int, Tensor] = {}
-        for plan in shared_passes(contexts, targets, self.tokens_per_pass, self.reader.way == "packed"):
+        budget = _budget(self.tokens_per_pass, self.device)
+        for plan in shared_passes(contexts, targets, budget, self.reader.way == "packed"):
             states = self._pooled(self._pack(plan.texts, plan.parents), lambda own, _: own, (FINAL,))[:, 0]
             scores |= log_probabilities(plan, states, targets, self.reader.logits)
         return [scores[i] for i in range(len(contexts))]
@@ -243,6 +240,11 @@ def _dtype(wish: str | torch.dtype) -> torch.dtype:
     if name not in ("auto", "bfloat16", "float32"):
         raise UserError(f"`backbone.dtype` must be auto, bfloat16 or float32, got {name}.")
     return best_dtype() if name == "auto" else getattr(torch, name)
+
+
+def _budget(wish: int | None, device: torch.device) -> int:
+    """Return how many tokens a pass takes at most, unless one text alone is longer."""
+    return wish or (TOKENS_ON_PROCESSOR if device.type == "cpu" else TOKENS_ON_GPU)
 
 
 def _listed(texts: Sequence[str]) -> Sequence[str]:
