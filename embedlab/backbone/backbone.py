@@ -179,8 +179,7 @@ class Backbone(nn.Module):
         Returns:
             One vector per text and layer, (B, len(layers), D), float32, in the order of the texts.
         """
-        ids = self.tokenization.ids(_listed(texts), self.tokenization.begun(prefix), suffix)
-        if not ids:
+        if not (ids := self.tokenization.ids(_listed(texts), self.tokenization.begun(prefix), suffix)):
             return torch.empty(0, len(layers), self.width, device=self.device)
         learning = self.trains and torch.is_grad_enabled()
         (distinct, back), pooled, order = distinct_texts(ids), [], list[int]()
