@@ -78,7 +78,9 @@ def main() -> None:
         mine = ours()[:: 1 if options.small else step]
         off = float((mine - one()).abs().mean())
         seconds = in_turn(
-            {"embedlab": ours, "one pair at a time": one, "padded batches of 32": several}, options.rounds
+            {"embedlab": ours, "one pair at a time": one, "padded batches of 32": several},
+            options.rounds,
+            options.device,
         )
         scaled = {
             name: [s * len(pairs) / (len(pairs) if name == "embedlab" else len(sample)) for s in own]

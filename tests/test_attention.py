@@ -72,6 +72,26 @@ def test_outcome_and_gradients_are_those_of_the_equation(
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("kernel", [True, False])
+def test_on_a_gpu_outcome_and_gradients_are_those_of_the_equation(
+    window: int | None, kernel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kernel:
+        monkeypatch.setattr(attention, "KERNEL", None)
+    tokens, leaves, gradient = stream((*RAGGED, 2 * BLOCK + 9))
+    tokens = pack([[0] * length for length in tokens.lengths], torch.ones(1, dtype=torch.bool, device="cuda"))
+    half = [leaf.detach().cuda().bfloat16().requires_grad_() for leaf in leaves]
+    exact = [leaf.detach().cpu().float().requires_grad_() for leaf in half]
+    outcome, expected = attend(tokens, half, window), by_text(tokens, exact, window)
+    found = torch.autograd.grad(outcome, half, gradient.cuda().bfloat16())
+    wanted = torch.autograd.grad(expected, exact, gradient)
+    for got, own in zip((outcome, *found), (expected, *wanted), strict=True):
+        off = (got.detach().cpu().float() - own.detach()).norm() / own.detach().norm()
+        assert off < 0.02
+
+
 @pytest.mark.parametrize(
     ("extra", "reason"),
     [

@@ -7,7 +7,8 @@ any model's code: the model is called with `packed=batch`, and this function sep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, Final
 
 import torch
@@ -34,6 +35,14 @@ MASK_BYTES = 2**26  # of all masks that are kept
 HARMLESS: Final = frozenset(
     ("cache_position", "output_attentions", "output_hidden_states", "position_ids", "return_dict", "use_cache")
 )
+
+KERNEL: Callable[..., Any] | None  # from torch 2.11 on, as before it sees no window
+try:
+    from torch.nn.attention.varlen import varlen_attn
+
+    KERNEL = varlen_attn if "window_size" in signature(varlen_attn).parameters else None
+except ImportError:
+    KERNEL = None
 
 _Key = tuple[int, int, int, int | None, torch.dtype, torch.device]
 _masks: dict[_Key, Tensor] = {}
@@ -113,9 +122,12 @@ def packed_attention(
             raise NotImplementedError(f"its attention has two windows, {attention_mask} and {sliding_window}")
         sliding_window = attention_mask
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    sizes = [group.size for group in packed.groups]
     # Token first: so the projections left them in memory, and a text's tokens are neighbours.
-    parts = (x[0].transpose(0, 1).to(value.dtype).split_with_sizes(sizes) for x in (query, key, value))
+    q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
+    if _kernel_takes(q, packed, dropout):
+        return _by_kernel(q, k, v, packed, scale, sliding_window)[None], None
+    sizes = [group.size for group in packed.groups]
+    parts = (x.split_with_sizes(sizes) for x in (q, k, v))
     outputs = []
     for group, q, k, v in zip(packed.groups, *parts, strict=True):
         window = sliding_window if sliding_window is not None and sliding_window < group.length else None
@@ -128,6 +140,27 @@ def packed_attention(
         else:
             outputs.append(_by_autograd(q, k, v, group, scale, window, dropout))
     return torch.cat(outputs)[None], None
+
+
+def _kernel_takes(query: Tensor, packed: PackedBatch, dropout: float) -> bool:
+    """Tell whether PyTorch's kernel for texts of any length takes these: on a GPU, in half precision, each on its own."""
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    return KERNEL is not None and query.is_cuda and half and not (dropout or packed.parents or query.shape[-1] % 8)
+
+
+def _by_kernel(q: Tensor, k: Tensor, v: Tensor, packed: PackedBatch, scale: float, window: int | None) -> Tensor:
+    """Attend by that kernel: (T, heads, width) and (T, key heads, width) to (T, heads, width)."""
+    assert KERNEL is not None
+    bounds, longest = packed.offsets.int(), max(packed.lengths)
+    shared: dict[str, Any] = {}
+    if q.shape[1] != k.shape[1]:
+        if "enable_gqa" in signature(KERNEL).parameters:
+            shared["enable_gqa"] = True
+        else:
+            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    back = (-1 if window is None else window - 1, 0)  # tokens before and after that a token sees
+    attended: Tensor = KERNEL(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=back, **shared)
+    return attended
 
 
 class _Products(torch.autograd.Function):
