@@ -310,6 +310,19 @@ def test_a_run_that_is_damaged_on_the_way_ends_as_a_failure(here: Path, run: Run
     assert status == 1
     assert starts(here) == ["method 0", "simple 0"]
     assert "FAILED  method seed 0 [1/2]" in out
+    *_, written, following = out.splitlines()
+    assert written == "written: runs/demo/report.md"
+    assert following == "next: mend what failed and give the same command again; what is finished is kept"
+
+
+@pytest.mark.parametrize("typed", [("--seeds", "3"), ("--seeds=3",), ("--seeds", "3", "--only", "simple")])
+def test_a_study_of_one_seed_ends_with_the_command_for_more(here: Path, run: Run, typed: tuple[str, ...]) -> None:
+    _, out = run(*typed)
+    others = " --only simple" if "--only" in typed else ""
+    said = f"next: embedlab compare study.yaml{others} --seeds 3 4 5    # three seeds; what is finished is kept"
+    assert out.splitlines()[-1] == said
+    status, out = run(*shlex.split(said.partition("study.yaml ")[2].partition(" #")[0]))
+    assert status == 0
     assert out.splitlines()[-1] == "written: runs/demo/report.md"
 
 

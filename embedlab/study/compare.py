@@ -102,7 +102,23 @@ def main(
         if job not in jobs and _standing_if_known(job) == "changed":
             say(f"outdated: {job.name} was finished under other settings; compare it again")
     say(f"written: {folder / REPORT}")
-    return 1 if any(outcome.error is not None for outcome in outcomes) else 0
+    if failed := any(outcome.error is not None for outcome in outcomes):
+        say("next: mend what failed and give the same command again; what is finished is kept")
+    elif len(seeds) == 1:
+        more = shlex.join(
+            ["embedlab", "compare", *_without_seeds(arguments), "--seeds", *(str(seeds[0] + n) for n in range(3))]
+        )
+        say(f"next: {more}    # three seeds; what is finished is kept")
+    return 1 if failed else 0
+
+
+def _without_seeds(arguments: Sequence[str]) -> list[str]:
+    """Return what was typed without `--seeds` and its numbers."""
+    kept, dropping = [], False
+    for word in arguments:
+        dropping = word.startswith("--seeds") or (dropping and word.replace(",", "").isdecimal())
+        kept += [] if dropping else [word]
+    return kept
 
 
 def _with_typed(study: Study, typed: Mapping[str, Any]) -> Study:
