@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable
@@ -93,6 +94,31 @@ def test_states_are_those_of_the_text_alone(architecture: str, decoder_folder: F
     backwards = states_of(backbone, TEXTS[::-1], layers)[::-1]
     assert_same(backwards, alone(folder, TEXTS))
     assert_same(states_of(backbone, TEXTS[2:5], layers), alone(folder, TEXTS[2:5]))
+
+
+@pytest.mark.parametrize("tuning", [Full(), LoRA(rank=2), BitFit()])
+@pytest.mark.parametrize("packed", [True, False])
+def test_checkpointed_activations_change_no_gradient_and_take_less_memory(
+    decoder_folder: Folder, tuning: Tuning, packed: bool
+) -> None:
+    gradients, kept = [], []
+    for checkpoint in (False, True):
+        torch.manual_seed(0)
+        own = {"dtype": "float32", "packed": packed, "checkpoint_activations": checkpoint}
+        backbone = Backbone(str(decoder_folder("llama")), **own)
+        backbone.load(copy.deepcopy(tuning))
+        backbone.train()
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, to=sizes: to.append(x.numel()) or x, lambda x: x):
+            loss = backbone.pool(TEXTS, pooling.mean).square().sum()
+        loss.backward()
+        gradients.append({n: p.grad for n, p in backbone.named_parameters() if p.requires_grad})
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 3
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any(own.abs().max() > 0 for own in gradients[0].values())
+    for name, own in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], own, atol=1e-6, rtol=1e-5)
 
 
 def test_a_state_does_not_see_later_tokens(architecture: str, decoder_folder: Folder) -> None:

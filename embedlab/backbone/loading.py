@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 
@@ -12,6 +12,7 @@ from embedlab.backbone.pretrained import Pretrained
 from embedlab.backbone.proofs import proven_reader
 from embedlab.backbone.reader import Reader
 from embedlab.backbone.tuning import Frozen, Tuning
+from embedlab.errors import UserError
 
 __all__ = ["keep_freed_memory", "load_reader"]
 
@@ -28,6 +29,7 @@ def load_reader(
     device: torch.device,
     packed: bool,
     padding_side: Literal["right", "left"],
+    checkpoint_activations: bool,
 ) -> tuple[Reader, list[str]]:
     """Load a decoder, check whether it may be packed, and make parameters trainable.
 
@@ -39,6 +41,7 @@ def load_reader(
         device: Device it computes on.
         packed: Whether texts may be packed.
         padding_side: Side of the padding where texts are padded.
+        checkpoint_activations: Whether training keeps only the states between blocks.
 
     Returns:
         A reader that runs it on texts, and notes for the run's result.
@@ -55,9 +58,25 @@ def load_reader(
         reader, reading = proven_reader(decoder, files, head, packed, padding_side)
     decoder.to(device)
     changed = tuning.apply(decoder)
+    if checkpoint_activations:
+        _checkpoint_activations(decoder)
     # Dropout of the decoder belongs to training it; a frozen one stays in evaluation mode.
     decoder.train(not isinstance(tuning, Frozen))
     return reader, [note for note in (reading, changed) if note is not None]
+
+
+def _checkpoint_activations(decoder: Any) -> None:
+    """Let a decoder that trains keep only the states between its blocks (Chen et al., 2016, arXiv:1604.06174).
+
+    Raises:
+        UserError: If its class cannot.
+    """
+    try:
+        decoder.gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(
+            f"`backbone.checkpoint_activations` must be false for this decoder, as {type(decoder).__name__} cannot; leave it out."
+        ) from error
 
 
 def keep_freed_memory() -> None:
