@@ -81,6 +81,11 @@ class PackedBatch:
         return sizes.cumsum(0)
 
     @cached_property
+    def bounds(self) -> Tensor:
+        """`offsets` as kernels take them, (B + 1,), int32."""
+        return self.offsets.int()
+
+    @cached_property
     def text_of(self) -> Tensor:
         """The text each token belongs to, (T,), 0 to B - 1."""
         sizes = torch.tensor(self.lengths, device=self.ids.device)

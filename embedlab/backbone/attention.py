@@ -41,8 +41,9 @@ try:
     from torch.nn.attention.varlen import varlen_attn
 
     KERNEL = varlen_attn if "window_size" in signature(varlen_attn).parameters else None
+    KERNEL_SHARES_KEYS = "enable_gqa" in signature(varlen_attn).parameters
 except ImportError:
-    KERNEL = None
+    KERNEL, KERNEL_SHARES_KEYS = None, False
 
 _Key = tuple[int, int, int, int | None, torch.dtype, torch.device]
 _masks: dict[_Key, Tensor] = {}
@@ -151,15 +152,15 @@ def _kernel_takes(query: Tensor, packed: PackedBatch, dropout: float) -> bool:
 def _by_kernel(q: Tensor, k: Tensor, v: Tensor, packed: PackedBatch, scale: float, window: int | None) -> Tensor:
     """Attend by that kernel: (T, heads, width) and (T, key heads, width) to (T, heads, width)."""
     assert KERNEL is not None
-    bounds, longest = packed.offsets.int(), max(packed.lengths)
-    shared: dict[str, Any] = {}
+    bounds, longest = packed.bounds, max(packed.lengths)
+    more: dict[str, Any] = {}
     if q.shape[1] != k.shape[1]:
-        if "enable_gqa" in signature(KERNEL).parameters:
-            shared["enable_gqa"] = True
+        if KERNEL_SHARES_KEYS:
+            more["enable_gqa"] = True
         else:
             k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
     back = (-1 if window is None else window - 1, 0)  # tokens before and after that a token sees
-    attended: Tensor = KERNEL(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=back, **shared)
+    attended: Tensor = KERNEL(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=back, **more)
     return attended
 
 
