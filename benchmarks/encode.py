@@ -15,7 +15,7 @@ from benchmarks.measure import apart, arguments, arithmetic, in_turn, lines, pea
 from embedlab import pooling
 from embedlab.backbone import Backbone
 
-BATCH_SIZES = (8, 16, 32, 64)
+BATCH_SIZES = (16, 32, 64)
 
 
 def plain(folder: Path, place: Path) -> Path:
