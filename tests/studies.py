@@ -153,7 +153,8 @@ class Fake:
             decides = [[read_yaml(Path(file)) for file in files], overrides, code]
             identities = {str(seed): content_hash([*decides, seed]) for seed in wanted["seeds"]}
             answers.append(
-                {"files": files, "overrides": overrides, "content": overrides, "identities": identities, "faults": []}
+                {"files": files, "overrides": overrides, "content": overrides, "identities": identities}
+                | {"wish": None, "faults": []}
             )
         return answers
 

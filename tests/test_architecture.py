@@ -54,7 +54,7 @@ LAW: dict[str, set[str]] = {
     },
     "report": {"arguments", "errors", "runs", "yaml_files"},
     "precheck": {"errors", "yaml_files"},
-    "study": {"arguments", "configs", "errors", "precheck", "report", "runs", "yaml_files"},
+    "study": {"arguments", "configs", "errors", "precheck", "report", "resources", "runs", "yaml_files"},
 }
 ANYTHING = {"", "__main__", "cli"}  # import what they need, when they need it
 LIGHT_ROOMS = (
@@ -67,6 +67,7 @@ LIGHT_ROOMS = (
         "errors",
         "precheck",
         "report",
+        "resources",
         "runs",
         "source_hash",
         "source_imports",

@@ -43,9 +43,9 @@ class Compute:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
+    def __call__(self, texts: Sequence[str]) -> list[Tensor]:
         self.asked += texts
-        return expected(texts)
+        return [expected(texts)]
 
 
 def open_cache(root: Path, dtype: torch.dtype = torch.float32) -> FeatureCache:
@@ -131,7 +131,7 @@ def test_a_shard_is_bounded_in_bytes(tmp_path: Path) -> None:
     class EnoughError(Exception):
         pass
 
-    def compute(texts: Sequence[str]) -> Tensor:
+    def compute(texts: Sequence[str]) -> list[Tensor]:
         asked.append(len(texts))
         raise EnoughError
 
@@ -152,7 +152,7 @@ def anonymous():
 
 texts = [str(i) for i in range(600)]
 cache = FeatureCache({}, (30, 2048), torch.float32, Path(sys.argv[1]))
-cache.add(texts, lambda part: torch.zeros(len(part), 30, 2048))
+cache.add(texts, lambda part: [torch.zeros(len(part), 30, 2048)])
 cache = FeatureCache({}, (30, 2048), torch.float32, Path(sys.argv[1]))
 before = anonymous()
 cache.add(texts, None)
@@ -206,7 +206,7 @@ def compute(texts):
         say("computes")
         sys.stdin.readline()
     asked.extend(texts)
-    return expected(texts)
+    return [expected(texts)]
 
 if role == "dies before the rename":
     real = os.replace
@@ -286,10 +286,10 @@ def test_threads_compute_each_text_once(tmp_path: Path, shared: bool) -> None:
 
 
 def test_a_failing_computation_frees_the_lock_and_keeps_what_was_done(tmp_path: Path) -> None:
-    def compute(texts: Sequence[str]) -> Tensor:
+    def compute(texts: Sequence[str]) -> list[Tensor]:
         if "d" not in texts:
             raise MemoryError
-        return expected(texts)
+        return [expected(texts)]
 
     cache = open_cache(tmp_path)
     with pytest.raises(MemoryError):
@@ -415,9 +415,9 @@ def test_features_that_are_found_cost_what_they_cost(tmp_path: Path, monkeypatch
     clock = [0.0]
     monkeypatch.setattr("embedlab.backbone.feature_cache.time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
-    def compute(texts: Sequence[str]) -> Tensor:
+    def compute(texts: Sequence[str]) -> list[Tensor]:
         clock[0] += 2.0 * len(texts) if len(texts) == 4 else 1.5 * len(texts)
-        return expected(texts)
+        return [expected(texts)]
 
     first = open_cache(tmp_path)
     first.add(TEXTS, compute, block=4)  # 8 seconds for the four shortest texts, 3 for the other two

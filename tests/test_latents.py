@@ -6,6 +6,7 @@ import copy
 import functools
 import gc
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,11 @@ import torch
 from torch import Tensor
 
 from embedlab import pooling
-from embedlab.backbone import Backbone
+from embedlab.backbone import FINAL, Backbone
+from embedlab.backbone.feature_cache import Cost
 from embedlab.backbone.features import Features
 from embedlab.errors import UserError
+from embedlab.resources import READ_TOO
 from embedlab.source_hash import code_of
 from tests.conftest import TEXTS
 
@@ -178,7 +181,95 @@ def test_all_that_decides_the_numbers_is_in_the_key(decoder_folder: Callable[[st
         folder(max_length=10),
     ]
     assert len({folder(), *others}) == len(others) + 1
+    backbone = loaded(str(decoder_folder("llama")), dtype="float32")
+    options: list[dict[str, Any]] = [{}, {"layers": [FINAL]}, {"layers": [1]}, {"pool_begin": True}]
+    options += [{"kept_as": torch.bfloat16}]
+    assert len({Features(backbone, pooling.last, bos=True, **own).store.folder for own in options}) == len(options)
+    same = {Features(backbone, pooling.last, pool_begin=own).store.folder for own in (False, True)}
+    assert (len(same) == 1) == (not backbone.tokenization.begin), (
+        "where nothing stands before a text, nothing is pooled"
+    )
     assert folder() == folder(tokens_per_pass=7) == folder(packed=False)
+
+
+# One pass for all -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wanted(decoder_folder: Callable[[str], Path]) -> Callable[..., list[Features]]:
+    """Return a function that opens what three runs of a study want of one decoder."""
+
+    def open_all() -> list[Features]:
+        backbone = loaded(str(decoder_folder("gpt2")), dtype="bfloat16")
+        return [
+            Features(backbone, pooling.mean, bos=True),
+            Features(backbone, pooling.last, bos=True, layers=[FINAL, 0, 2]),
+            Features(backbone, pooling.mean, bos=True, layers=[1], pool_begin=True, kept_as=torch.float32),
+        ]
+
+    return open_all
+
+
+def keep_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedlab.backbone.feature_cache.cache_root", lambda: folder)
+
+
+def forbid_pooling(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> Tensor:
+        raise AssertionError("the latents are on disk already")
+
+    monkeypatch.setattr(Backbone, "pool", forbidden)
+
+
+@pytest.mark.parametrize("first", range(3))
+def test_whoever_reads_first_reads_for_all(
+    wanted: Callable[..., list[Features]], first: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    keep_in(tmp_path / "alone", monkeypatch)
+    alone = [own.get(TEXTS) for own in wanted()]
+    keep_in(tmp_path / "together", monkeypatch)
+    wishes = [own.wish for own in wanted()]
+    keys = {wish[0] for wish in wishes if wish is not None}
+    assert len(keys) == 1
+    monkeypatch.setenv(READ_TOO, json.dumps({keys.pop(): [wish[1] for wish in wishes if wish is not None]}))
+    reader = wanted()[first]
+    reader.precompute(TEXTS[:3], silent)
+    reader.precompute(TEXTS, silent)
+    others = wanted()
+    forbid_pooling(monkeypatch)
+    for own, expected in zip(others, alone, strict=True):
+        assert torch.equal(own.get(TEXTS), expected)
+        assert own.cost() == Cost(reader.cost().seconds, reader.cost().seconds, len(TEXTS), len(TEXTS))
+
+
+def test_other_tokens_are_not_read_for_others(
+    decoder_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = loaded(str(decoder_folder("gpt2")), dtype="float32")
+    other = Features(backbone, pooling.last, bos=True)
+    assert other.wish is not None
+    monkeypatch.setenv(READ_TOO, json.dumps({other.wish[0]: [other.wish[1]]}))
+    for own in ({"bos": False}, {"bos": True, "final_punctuation": "strip"}):
+        features = Features(backbone, pooling.mean, **own)
+        assert features.wish is not None
+        assert features.wish[0] != other.wish[0]
+        features.precompute(TEXTS, silent)
+    assert other.store.missing(TEXTS) != []
+    assert Features(backbone, lambda s, t: pooling.mean(s, t)).wish is None
+
+
+def test_what_cannot_be_kept_for_others_is_not(
+    wanted: Callable[..., list[Features]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    keep_in(tmp_path, monkeypatch)
+    own, other, _ = wanted()
+    assert other.wish is not None
+    monkeypatch.setenv(READ_TOO, json.dumps({other.wish[0]: [other.wish[1]]}))
+    folder = other.store.folder
+    folder.parent.mkdir(parents=True)
+    folder.write_text("in the way")
+    assert own.get(TEXTS).shape == (len(TEXTS), own.backbone.num_layers, own.backbone.width)
+    assert own.store.missing(TEXTS) == []
 
 
 # What they cost ---------------------------------------------------------------------------------------------
@@ -186,10 +277,12 @@ def test_all_that_decides_the_numbers_is_in_the_key(decoder_folder: Callable[[st
 
 def test_the_precision_of_a_trainer_does_not_show(decoder_folder: Callable[[str], Path], tmp_path: Path) -> None:
     """Features are kept for runs of any precision, by the data type of the backbone."""
-    plain = Features(loaded(str(decoder_folder("llama")), dtype="float32"), pooling.mean, "keep", True)._compute(TEXTS)
+    plain = Features(loaded(str(decoder_folder("llama")), dtype="float32"), pooling.mean, "keep", True)._compute(TEXTS)[
+        0
+    ]
     features = Features(loaded(str(decoder_folder("llama")), dtype="float32"), pooling.mean, "keep", True)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(features._compute(TEXTS), plain)
+        assert torch.equal(features._compute(TEXTS)[0], plain)
     features.backbone.to(torch.bfloat16)
     with pytest.raises(UserError, match=r"`backbone\.dtype` must be what the decoder computes in, got torch\.float32"):
         features._compute(TEXTS)
@@ -206,10 +299,7 @@ def test_a_run_that_finds_its_latents_is_charged_what_they_cost(
     killed.precompute(TEXTS[:3], silent)
     resumed.precompute([*TEXTS, *TEXTS], silent)
 
-    def forbidden(*_: object, **__: object) -> Tensor:
-        raise AssertionError("the latents are on disk already")
-
-    monkeypatch.setattr(Backbone, "pool", forbidden)
+    forbid_pooling(monkeypatch)
     for texts in (TEXTS[:4], TEXTS[4:]):
         other.get(texts)
     assert other.cost().seconds == resumed.cost().seconds > 0

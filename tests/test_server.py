@@ -45,6 +45,8 @@ strategies:
   tfidf: {tfidf}
   freeze: {{config: {freeze}, seeds: [1], overrides: {{model.pretraining: null}}}}
   bitfit: {{config: {bitfit}, seeds: [1], overrides: {{trainer.callbacks: {{class_path: hold.Hold}}}}}}
+  mean: {{config: {pooled}, seeds: [1]}}
+  last: {{config: {pooled}, seeds: [1], overrides: {{model.pooling: embedlab.pooling.last, model.layer: 1}}}}
 overrides: {{trainer.max_epochs: 2, trainer.check_val_every_n_epoch: 1, data.batch_size: 4}}
 """
 
@@ -59,7 +61,7 @@ def place(
     folder = tmp_path_factory.mktemp("served")
     make_study(folder, str(decoder_folder("llama")))
     (folder / "hold.py").write_text(HOLD)
-    names = {"tfidf": "tfidf", "freeze": "freeze", "bitfit": "sgpt_bi"}
+    names = {"tfidf": "tfidf", "freeze": "freeze", "bitfit": "sgpt_bi", "pooled": "pooled_decoder"}
     paths = {label: STRATEGIES / f"{name}.yaml" for label, name in names.items()}
     (folder / "study.yaml").write_text(STUDY.format(**paths))
     with pytest.MonkeyPatch.context() as patch:
@@ -91,7 +93,7 @@ def identities(label: str, seed: int) -> set[str]:
 def test_a_study_is_checked_and_run(place: tuple[Path, check.Server], capsys: pytest.CaptureFixture[str]) -> None:
     """What the check says of a run is what the run says of itself, or it would not count as finished."""
     assert compared(place[1]) == 0
-    assert "4 of 4 runs finished" in capsys.readouterr().out
+    assert "6 of 6 runs finished" in capsys.readouterr().out
     for label, seed in (("tfidf", 0), ("tfidf", 1), ("freeze", 1), ("bitfit", 1)):
         assert len(identities(label, seed)) == 1, label
     assert identities("tfidf", 0) != identities("tfidf", 1)
@@ -101,15 +103,19 @@ def test_a_study_is_checked_and_run(place: tuple[Path, check.Server], capsys: py
         "init_args": {"pretraining": None}
     }
     assert yaml.safe_load((folder("freeze") / runs.CONFIG).read_text())["trainer"]["max_epochs"] == 2
+    seconds = {label: (runs.read_result(folder(label)) or {})["seconds"] for label in ("mean", "last")}
+    assert seconds["mean"]["features_found"] == 0 < seconds["mean"]["features"]
+    assert seconds["last"]["features_found"] > seconds["last"]["features"] > 0, "what the first has read for both"
     assert compared(place[1], "trainer.log_every_n_steps=3") == 0
     out = capsys.readouterr().out
-    assert "4 finished, 0 to run" in out
+    assert "6 finished, 0 to run" in out
     assert "start " not in out
 
 
 def test_a_fault_is_found_there(place: tuple[Path, check.Server]) -> None:
     with pytest.raises(
-        UserError, match=r"^tfidf, freeze, bitfit: `data\.train\.path` must be .* 'gone\.tsv' is not there, seen from"
+        UserError,
+        match=r"^tfidf, freeze, bitfit, mean, last: `data\.train\.path` must be .* 'gone\.tsv' is not there, seen from",
     ):
         compared(place[1], "data.train.path=gone.tsv", "--dry-run")
 

@@ -158,7 +158,7 @@ class Backbone(nn.Module):
     def pool(
         self,
         texts: Sequence[str],
-        pooling: Pooling,
+        pooling: Pooling | Sequence[Pooling],
         layers: Sequence[Layer] = (FINAL,),
         prefix: Sequence[int] = (),
         suffix: Sequence[int] = (),
@@ -170,7 +170,7 @@ class Backbone(nn.Module):
 
         Args:
             texts: B texts.
-            pooling: From token states (T, D) to one vector per text; anything else it gives is refused.
+            pooling: From token states (T, D) to one vector per text, anything else is refused; or one for each of `layers`.
             layers: States to pool: 0 is the embedding output, l the output of block l, FINAL that of the final norm.
             prefix: Token ids put before each text; the token of `begin_of_text` is not repeated if they begin with it.
             suffix: Token ids put after each text.
@@ -181,12 +181,13 @@ class Backbone(nn.Module):
         if not (ids := self.tokenization.ids(_listed(texts), self.tokenization.begun(prefix), suffix)):
             return torch.empty(0, len(layers), self.width, device=self.device)
         learning = self.trains and torch.is_grad_enabled()
+        poolings = [_one_each(own) for own in ([pooling] * len(layers) if callable(pooling) else pooling)]
         (distinct, back), pooled, order = distinct_texts(ids), [], list[int]()
         budget = sum(map(len, distinct)) if learning else _budget(self.tokens_per_pass, self.device)
         for chosen in token_batches([len(own) for own in distinct], budget):
             batch = self._pack([distinct[i] for i in chosen])
             self.trained_tokens += len(batch.ids) if learning else 0
-            pooled.append(self._pooled(batch, _one_each(pooling), layers))
+            pooled.append(self._pooled(batch, poolings, layers))
             order += chosen
         where = torch.tensor(order, device=self.device).argsort()
         return torch.cat(pooled)[where[torch.tensor(back, device=self.device)]]
@@ -194,15 +195,15 @@ class Backbone(nn.Module):
     def _pack(self, ids: Sequence[Sequence[int]], parents: Sequence[int] = ()) -> PackedBatch:
         return pack(ids, self.tokenization.content.to(self.device), parents)
 
-    def _pooled(self, batch: PackedBatch, pooling: Pooling, layers: Sequence[Layer]) -> Tensor:
+    def _pooled(self, batch: PackedBatch, poolings: Sequence[Pooling], layers: Sequence[Layer]) -> Tensor:
         """Pool the states of a batch while the decoder runs, (B, len(layers), D)."""
-        found: dict[Layer, Tensor] = {}
+        found: dict[int, Tensor] = {}
 
         def see(layer: Layer, states: Tensor) -> None:
-            found[layer] = pooling(states, batch)
+            found.update((n, poolings[n](states, batch)) for n, own in enumerate(layers) if own == layer)
 
-        self.reader.run(batch, layers, see)
-        return torch.stack([found[layer] for layer in layers], dim=1)
+        self.reader.run(batch, list(dict.fromkeys(layers)), see)
+        return torch.stack([found[n] for n in range(len(layers))], dim=1)
 
     @property
     def device(self) -> torch.device:
@@ -227,7 +228,7 @@ class Backbone(nn.Module):
         scores: dict[int, Tensor] = {}
         budget = _budget(self.tokens_per_pass, self.device)
         for plan in shared_passes(contexts, targets, budget, self.reader.way == "packed"):
-            states = self._pooled(self._pack(plan.texts, plan.parents), lambda own, _: own, (FINAL,))[:, 0]
+            states = self._pooled(self._pack(plan.texts, plan.parents), [lambda own, _: own], (FINAL,))[:, 0]
             scores |= log_probabilities(plan, states, targets, self.reader.logits)
         return [scores[i] for i in range(len(contexts))]
 

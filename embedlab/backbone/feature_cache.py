@@ -7,7 +7,6 @@ the process ends, and any process may read. A process that is killed loses at mo
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -16,14 +15,13 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from embedlab.backbone.shards import (
@@ -32,6 +30,7 @@ from embedlab.backbone.shards import (
     DamagedShard,
     Shard,
     in_memory,
+    locked,
     open_shard,
     write_shard,
     write_whole,
@@ -43,7 +42,6 @@ __all__ = ["Cost", "FeatureCache"]
 _FORMAT: Final = 2  # raise when shards are written otherwise; older ones are then never looked at
 _SHARD_BYTES: Final = 64 * 2**20  # of features in one shard at most; they are in memory while it is written
 _PATIENCE: Final = 1.0  # seconds of waiting for the lock, after which one looks what has come meanwhile
-_UNWRITABLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 log = logging.getLogger(__name__)
 
 
@@ -94,9 +92,10 @@ class FeatureCache:
     def add(
         self,
         texts: Sequence[str],
-        compute: Callable[[Sequence[str]], Tensor],
+        compute: Callable[[Sequence[str]], Sequence[Tensor]],
         block: int = 2048,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        beside: Sequence[FeatureCache] = (),
     ) -> None:
         """Compute and store the features of texts that are missing, shortest first.
 
@@ -105,18 +104,19 @@ class FeatureCache:
 
         Args:
             texts: Any texts; repeats are computed once.
-            compute: From b texts to their features, (b, L, D).
+            compute: From b texts to their features for this cache, (b, L, D), and for each of `beside`.
             block: Texts per shard, fewer where they would take more than 64 MiB; a killed process loses at most one.
             progress: Called after each block with the number of texts done and the number that were missing.
+            beside: Caches that are given what they lack of what is computed for this one.
         """
         block = max(1, min(block, _SHARD_BYTES // self.row_bytes))
         missing = sorted(self.missing(texts), key=lambda text: (len(text), text))
         total, waited = len(missing), False
         while missing:
-            with self._lock() as held:
+            with locked(self.folder, _PATIENCE, self._warn) as held:
                 missing = self.missing(missing)  # others may have computed some while this one waited
                 if held and missing:
-                    self._keep(missing[:block], compute)
+                    self._compute(missing[:block], compute, beside)
                     missing = missing[block:]
             if not held and not waited:
                 waited = True
@@ -189,7 +189,7 @@ class FeatureCache:
         """Open the shards that were written since the last call."""
         try:
             names = sorted(name for name in os.listdir(self.folder) if name.endswith(SUFFIX))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return  # nothing was ever kept
         for name in names:
             if name in self._seen:
@@ -207,47 +207,58 @@ class FeatureCache:
         for row, key in enumerate(shard.keys):
             self._index.setdefault(key, (shard, row))
 
-    @contextmanager
-    def _lock(self) -> Iterator[bool]:
-        """Yield whether the lock was acquired within a second; True without a lock if none can be written."""
-        lock = FileLock(self.folder / ".lock")
-        held = True
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=_PATIENCE)
-        except Timeout:
-            held = False
-        except OSError as error:
-            if error.errno not in _UNWRITABLE:
-                raise
-            self._warn(error)
-        try:
-            yield held
-        finally:
-            lock.release()
-
-    def _keep(self, texts: Sequence[str], compute: Callable[[Sequence[str]], Tensor]) -> None:
-        """Compute the features of b texts and write them as a shard, or hold them in memory if that fails."""
+    def _compute(
+        self,
+        texts: Sequence[str],
+        compute: Callable[[Sequence[str]], Sequence[Tensor]],
+        beside: Sequence[FeatureCache],
+    ) -> None:
+        """Compute the features of b texts and keep them, here and in other caches."""
         begun = time.perf_counter()
-        features = compute(texts).to("cpu", self.dtype).contiguous()
-        seconds = time.perf_counter() - begun
-        assert features.shape == (len(texts), *self.shape), f"one row per text, got {tuple(features.shape)}"
-        shard = in_memory(features, [_key(text) for text in texts], seconds)
-        path = self.folder / f"{uuid.uuid4().hex}{SUFFIX}"
-        self._seen.add(path.name)
+        found = compute(texts)
+        share = (time.perf_counter() - begun) / len(texts)
+        every = zip((self, *beside), found, strict=True)
+        own, *others = (features.to("cpu", cache.dtype).contiguous() for cache, features in every)
+        self._keep(texts, own, share)
+        for cache, features in zip(beside, others, strict=True):
+            cache._take_over(texts, features, share)
+
+    def _keep(self, texts: Sequence[str], features: Tensor, share: float) -> None:
+        """Write the features of b texts, each of which took some seconds, or hold them in memory if that fails."""
+        shard = self._shard(texts, features, share)
         try:
-            for remains in self.folder.glob("*.unfinished"):
-                remains.unlink(missing_ok=True)  # of a process that was killed: whoever writes holds the lock
-            if not (self.folder / "identity.json").exists():
-                write_whole(self.folder / "identity.json", f"{self._identity}\n".encode())
-            write_shard(path, features, shard)
-            shard = open_shard(path, self.row_bytes, own=True)
+            shard = self._written(features, shard)
         except (OSError, DamagedShard) as error:
             self._warn(error)
         with self._guard:
             self._take(shard)
             # Taken as intact: where a disk loses what was just written, comparing would compute it for ever.
             self._known.update((text, (shard, row)) for row, text in enumerate(texts))
+
+    def _take_over(self, texts: Sequence[str], features: Tensor, share: float) -> None:
+        """Write what is lacking of features that were computed for another cache; where that fails, they are not kept."""
+        # Not waiting for the lock: who holds it may be waiting for that of the other cache.
+        with locked(self.folder, 0) as held:
+            if lacking := self.missing(texts) if held else []:
+                rows = {text: row for row, text in enumerate(texts)}
+                features = features[[rows[text] for text in lacking]]
+                try:
+                    self._take(self._written(features, self._shard(lacking, features, share)))
+                except (OSError, DamagedShard) as error:
+                    log.debug("features cannot be kept in %s: %s", self.folder, error)
+
+    def _shard(self, texts: Sequence[str], features: Tensor, share: float) -> Shard:
+        assert features.shape == (len(texts), *self.shape), f"one row per text, got {tuple(features.shape)}"
+        return in_memory(features, [_key(text) for text in texts], share * len(texts))
+
+    def _written(self, features: Tensor, shard: Shard) -> Shard:
+        """Write a shard and open it; the lock is held."""
+        path = self.folder / f"{uuid.uuid4().hex}{SUFFIX}"
+        self._seen.add(path.name)
+        if not (self.folder / "identity.json").exists():
+            write_whole(self.folder / "identity.json", f"{self._identity}\n".encode())
+        write_shard(path, features, shard)
+        return open_shard(path, self.row_bytes, own=True)
 
     def _warn(self, error: Exception) -> None:
         level, self._warned = logging.DEBUG if self._warned else logging.WARNING, True

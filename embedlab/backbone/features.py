@@ -1,24 +1,34 @@
-"""Features of a frozen decoder: every block's states, pooled, computed once per text and kept on disk."""
+"""Features of a frozen decoder: pooled states of chosen layers, computed once per text and kept on disk.
+
+Runs of a study read texts for each other: where two of them want different poolings or layers of the same decoder and
+the same tokens, whichever comes first computes the features of both in one pass (`Features.wish`).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import json
 import logging
+import operator
 import os
 import shutil
 import uuid
 import weakref
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
 import torch
 from torch import Tensor
 
-from embedlab.backbone import Backbone
+from embedlab.backbone import Backbone, Layer
 from embedlab.backbone.feature_cache import Cost, FeatureCache
 from embedlab.errors import UserError
 from embedlab.packing import PackedBatch
 from embedlab.pooling import Pooling
+from embedlab.resources import READ_TOO
 from embedlab.source_hash import code_of
 
 __all__ = ["Features", "FinalPunctuation", "punctuated"]
@@ -50,13 +60,26 @@ class Features:
         pooling: Which token's state is read, or which mean of them. Features are shared between runs only where it is
             a function of a module, known by its code; others are read anew by every run.
         final_punctuation: Whether a final . ! or ? stays, is taken off, or is added where missing.
-        bos: Whether a begin-of-text token is put first although the tokenizer would put none. It is seen by the text,
-            but never pooled: its state is huge in the middle blocks (Xiao et al., 2023, arXiv:2309.17453), so that a
-            mean with it tells mostly how long a text is.
+        bos: Whether a begin-of-text token is put first although the tokenizer would put none.
+        layers: Whose states are pooled; None is every block.
+        pool_begin: Whether the begin-of-text token is pooled like any other. Otherwise it is only seen by the text: its
+            state is huge in the middle blocks (Xiao et al., 2023, arXiv:2309.17453), so that a mean with it tells
+            mostly how long a text is.
+        kept_as: Data type on disk; None is what the decoder computes in.
     """
 
-    def __init__(self, backbone: Backbone, pooling: Pooling, final_punctuation: FinalPunctuation, bos: bool) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        pooling: Pooling,
+        final_punctuation: FinalPunctuation = "keep",
+        bos: bool = False,
+        layers: Sequence[Layer] | None = None,
+        pool_begin: bool = False,
+        kept_as: torch.dtype | None = None,
+    ) -> None:
         self.backbone, self.pooling, self.final_punctuation, self.bos = backbone, pooling, final_punctuation, bos
+        self.pool_begin, self.kept_as, self._layers = pool_begin, kept_as, layers
         self._code = code_of(pooling)  # now, as the file may be edited before the first text is read
         self._used: dict[str, None] = {}
         self._store: FeatureCache | None = None
@@ -69,18 +92,18 @@ class Features:
     def store(self) -> FeatureCache:
         """Where they are kept; final punctuation needs no place in its name, as the text itself differs."""
         if self._store is None:
-            own = None if self._code else uuid.uuid4().hex
+            own, blocks = None if self._code else uuid.uuid4().hex, self.backbone.num_layers
             identity = {
                 "reading": _READING,
                 "decoder": self.backbone.files.sha256,
                 "computed_in": str(self.backbone.dtype),
                 "window": self.backbone.window,
-                "states": f"output of blocks 1 to {self.backbone.num_layers}",
+                "states": f"output of blocks 1 to {blocks}" if self._layers is None else list(self._layers),
                 "pooling": self._code or f"{self.pooling!r}, process {own}",
-                "begin, not pooled": list(self._begin),
+                f"begin, {'' if self.pool_begin and self._begin else 'not '}pooled": list(self._begin),
             }
-            shape = (self.backbone.num_layers, self.backbone.width)
-            self._store = FeatureCache(identity, shape, self.backbone.dtype)
+            shape = (len(self.layers), self.backbone.width)
+            self._store = FeatureCache(identity, shape, self.kept_as or self.backbone.dtype)
             if own is not None:
                 log.warning(
                     "features are not shared with other runs, as the code of `pooling` %r cannot be told; make it a "
@@ -90,16 +113,36 @@ class Features:
                 weakref.finalize(self._store, _discard, self._store.folder, os.getpid())
         return self._store
 
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """Layers whose states are pooled, L of them."""
+        return range(1, self.backbone.num_layers + 1) if self._layers is None else self._layers
+
+    @property
+    def wish(self) -> tuple[str, dict[str, Any]] | None:
+        """For `READ_TOO`: a hash of all that makes a pass over texts, and what is wanted of it; None if not shared."""
+        if self._code is None:
+            return None
+        backbone = self.backbone
+        read = [backbone.files.sha256, str(backbone.dtype), backbone.window, list(self._begin), self.final_punctuation]
+        wanted = {
+            "pooling": [self.pooling.__module__, self.pooling.__qualname__],
+            "layers": None if self._layers is None else list(self._layers),
+            "pool_begin": self.pool_begin,
+            "kept_as": None if self.kept_as is None else str(self.kept_as).removeprefix("torch."),
+        }
+        return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:16], wanted
+
     def precompute(self, texts: Sequence[str], report: Callable[[int, int], None]) -> None:
         """Compute what is not on disk yet, telling `report` how many of how many are done."""
         texts = self._noted(texts)
-        self.store.add(texts, self._compute, progress=report)
+        self.store.add(texts, self._compute, progress=report, beside=[own.store for own in self._others])
 
     def get(self, texts: Sequence[str]) -> Tensor:
         """Return the features of texts, (B, L, D), as they are kept."""
         texts = self._noted(texts)
         if self.store.missing(texts):
-            self.store.add(texts, self._compute)
+            self.store.add(texts, self._compute, beside=[own.store for own in self._others])
         return self.store.get(texts)
 
     def cost(self, texts: Sequence[str] | None = None) -> Cost:
@@ -134,22 +177,45 @@ class Features:
         """What stands before each text, in words: its tokens, or "none"."""
         return self.backbone.tokenization.words(self._begin)
 
-    def _compute(self, texts: Sequence[str]) -> Tensor:
-        blocks = range(1, self.backbone.num_layers + 1)
+    @cached_property
+    def _others(self) -> list[Features]:
+        """What other runs of the study want of the same pass."""
+        if self.wish is None:
+            return []
+        key, own = self.wish
+        return [
+            self._other(**wanted) for wanted in json.loads(os.environ.get(READ_TOO, "{}")).get(key, []) if wanted != own
+        ]
+
+    def _other(self, pooling: Sequence[str], kept_as: str | None, **options: Any) -> Features:
+        function = operator.attrgetter(pooling[1])(importlib.import_module(pooling[0]))
+        kept = None if kept_as is None else getattr(torch, kept_as)
+        return Features(self.backbone, function, self.final_punctuation, self.bos, kept_as=kept, **options)
+
+    def _compute(self, texts: Sequence[str]) -> list[Tensor]:
+        """Compute the features of B texts, (B, L, D), and what others want of the same pass."""
         prefix, dtype = self._begin, next(self.backbone.parameters()).dtype
         if dtype != self.backbone.dtype:
             raise UserError(
                 f"`backbone.dtype` must be what the decoder computes in, got {self.backbone.dtype} for one that was converted to "
                 f"{dtype}; give `dtype` to the backbone, and leave the trainer's precision at 32-true."
             )
+        every = [self, *self._others]
+        wanted = list(dict.fromkeys((layer, own.pooling, own.pool_begin) for own in every for layer in own.layers))
 
-        def pool(states: Tensor, batch: PackedBatch) -> Tensor:
-            without, left = batch.without_first(len(prefix))
-            return self.pooling(states[left], without)
+        def but_begin(pooling: Pooling) -> Pooling:
+            def pool(states: Tensor, batch: PackedBatch) -> Tensor:
+                without, left = batch.without_first(len(prefix))
+                return pooling(states[left], without)
 
+            return pool
+
+        poolings = [pooling if begin or not prefix else but_begin(pooling) for _, pooling, begin in wanted]
         # Kept for runs of any precision, so that what this trainer computes in must not show.
         with torch.no_grad(), torch.autocast(self.backbone.device.type, enabled=False):
-            return self.backbone.pool(texts, pool, blocks, prefix=prefix)
+            pooled = self.backbone.pool(texts, poolings, [layer for layer, *_ in wanted], prefix=prefix)
+        places = {own: place for place, own in enumerate(wanted)}
+        return [pooled[:, [places[layer, own.pooling, own.pool_begin] for layer in own.layers]] for own in every]
 
 
 def _discard(folder: Path, process: int) -> None:

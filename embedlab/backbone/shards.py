@@ -12,27 +12,32 @@ unchanged.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import struct
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-__all__ = ["KEY_BYTES", "SUFFIX", "DamagedShard", "Shard", "in_memory", "open_shard", "write_shard"]
+__all__ = ["KEY_BYTES", "SUFFIX", "DamagedShard", "Shard", "in_memory", "locked", "open_shard", "write_shard"]
 
 KEY_BYTES: Final = 16
 SUFFIX: Final = ".safetensors"
+# No room, no permission, or a file where a folder should be.
+_UNWRITABLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
 
 class DamagedShard(Exception):  # noqa: N818  # named for what it tells
@@ -158,3 +163,34 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(folder: Path, patience: float, warn: Callable[[Exception], None] = lambda error: None) -> Iterator[bool]:
+    """Make a folder and lock it; remove what a process that was killed left half written.
+
+    Args:
+        folder: Of shards.
+        patience: Seconds to wait for another process.
+        warn: Told why the folder cannot be written, where that is so.
+
+    Yields:
+        Whether it is locked, or cannot be written anyway.
+    """
+    lock = FileLock(folder / ".lock")
+    held = True
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=patience)
+        for remains in folder.glob("*.unfinished"):
+            remains.unlink(missing_ok=True)
+    except Timeout:
+        held = False
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        warn(error)
+    try:
+        yield held
+    finally:
+        lock.release()

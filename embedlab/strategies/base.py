@@ -108,11 +108,11 @@ class EmbeddingStrategy(LightningModule, ABC):
             self.features.precompute(texts, progress)
 
     @final
-    def feature_cost(self, texts: Sequence[str]) -> Cost | None:
+    def feature_cost(self, texts: Sequence[str] | None = None) -> Cost | None:
         """Return the seconds that computing the features of texts took, in this run or an earlier one.
 
         Args:
-            texts: Texts that `precompute` was given.
+            texts: Texts that `precompute` was given; None is all that were read so far.
 
         Returns:
             The cost, or None for a strategy without cached features.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from embedlab import pooling
 from embedlab.backbone import FINAL, Backbone, Layer
+from embedlab.backbone.features import Features
 from embedlab.pooling import Pooling
 from embedlab.strategies.base import Embedder, Role
 from embedlab.strategies.published import published
@@ -50,7 +51,8 @@ class PooledDecoder(Embedder):
         self.compare_with_paper(locals())
         self.built = False
         self.backbone: Backbone = backbone
-        self.pooling, self.layer, self.standardize = pooling, layer, standardize
+        self.features: Features = Features(backbone, pooling, layers=[layer], pool_begin=True, kept_as=torch.float32)
+        self.standardize = standardize
 
     def configure_model(self) -> None:
         """Load the decoder; allocate mean and scale, (D,) each."""
@@ -64,18 +66,15 @@ class PooledDecoder(Embedder):
         """Compute mean and standard deviation of the training texts' vectors."""
         if self.standardize == "none":
             return
-        parts = []
-        for start in range(0, len(texts), 1024):
-            parts.append(self._pool(texts[start : start + 1024]))
-            self.progress(start + len(parts[-1]), len(texts))
-        vectors = torch.cat(parts).double()
+        self.precompute(texts, self.progress)
+        vectors = self._pooled(texts).double()
         self.mean.copy_(vectors.mean(0))
         if self.standardize == "zscore":
             self.scale.copy_(vectors.std(0).clamp_min(1e-6))
 
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
         """Pool, center and scale, (B, D), the same in either role."""
-        return (self._pool(texts) - self.mean) / self.scale
+        return (self._pooled(texts) - self.mean) / self.scale
 
-    def _pool(self, texts: Sequence[str]) -> Tensor:
-        return self.backbone.pool(texts, self.pooling, [self.layer])[:, 0]
+    def _pooled(self, texts: Sequence[str]) -> Tensor:
+        return self.features.get(texts)[:, 0].to(self.device)

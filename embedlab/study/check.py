@@ -35,6 +35,7 @@ class Checked:
         overrides: Those for its runs, by dotted option.
         content: The same as a YAML file.
         identities: What decides a run, by seed.
+        wish: A hash of a pass of a decoder over texts, and what it wants of it; None if nothing.
     """
 
     strategy: Strategy
@@ -42,6 +43,7 @@ class Checked:
     overrides: Mapping[str, Any]
     content: Mapping[str, Any]
     identities: Mapping[int, str]
+    wish: tuple[str, Mapping[str, Any]] | None = None
 
 
 class Checker(Protocol):
@@ -91,6 +93,7 @@ def check(study: Study, root: Path, checker: Checker) -> list[Checked]:
                 answer["overrides"],
                 answer["content"],
                 {int(seed): own for seed, own in answer["identities"].items()},
+                answer["wish"],
             )
             for strategy, answer in zip(study.strategies, answers, strict=True)
         ]
@@ -161,7 +164,13 @@ class Server:
     def start(self, job: Job, threads: int | None) -> Started:
         """Fork a run; without a server it is started as any process."""
         log = str(job.folder / runs.LOG)
-        answer = self._ask(do="run", arguments=list(job.arguments), log=log, threads=threads) if FORKS else None
+        wanted = {
+            "arguments": list(job.arguments),
+            "environment": dict(job.environment),
+            "log": log,
+            "threads": threads,
+        }
+        answer = self._ask(do="run", **wanted) if FORKS else None
         return spawn(job, threads) if answer is None else _Forked(answer["pid"], answer["id"], self)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ moved aside and run again, and so is, where asked for, what older code has finis
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shlex
 import socket
@@ -22,6 +23,7 @@ from embedlab import configs, runs
 from embedlab.errors import UserError
 from embedlab.report import render
 from embedlab.report.command import collect, console, summarise, write_markdown
+from embedlab.resources import READ_TOO
 from embedlab.runs.code import older_code
 from embedlab.study import check, launcher
 from embedlab.study.check import Checked, Checker
@@ -91,7 +93,8 @@ def main(
             for job in todo:
                 _make_ready(job)
             times = _times(every)
-            expected = [replace(job, expected=times.get(job.label)) for job in todo]
+            also = _read_too(todo)
+            expected = [replace(job, expected=times.get(job.label), environment=also) for job in todo]
             outcomes = launcher.run_all(expected, options.jobs, screen, checker.start, heartbeat)
     found = summarise(collect(folder))
     write_markdown(found, folder / REPORT)
@@ -148,8 +151,19 @@ def plan(study: Study, root: Path, checked: Sequence[Checked]) -> list[Job]:
             arguments = ["fit", *(word for file in files for word in ("-c", file))]
             arguments += ["--seed_everything", str(seed), *study.places(strategy, seed, root)]
             identity = found.identities[seed]
-            jobs.append(Job(strategy.label, seed, folder, identity, arguments, found.overrides, found.content))
+            decided = (identity, arguments, found.overrides, found.content, found.wish)
+            jobs.append(Job(strategy.label, seed, folder, *decided))
     return jobs
+
+
+def _read_too(jobs: Sequence[Job]) -> dict[str, str]:
+    """Return the variable that tells every run what the others want of a pass over the same tokens, if anything."""
+    wishes: dict[str, list[Mapping[str, Any]]] = {}
+    for key, wanted in (job.wish for job in jobs if job.wish is not None):
+        if wanted not in wishes.setdefault(key, []):
+            wishes[key].append(wanted)
+    shared = {key: wanted for key, wanted in wishes.items() if len(wanted) > 1}
+    return {READ_TOO: json.dumps(shared)} if shared else {}
 
 
 def _show(job: Job, say: Callable[[str], None]) -> None:

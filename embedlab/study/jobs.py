@@ -30,6 +30,8 @@ class Job:
         arguments: The command line, without the program.
         overrides: What the study sets differently, by dotted option.
         content: The same as a YAML file, to be written into the folder.
+        wish: A hash of the pass of a decoder over texts that its features come from, and what it wants of it.
+        environment: Variables it is started with.
         expected: Seconds that runs of this strategy took before; None if there were none.
     """
 
@@ -40,6 +42,8 @@ class Job:
     arguments: Sequence[str]
     overrides: Mapping[str, Any] = field(default_factory=dict)
     content: Mapping[str, Any] = field(default_factory=dict)
+    wish: tuple[str, Mapping[str, Any]] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
     expected: float | None = None
 
     @property
@@ -101,7 +105,7 @@ def spawn(job: Job, threads: int | None, command: Sequence[str] = (sys.executabl
         threads: How many it may use; None leaves that to it.
         command: The program.
     """
-    environment = {"PYTHONUNBUFFERED": "1", **os.environ}
+    environment = {"PYTHONUNBUFFERED": "1", **os.environ, **job.environment}
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
     with open(job.folder / runs.LOG, "ab") as log:

@@ -35,7 +35,7 @@ def check(strategies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         For each, the `files` and `overrides` that apply, the latter also as the `content` of a YAML file, `identities`
-        by seed, and `faults`.
+        by seed, the `wish` of its features, and `faults`.
     """
     prepare()
     read: dict[str, DataModule] = {}
@@ -44,7 +44,8 @@ def check(strategies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _answer(wanted: Mapping[str, Any], read: dict[str, DataModule]) -> dict[str, Any]:
     files, overrides, faults = _applying(wanted)
-    answer: dict[str, Any] = {"files": files, "overrides": overrides, "content": {}, "identities": {}, "faults": faults}
+    answer: dict[str, Any] = {"files": files, "overrides": overrides, "faults": faults}
+    answer |= {"content": {}, "identities": {}, "wish": None}
     try:
         found = run(lambda: _Check(files, overrides, wanted, read))
     except _FaultsError as error:
@@ -56,7 +57,7 @@ def _answer(wanted: Mapping[str, Any], read: dict[str, DataModule]) -> dict[str,
         faults.append(f"{type(cause).__name__}: {' '.join(str(cause).split())}")
     else:
         faults += found.faults
-        answer |= {"content": found.content, "identities": found.identities}
+        answer |= {"content": found.content, "identities": found.identities, "wish": found.wish}
     return answer
 
 
@@ -110,6 +111,7 @@ class _Check(RunCLI):
         self.overrides, self.seeds, self.read = overrides, wanted["seeds"], read
         self.content: dict[str, Any] = {}
         self.identities: dict[int, str] = {}
+        self.wish: tuple[str, dict[str, Any]] | None = None
         self.faults: list[str] = []
         super().__init__(["fit", *_words(files), "--seed_everything", str(self.seeds[0]), *wanted["places"]])
 
@@ -183,6 +185,7 @@ class _Check(RunCLI):
                 seed: identify({**config, "seed_everything": seed}, model, datamodule, self.trainer).run
                 for seed in self.seeds
             }
+            self.wish = None if model.features is None else model.features.wish
 
 
 def _without_files(config: Namespace) -> Namespace:

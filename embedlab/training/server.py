@@ -3,7 +3,7 @@
 It reads requests from stdin and answers on stdout, one JSON object a line:
 
     {"id": 1, "do": "check", "strategies": [...]}                -> {"id": 1, "answer": [...]}
-    {"id": 2, "do": "run", "arguments": [...], "log": "...", "threads": 2}
+    {"id": 2, "do": "run", "arguments": [...], "environment": {...}, "log": "...", "threads": 2}
                                                                  -> {"id": 2, "pid": 71}, and at its end {"id": 2, "status": 0}
 
 Each is done by a fork of this process, which itself does nothing but import: no thread and no state of a check or a run
@@ -146,6 +146,7 @@ def _fork(request: Request) -> int:
     os.close(nothing)
     os.write(writer, READY)
     os.close(writer)
+    os.environ.update(request["environment"])
     if request["threads"] is not None:  # libgomp has read its variable long ago, processes of the run will read it
         os.environ["OMP_NUM_THREADS"] = str(request["threads"])
         importlib.import_module("torch").set_num_threads(request["threads"])

@@ -36,10 +36,13 @@ class Preparation(Callback):
         assert isinstance(strategy, EmbeddingStrategy)
         begun = time.perf_counter()
         with torch.no_grad():
-            strategy.prepare_once(self.data.train_texts, self.progress)
-            strategy.precompute(
-                texts[trainer.global_rank :: trainer.world_size]
-            )  # shared out; what is kept, all can read
+            if not strategy.prepared:
+                strategy.prepare_once(self.data.train_texts, self.progress)
+                if phase == "score" and (cost := strategy.feature_cost()) is not None:  # of texts that are not scored
+                    self.stopwatch.charge("features", time.perf_counter() - begun, cost)
+                    begun = time.perf_counter()
+            # Shared out; what is kept, all can read.
+            strategy.precompute(texts[trainer.global_rank :: trainer.world_size])
             trainer.strategy.barrier()
             strategy.precompute(texts, self.progress)
         self.stopwatch.charge(phase, time.perf_counter() - begun, strategy.feature_cost(texts))
