@@ -12,7 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = [
-    path.stem for path in sorted((ROOT / "benchmarks").glob("[!_]*.py")) if path.stem not in ("measure", "growth")
+    path.stem
+    for path in sorted((ROOT / "benchmarks").glob("[!_]*.py"))
+    if path.stem not in ("measure", "growth", "shares", "numerics")
 ]
 
 
@@ -36,3 +38,16 @@ def test_a_benchmark_compares(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_growth_is_told_for_every_size() -> None:
     assert _run("growth").count("tokens/s") == 6
+
+
+@pytest.mark.slow
+def test_shares_are_told_for_every_job(tmp_path: Path) -> None:
+    assert "product peak" in _run("shares", "--json", str(tmp_path / "rows.json"))
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(rows) == 5
+    assert all(abs(sum(own["shares"].values()) - 1) < 1e-6 and own["shares"]["products"] > 0 for own in rows)
+
+
+@pytest.mark.slow
+def test_numerics_are_told_for_every_fast_path() -> None:
+    assert [line for line in _run("numerics").splitlines() if "float32" in line][3:] != []

@@ -46,6 +46,8 @@ def points(strategy: str) -> list[str]:
     if strategy.startswith("freeze"):
         return list(POINTS)
     left = set(POINTS) - KEEPS_FEATURES
+    if strategy == "pooled_decoder":
+        left |= {"extraction", "extraction of test texts"}
     return [own for own in POINTS if own in (left if strategy in ("sgpt_bi", "lora_bi") else left - TRAINED)]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
+import torch
 from torch import Tensor
 
 __all__ = ["Pairs", "Side", "Texts", "Triplets"]
@@ -36,6 +37,10 @@ class Pairs:
         """Return B."""
         return len(self.first)
 
+    def to(self, device: torch.device, **_: Any) -> Self:
+        """Return them with `score` on a device; without this method Lightning would look at every letter."""
+        return self if self.score is None else replace(self, score=self.score.to(device))
+
     @property
     def sides(self) -> tuple[list[str], list[str]]:
         """The B queries and their B documents."""
@@ -60,6 +65,10 @@ class Triplets:
         """Return B."""
         return len(self.anchor)
 
+    def to(self, device: torch.device, **_: Any) -> Self:
+        """Return them as they are: text has no device."""
+        return self
+
 
 @dataclass
 class Texts:
@@ -74,3 +83,7 @@ class Texts:
     def __len__(self) -> int:
         """Return B."""
         return len(self.text)
+
+    def to(self, device: torch.device, **_: Any) -> Self:
+        """Return them as they are: text has no device."""
+        return self
