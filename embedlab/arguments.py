@@ -16,6 +16,7 @@ SAID: Final = {
     r"^argument (\S+): invalid int value: (.*)$": r"`\1` must be a whole number, got \2",
     r"^argument (\S+): expected .*$": r"`\1` must be followed by a value, got none",
     r"^argument (\S+): ignored explicit argument (.*)$": r"`\1` must go without a value, got \2",
+    r"^argument (\S+): invalid choice: (.*) \(choose from (.*)\)$": r"`\1` must be one of \3, got \2",
     r"^the following arguments are required: (.*)$": r"`\1` must be given, got none",
     r"^(--\S+\.help): Expected a dot import path string: (.*)$": r"`\1` must be followed by the name of a class, got '\2'",
     r'^Invalid option "(.*)" for (\S+)$': r"`\2` must go without a value, got '\1'",

@@ -24,6 +24,8 @@ start here:
 commands:
   compare STUDY             run every strategy and seed of a study; the same command resumes it
   report RUNS               tables of finished runs, as text or Markdown
+  ls [RUNS]                 the runs in a folder, and how each stands
+  encode | score | search   use a finished run: vectors of texts, scores of pairs, documents near a query
   fit | validate | test | predict
                             one run; -c FILE takes options from YAML, --model.X, --data.X, --trainer.X set one
   configs [NAME]            list the YAML files that ship, or print one; -c and compare take their names
@@ -35,14 +37,18 @@ options:
 """
 # What others call our commands, where it looks like none of them or like the wrong one.
 SAID: Final = {
-    **{name: "report" for name in ("list", "ls", "show", "results", "table")},
+    **{name: "report" for name in ("show", "results", "table")},
     **{name: "fit" for name in ("train", "run")},
-    **{name: "test" for name in ("eval", "evaluate", "score")},
+    **{name: "ls" for name in ("list", "dir", "runs")},
+    **{name: "test" for name in ("eval", "evaluate")},
+    **{name: "encode" for name in ("embed", "embeddings", "vectors")},
+    **{name: "search" for name in ("find", "query", "retrieve")},
     **{name: "compare" for name in ("study", "benchmark", "grid", "sweep")},
 }
 # What starts several processes sets these; Lightning reads them while it is imported.
 NUMBERS: Final = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
-COMMANDS: Final = ("fit", "validate", "test", "predict", "compare", "report", "configs")
+USE: Final = ("encode", "score", "search")
+COMMANDS: Final = ("fit", "validate", "test", "predict", "compare", "report", "ls", "configs", *USE)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,7 +85,7 @@ def _dispatch(arguments: list[str]) -> int:
         near = f"; did you mean {SAID[command]}" if command in SAID else did_you_mean(command, COMMANDS, listing=False)
         near = near or "; see embedlab --help"
         raise UserError(f"`COMMAND` must be one of {', '.join(COMMANDS)}, got {command!r}{near}.")
-    if command not in ("report", "configs"):
+    if command not in ("report", "ls", "configs"):
         _check_environment()
     if command == "compare":
         from embedlab.study import compare
@@ -89,6 +95,14 @@ def _dispatch(arguments: list[str]) -> int:
         from embedlab.report.command import main as report
 
         return report(rest)
+    if command == "ls":
+        from embedlab.report.listing import main as ls
+
+        return ls(rest)
+    if command in USE:
+        from embedlab.use import commands
+
+        return commands.main(command, rest)
     from embedlab import configs, precheck
 
     if command == "configs":

@@ -52,6 +52,7 @@ LAW: dict[str, set[str]] = {
         *("arguments", "backbone", "data", "distributed", "errors", "losses", "metrics", "pooling", "runs"),
         *("resources", "source_hash", "strategies", "yaml_files"),
     },
+    "use": {"arguments", "errors", "report", "resources", "runs", "strategies", "training", "yaml_files"},
     "report": {"arguments", "errors", "runs", "yaml_files"},
     "precheck": {"errors", "yaml_files"},
     "study": {"arguments", "configs", "errors", "precheck", "report", "resources", "runs", "yaml_files"},

@@ -126,7 +126,7 @@ STUDIES: dict[str, Sequence[str]] = {
 # What was typed: what the answer must hold, beginning with the argument.
 CASES: dict[str, Sequence[str]] = {
     # commands
-    "list": ["`COMMAND`", "got 'list'", "did you mean report"],
+    "list": ["`COMMAND`", "got 'list'", "did you mean ls"],
     "train -c shared.yaml": ["`COMMAND`", "did you mean fit"],
     "cmpare study.yaml": ["`COMMAND`", "did you mean compare"],
     "help nonsense": ["`COMMAND`", "got 'nonsense'"],

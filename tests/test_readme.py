@@ -60,6 +60,8 @@ SMALL = (
 )
 HUB = "openai-community/gpt2-medium"
 
+USED = "runs/single/Tfidf/seed-0"
+
 # DECODER is the folder of a tiny random decoder.
 COMMANDS = {
     "make demo": Entry("embedlab compare", "-nB", why="the demonstration takes minutes; shown, not done"),
@@ -85,6 +87,16 @@ COMMANDS = {
     "embedlab report runs --markdown table.md": Entry("Tfidf", writes="table.md"),
     "embedlab predict -c RUN/config.yaml --data.predict.path my.csv": Entry(
         "predictions: ", "--data.predict.limit 8", {"RUN/config.yaml": "config.yaml", "my.csv": "stsb"}, "a few rows"
+    ),
+    "embedlab ls": Entry("Tfidf"),
+    "embedlab encode RUN docs.jsonl -o vectors.npy": Entry(
+        "3 vectors: vectors.npy", "", {"RUN": USED}, "a run that is there", "vectors.npy"
+    ),
+    "embedlab score RUN pairs.csv -o scores.csv": Entry(
+        "2 scores: scores.csv", "", {"RUN": USED}, "a run that is there", "scores.csv"
+    ),
+    'embedlab search RUN --corpus docs.jsonl "how do planes fly" --top-k 5': Entry(
+        "planes fly by their wings", "", {"RUN": USED}, "a run that is there"
     ),
     "embedlab configs strategies/freeze > own.yaml": Entry(writes="own.yaml"),
     "embedlab fit -c config.yaml --run_dir NEW": Entry("run folder: NEW", writes="NEW/result.json"),
@@ -178,7 +190,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert _written(README, folder) == {"mine.py", "mine.yaml"}
     words = shlex.split(SMALL.partition("DECODER ")[2])
     processes.run(folder, ["fit", "-c", "protocol", "-c", "tfidf", *words])
-    shutil.copy(folder / "runs" / "single" / "Tfidf" / "seed-0" / "config.yaml", folder)
+    shutil.copy(folder / USED / "config.yaml", folder)
+    texts = ["birds sing", "planes fly by their wings", "dogs bark"]
+    (folder / "docs.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    (folder / "pairs.csv").write_text("sentence1,sentence2\nbirds sing,dogs bark\ndogs bark,dogs\n")
     return folder
 
 
@@ -200,27 +215,30 @@ def test_a_command_does_what_it_says(command: str, place: Path, decoder_folder: 
         assert not entry.writes.endswith(".yaml") or yaml.safe_load((place / entry.writes).read_text())
 
 
-def _vectors(code: str) -> list[list[float]]:
-    """Run the README's lines; give the vectors they end with."""
+def _used(code: str) -> dict[str, Any]:
+    """Run the README's lines; give what they name."""
     names: dict[str, Any] = {}
     exec(code, names)
-    found: list[list[float]] = names["vectors"].tolist()
-    return found
+    return {name: names[name].tolist() for name in ("vectors", "scores")} | {"best": names["best"]}
 
 
-def test_vectors_are_those_that_the_run_scored_by(place: Path, decoder_folder: Callable[[str], Path]) -> None:
+def test_a_run_is_used_as_it_says(place: Path, decoder_folder: Callable[[str], Path]) -> None:
     decoder = str(decoder_folder("llama"))
-    words = shlex.split(f"fit -c protocol -c strategies/lora_bi -c backbones/smollm2-135m {SMALL} --run_dir vectors")
+    words = shlex.split(f"fit -c protocol -c strategies/lora_bi -c backbones/smollm2-135m {SMALL} --run_dir used")
     processes.run(place, [word.replace("DECODER", decoder) for word in words])
-    row = pq.read_table(place / "vectors" / "predictions" / "test-stsb.parquet").to_pylist()[0]
-    (code,) = [own for own in blocks(README) if "best.ckpt" in own and own.startswith("import torch")]
-    changes = {"smollm2-135m": decoder, "RUN/checkpoints": "vectors/checkpoints"}
-    changes |= {"a text": row["first"], "another": row["second"]}
+    row = pq.read_table(place / "used" / "predictions" / "test-stsb.parquet").to_pylist()[0]
+    (code,) = [own for own in blocks(README) if own.startswith("import embedlab")]
+    changes = {'"smollm2-135m", layer=12': f"{decoder!r}, layer=1", '"RUN"': '"./used"'}
+    for side, text in (("first", "a text"), ("second", "another")):
+        code = code.replace(f'"{text}"', repr(row[side]))
     for old, new in changes.items():
         assert old in code
         code = code.replace(old, new, 1)
-    first, second = torch.tensor(processes.call(place, _vectors, code))
+    found = processes.call(place, _used, code)
+    first, second = torch.tensor(found["vectors"])
     assert torch.cosine_similarity(first, second, dim=0).item() == pytest.approx(row["score"], abs=1e-3)
+    assert found["scores"] == [pytest.approx(row["score"], abs=1e-3)]
+    assert found["best"][0]["text"] in ("a document", row["second"])
 
 
 def test_the_strategy_of_contributing_learns(tmp_path: Path, decoder_folder: Callable[[str], Path]) -> None:

@@ -55,6 +55,9 @@ def punctuated(text: str, final_punctuation: FinalPunctuation) -> str:
 class Features:
     """Features by text.
 
+    Attributes:
+        kept: Whether they are kept on disk. Texts of a user who embeds a corpus are not: they come once, and are many.
+
     Args:
         backbone: The decoder, loaded before a text is asked for.
         pooling: Which token's state is read, or which mean of them. Features are shared between runs only where it is
@@ -80,6 +83,7 @@ class Features:
     ) -> None:
         self.backbone, self.pooling, self.final_punctuation, self.bos = backbone, pooling, final_punctuation, bos
         self.pool_begin, self.kept_as, self._layers = pool_begin, kept_as, layers
+        self.kept = True
         self._code = code_of(pooling)  # now, as the file may be edited before the first text is read
         self._used: dict[str, None] = {}
         self._store: FeatureCache | None = None
@@ -140,6 +144,9 @@ class Features:
 
     def get(self, texts: Sequence[str]) -> Tensor:
         """Return the features of texts, (B, L, D), as they are kept."""
+        if not self.kept:
+            read = [punctuated(text, self.final_punctuation) for text in texts]
+            return self._compute(read)[0].to(self.kept_as or self.backbone.dtype)
         texts = self._noted(texts)
         if self.store.missing(texts):
             self.store.add(texts, self._compute, beside=[own.store for own in self._others])

@@ -54,6 +54,7 @@ class EmbeddingStrategy(LightningModule, ABC):
         departures: What differs from the paper whatever the arguments.
         needs: Attributes that `__init__` must set, and of which class.
         features: Cached hidden states of a frozen decoder; set by a strategy that uses nothing else of the decoder.
+        takes_statistics: Whether `prepare` learns anything; False where arguments of a strategy say that it need not.
     """
 
     paper: ClassVar[Mapping[str, Published]] = {}
@@ -72,6 +73,7 @@ class EmbeddingStrategy(LightningModule, ABC):
         self.backbone = None
         self.features: Features | None = None
         self.progress: Progress = silent
+        self.takes_statistics = type(self).prepare is not EmbeddingStrategy.prepare
         self._differences: list[str] = []
         self.strict_loading = False  # a checkpoint holds only what was learned; `on_load_checkpoint` is strict
         self.register_buffer("prepared", torch.tensor(False))

@@ -102,7 +102,7 @@ class Freeze(Trainable):
         self.backbone: Backbone = backbone
         self.features: Features = Features(backbone, pooling, final_punctuation, bos)
         self.center, self.standardize, self.options, self.pair_loss = center, standardize, network, loss
-        self.pretraining, self.plan, self.built = pretraining, training, False
+        self.pretraining, self.plan, self.built, self.takes_statistics = pretraining, training, False, standardize
 
     def configure_model(self) -> None:
         """Load the decoder; build an encoder per block and the head, and decoder halves for stage 1."""

@@ -52,7 +52,7 @@ class PooledDecoder(Embedder):
         self.built = False
         self.backbone: Backbone = backbone
         self.features: Features = Features(backbone, pooling, layers=[layer], pool_begin=True, kept_as=torch.float32)
-        self.standardize = standardize
+        self.standardize, self.takes_statistics = standardize, standardize != "none"
 
     def configure_model(self) -> None:
         """Load the decoder; allocate mean and scale, (D,) each."""

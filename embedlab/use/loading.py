@@ -1,0 +1,252 @@
+"""Load a finished run, or an untrained strategy over a decoder.
+
+A run folder may come from a stranger, so that nothing of it is executed: its configuration may name classes and functions of
+embedlab and of `torch.nn` only, unless other modules are allowed by name, and its checkpoint is read as weights.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Final
+
+import torch
+from jsonargparse import ArgumentError, ArgumentParser
+
+from embedlab import runs
+from embedlab.errors import UserError, did_you_mean
+from embedlab.resources import file_sha256
+from embedlab.runs.identity import content_hash
+from embedlab.strategies.base import EmbeddingStrategy, Trainable
+from embedlab.training.complaints import complaint
+from embedlab.training.start import prepare, run
+from embedlab.use.model import Model
+from embedlab.yaml_files import read_yaml
+
+__all__ = ["load"]
+
+TRUSTED: Final = ("embedlab", "torch.nn")
+IMPORT_PATH: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+log = logging.getLogger(__name__)
+
+
+def load(
+    what: str | Path | type[EmbeddingStrategy],
+    *,
+    backbone: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | None = None,
+    allow: Sequence[str] = (),
+    texts: Sequence[str] | None = None,
+    **options: Any,
+) -> Model:
+    """Load a finished run, or an untrained strategy over a decoder.
+
+    Args:
+        what: The folder of a finished run, or a strategy: its class or the name of one.
+        backbone: The decoder of a strategy; of a run, where its decoder lies now, if it was moved.
+        device: Where it computes; None is a GPU where there is one.
+        dtype: What the decoder computes in: auto, bfloat16 or float32; None is what the run says, or auto.
+        allow: Modules of your own whose classes and functions a run may name; importing one runs its code.
+        texts: Texts to take statistics of, for an untrained strategy that takes some.
+        **options: Other arguments of the strategy, as a configuration would have them.
+
+    Raises:
+        UserError: If there is no such run or strategy, the run is not finished or names modules that are not allowed, its
+            decoder is not there or is another one, or an argument is wrong.
+    """
+    prepare()
+    learned = None
+    if isinstance(what, str | Path) and _is_folder(what):
+        if options or texts is not None:
+            given = "texts" if texts is not None else sorted(options)[0]
+            raise UserError(f"`{given}` must be left out for a run, whose folder says it; leave it out.")
+        folder = Path(what).expanduser()
+        model = _model_of(folder)
+        _check_modules(model, folder, (*TRUSTED, *allow))
+        strategy = _build(_with_backbone(model, backbone, dtype))
+        _place(strategy, device)
+        learned = file_sha256(folder / runs.BEST)
+        _restore(strategy, folder / runs.BEST)
+    else:
+        kind = what if inspect.isclass(what) else _class(str(what))
+        model = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": dict(options)}
+        strategy = _build(_with_backbone(model, backbone, dtype))
+        _place(strategy, device)
+        if texts is not None:
+            strategy.prepare_once(lambda: texts)
+        elif strategy.takes_statistics:
+            raise UserError(
+                f"`texts` must be given for {kind.__qualname__}, which takes statistics of texts; give some."
+            )
+        if isinstance(strategy, Trainable):
+            log.warning("%s is not trained: load the folder of a run to use what one has learned", kind.__qualname__)
+    if strategy.features is not None:
+        strategy.features.kept = False
+    decoder = None if strategy.backbone is None else [strategy.backbone.files.sha256, str(strategy.backbone.dtype)]
+    identity = content_hash([model, learned, decoder, texts, strategy.device.type])
+    return Model(strategy.to(strategy.device), identity)
+
+
+def _is_folder(what: str | Path) -> bool:
+    return isinstance(what, Path) or "/" in what or what.startswith((".", "~")) or Path(what).is_dir()
+
+
+def _model_of(folder: Path) -> dict[str, Any]:
+    """Return the strategy's part of a finished run's configuration.
+
+    Raises:
+        UserError: If there is no such folder, or it is not that of a finished run.
+    """
+    must = "`what` must be the folder of a finished run, but"
+    if not folder.is_dir():
+        beside = [own.name for own in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise UserError(f"{must} {folder} is not there{did_you_mean(folder.name, beside, listing=False)}.")
+    result, status = runs.read_result(folder), runs.read_status(folder)
+    if result is None and status is None:
+        inside = runs.find_runs(folder)
+        way = f"name one of the runs in it, such as {inside[0]}" if inside else "`embedlab ls` lists those there are"
+        raise UserError(f"{must} {folder} is none; {way}.")
+    if result is None:
+        state = (
+            "running" if status is not None and runs.is_alive(status) else status.state if status is not None else ""
+        )
+        raise UserError(f"{must} that in {folder} is {state}; finish it with the command that began it.")
+    for name in (runs.CONFIG, runs.BEST):
+        if not (folder / name).is_file():
+            raise UserError(f"{must} {folder} lacks {name}; copy the whole folder.")
+    model = read_yaml(folder / runs.CONFIG).get("model")
+    if not (isinstance(model, dict) and isinstance(model.get("class_path"), str)):
+        raise UserError(
+            f"{folder / runs.CONFIG} must say which `model` was run, but it does not; copy the whole folder."
+        )
+    return model
+
+
+def _check_modules(value: Any, folder: Path, allowed: Collection[str]) -> None:
+    """Refuse a configuration that names what could be imported from modules that are not allowed.
+
+    Raises:
+        UserError: If so.
+    """
+    for path in _paths(value):
+        if any(f"{path}.".startswith(f"{own}.") for own in allowed):
+            continue
+        module = path.partition(".")[0]
+        if importlib.util.find_spec(module) is not None:  # imports nothing
+            raise UserError(
+                f"`model` in {folder / runs.CONFIG} must name nothing outside embedlab, but it names {path}, whose module would "
+                f"be executed; if you trust it, give `allow=[{module!r}]` (--allow {module})."
+            )
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """Yield all strings that may be import paths."""
+    if isinstance(value, Mapping):
+        for own in value.values():
+            yield from _paths(own)
+    elif isinstance(value, list | tuple):
+        for own in value:
+            yield from _paths(own)
+    elif isinstance(value, str) and IMPORT_PATH.fullmatch(value):
+        yield value
+
+
+def _with_backbone(model: Mapping[str, Any], name: str | None, dtype: str | None) -> dict[str, Any]:
+    """Return a strategy's configuration with another decoder or data type."""
+    arguments = dict(model.get("init_args") or {})
+    changed = {key: own for key, own in (("name", name), ("dtype", dtype)) if own is not None}
+    if changed:
+        given = arguments.get("backbone") or {}
+        arguments["backbone"] = {**({"name": given} if isinstance(given, str) else given), **changed}
+    return {**model, "init_args": arguments}
+
+
+def _class(name: str) -> type[EmbeddingStrategy]:
+    """Find a strategy by the name of its class, with its module unless it ships.
+
+    Raises:
+        UserError: If there is none.
+    """
+    kinds = list(dict.fromkeys(_subclasses(EmbeddingStrategy)))
+    if IMPORT_PATH.fullmatch(name):
+        module, _, last = name.rpartition(".")
+        try:
+            kind = getattr(importlib.import_module(module), last, None)
+        except ModuleNotFoundError:
+            kind = None
+        if inspect.isclass(kind) and issubclass(kind, EmbeddingStrategy):
+            return kind
+    found = [kind for kind in kinds if kind.__qualname__ == name]
+    if len(found) == 1:
+        return found[0]
+    near = did_you_mean(name, [kind.__qualname__ for kind in kinds])
+    raise UserError(f"`what` must be the folder of a run or the name of a strategy, got {name!r}{near}.")
+
+
+def _subclasses(kind: Any) -> Iterator[type[EmbeddingStrategy]]:
+    for own in kind.__subclasses__():
+        if not inspect.isabstract(own):
+            yield own
+        yield from _subclasses(own)
+
+
+def _build(model: Mapping[str, Any]) -> EmbeddingStrategy:
+    """Build a strategy as a run would, by the same parser."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(EmbeddingStrategy, "model", required=True, fail_untyped=False)
+
+    def built() -> EmbeddingStrategy:
+        try:
+            parsed = parser.parse_object({"model": dict(model)})
+        except ArgumentError as error:
+            raise UserError(complaint(str(error), parser, ["load"]).replace("model.", "")) from error
+        strategy: EmbeddingStrategy = parser.instantiate_classes(parsed).model
+        return strategy
+
+    return run(built)
+
+
+def _place(strategy: EmbeddingStrategy, device: str | torch.device | None) -> None:
+    """Load the decoder onto a device, and build what learns.
+
+    Raises:
+        UserError: If there is no such device.
+    """
+    wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        strategy.to(torch.empty(0, device=wanted).device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"`device` must be one that PyTorch has here, got {wanted}: {reason}; give cpu.") from error
+    strategy.configure_model()
+    strategy.to(strategy.device)
+
+
+def _restore(strategy: EmbeddingStrategy, path: Path) -> None:
+    """Give a strategy what it has learned.
+
+    Raises:
+        UserError: If the checkpoint is damaged, holds more than weights, or belongs to something else.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
+        raise UserError(
+            f"{path} must hold weights and nothing else, but PyTorch does not read it so ({type(error).__name__}); copy the run "
+            "folder again."
+        ) from error
+    try:
+        strategy.on_load_checkpoint(checkpoint)
+    except UserError as error:
+        said = str(error).replace("`ckpt_path`", str(path))
+        raise UserError(
+            re.sub(r"set `\S+\.name` to that one", "give `backbone` the decoder of the run", said)
+        ) from error
+    strategy.load_state_dict(checkpoint["state_dict"], strict=False)  # what it lacks was found to be frozen

@@ -1,0 +1,252 @@
+"""A strategy ready for use: texts in, numpy out.
+
+Names of methods and arguments are those of sentence-transformers, so that one can take the other's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress
+from torch import Tensor
+from torch.nn import functional
+
+from embedlab.errors import UserError
+from embedlab.strategies.base import Embedder, EmbeddingStrategy, Role
+
+__all__ = ["Model"]
+
+TEXTS: Final = 1024  # handed to the decoder at a time, which makes passes of about equal size of them
+PAIRS: Final = 256
+
+Vectors = NDArray[np.float32] | Tensor
+
+
+@final
+class Model:
+    """A strategy ready for use; `embedlab.load` makes one.
+
+    Results do not depend on `batch_size`, on the order of texts or on what else is asked for.
+
+    Args:
+        strategy: Loaded, on its device.
+        identity: Hash of all that decides its numbers.
+    """
+
+    def __init__(self, strategy: EmbeddingStrategy, identity: str = "") -> None:
+        self.strategy, self.identity = strategy.eval(), identity
+
+    @property
+    def name(self) -> str:
+        """The class of its strategy."""
+        return type(self.strategy).__qualname__
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.strategy.device
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be known of it: departures from the paper, how texts are read."""
+        return self.strategy.notes
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it gives a vector for a text; if not, it scores pairs only."""
+        return isinstance(self.strategy, Embedder)
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        role: Role | None = None,
+        batch_size: int = TEXTS,
+        show_progress_bar: bool = False,
+        normalize_embeddings: bool = False,
+        convert_to_tensor: bool = False,
+        truncate_dim: int | None = None,
+    ) -> Vectors:
+        """Embed texts.
+
+        Args:
+            texts: B texts, or one.
+            role: Whether they are queries or documents; None where both are alike.
+            batch_size: Texts handed over at a time; how many tokens a pass takes is `backbone.tokens_per_pass`.
+            show_progress_bar: Whether to show how far it is, on stderr.
+            normalize_embeddings: Whether every vector is scaled to length 1.
+            convert_to_tensor: Whether to return a tensor on the model's device instead of an array.
+            truncate_dim: Keep so many of the first coordinates, before scaling.
+
+        Returns:
+            One vector per text in their order, (B, E) float32, or (E,) for one text.
+
+        Raises:
+            UserError: If the strategy has no vectors, or a text is none.
+        """
+        several = [texts] if isinstance(texts, str) else _texts(texts, "texts")
+        vectors = self._vectors(several, role, batch_size, show_progress_bar, normalize_embeddings, truncate_dim)
+        vectors = vectors[0] if isinstance(texts, str) else vectors
+        return vectors if convert_to_tensor else vectors.cpu().numpy()
+
+    @torch.no_grad()
+    def _vectors(
+        self,
+        texts: list[str],
+        role: Role | None,
+        batch_size: int,
+        shown: bool,
+        normalized: bool,
+        coordinates: int | None,
+    ) -> Tensor:
+        strategy = self.strategy
+        if not isinstance(strategy, Embedder):
+            raise UserError(
+                f"`encode` needs a strategy that embeds, but {self.name} scores pairs and has no vectors; use `score` or `rank`."
+            )
+        if role not in (None, "query", "document"):
+            raise UserError(f"`role` must be query, document or None, got {role!r}; give one of these.")
+        if coordinates is not None and coordinates < 1:
+            raise UserError(f"`truncate_dim` must be at least 1, got {coordinates}; leave it out to keep all.")
+        self._check_not_empty(texts, "texts")
+        if not texts:
+            return strategy.embed(["a"], role)[:0, :coordinates]
+        found: Tensor | None = None
+        for chosen in _batches([len(text) for text in texts], batch_size, "Embedding", shown):
+            vectors = strategy.embed([texts[i] for i in chosen], role)
+            if coordinates is not None and vectors.shape[1] < coordinates:
+                raise UserError(
+                    f"`truncate_dim` must be at most the {vectors.shape[1]} coordinates of a vector, got {coordinates}; lower it."
+                )
+            vectors = vectors[:, :coordinates]
+            found = vectors.new_empty(len(texts), vectors.shape[1]) if found is None else found
+            found[chosen] = functional.normalize(vectors, dim=-1) if normalized else vectors
+        assert found is not None
+        return found
+
+    def encode_query(self, texts: str | Sequence[str], **options: Any) -> Any:
+        """Embed queries; as `encode`."""
+        return self.encode(texts, role="query", **options)
+
+    def encode_document(self, texts: str | Sequence[str], **options: Any) -> Any:
+        """Embed documents; as `encode`."""
+        return self.encode(texts, role="document", **options)
+
+    @staticmethod
+    def similarity(first: Vectors, second: Vectors) -> Tensor:
+        """Return the cosine of every vector of the first, (N, E), with every one of the second, (M, E), as (N, M)."""
+        a, b = (torch.as_tensor(own).float() for own in (first, second))
+        a, b = (functional.normalize(own.unsqueeze(0) if own.ndim == 1 else own, dim=-1) for own in (a, b.to(a.device)))
+        return a @ b.T
+
+    @torch.no_grad()
+    def score(
+        self, pairs: Sequence[tuple[str, str]], *, batch_size: int = PAIRS, show_progress_bar: bool = False
+    ) -> NDArray[np.float32]:
+        """Score pairs of texts, higher for more alike.
+
+        Args:
+            pairs: N pairs, the query first where the strategy tells the sides apart.
+            batch_size: Pairs handed over at a time.
+            show_progress_bar: Whether to show how far it is, on stderr.
+
+        Returns:
+            Their scores, (N,).
+        """
+        pairs = list(pairs)
+        for number, pair in enumerate(pairs):
+            if isinstance(pair, str) or len(pair) != 2:
+                raise UserError(
+                    f"`pairs` must hold pairs of texts, got {pair!r:.60} at place {number}; give two of them."
+                )
+        first, second = (_texts([pair[side] for pair in pairs], "pairs") for side in (0, 1))
+        for side in (first, second):
+            self._check_not_empty(side, "pairs")
+        found = np.empty(len(pairs), np.float32)
+        lengths = [len(a) + len(b) for a, b in zip(first, second, strict=True)]
+        for chosen in _batches(lengths, batch_size, "Scoring", show_progress_bar):
+            scores = self.strategy.score([first[i] for i in chosen], [second[i] for i in chosen])
+            found[chosen] = scores.float().cpu().numpy()
+        return found
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_k: int | None = None,
+        return_documents: bool = False,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Order documents by their score with a query, best first; equal scores in the order given.
+
+        Args:
+            query: The query.
+            documents: The documents.
+            top_k: How many to return; None is all.
+            return_documents: Whether their texts are returned too.
+            batch_size: Texts or pairs handed over at a time.
+            show_progress_bar: Whether to show how far it is, on stderr.
+
+        Returns:
+            For each a mapping with `corpus_id` (its place in `documents`), `score`, and `text` if asked for.
+        """
+        documents = _texts(documents, "documents")
+        options: dict[str, Any] = {"show_progress_bar": show_progress_bar}
+        if batch_size is not None:
+            options["batch_size"] = batch_size
+        if not documents:
+            return []
+        if self.embeds:
+            own = self.encode_query(query, convert_to_tensor=True)
+            scores = (
+                self.similarity(own, self.encode_document(documents, convert_to_tensor=True, **options))[0]
+                .cpu()
+                .numpy()
+            )
+        else:
+            scores = self.score([(query, document) for document in documents], **options)
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        shown = [{"text": documents[i]} if return_documents else {} for i in best]
+        return [{"corpus_id": int(i), "score": float(scores[i]), **own} for i, own in zip(best, shown, strict=True)]
+
+    def _check_not_empty(self, texts: Sequence[str], argument: str) -> None:
+        """Refuse empty texts where a decoder reads them, by their place in what was given."""
+        if self.strategy.backbone is not None and "" in texts:
+            raise UserError(
+                f"`{argument}` must hold no empty text, as a decoder reads at least one token, got one at place "
+                f"{texts.index('')}; leave it out, or write something."
+            )
+
+
+def _texts(texts: Sequence[str], argument: str) -> list[str]:
+    """Refuse what is no list of texts."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        came = "one text" if isinstance(texts, str) else type(texts).__name__
+        raise UserError(f"`{argument}` must be a list of texts, got {came}; put it into a list.")
+    several = list(texts)
+    for number, text in enumerate(several):
+        if not isinstance(text, str):
+            raise UserError(
+                f"`{argument}` must be texts, got {type(text).__name__} {text!r:.40} at place {number}; convert it, or leave it "
+                "out."
+            )
+    return several
+
+
+def _batches(lengths: Sequence[int], size: int, what: str, shown: bool) -> Iterator[list[int]]:
+    """Cut places into batches, longest texts first: what needs most memory is seen at once, and time left is not underrated."""
+    if size < 1:
+        raise UserError(f"`batch_size` must be at least 1, got {size}; leave it out for the default.")
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    with Progress(transient=True, disable=not shown) as progress:
+        task = progress.add_task(what, total=sum(lengths) + len(lengths))
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            yield chosen
+            progress.advance(task, sum(lengths[i] + 1 for i in chosen))

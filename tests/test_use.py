@@ -1,0 +1,469 @@
+"""What a finished run can do: load, encode, score, rank, search, in Python and from the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from torch.nn import functional
+
+import embedlab
+from embedlab import cli, runs
+from embedlab.errors import UserError
+from embedlab.strategies.base import Embedder
+from embedlab.use import stream
+from embedlab.use.model import Model
+from tests import processes
+from tests.conftest import TEXTS
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "strategies"
+STRATEGIES = ("tfidf", "pooled_decoder", "freeze", "sgpt_bi", "lora_bi", "sgpt_cross")
+OWN = '''
+import os
+from embedlab.strategies.base import Embedder
+open("executed", "w").close()
+
+class Own(Embedder):
+    """Vectors of one letter counts."""
+    symmetric = True
+
+    def embed(self, texts, role=None):
+        import torch
+        return torch.tensor([[t.count("a") + 1.0, t.count("e") + 1.0] for t in texts])
+'''
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, decoder_folder: Callable[[str], Path]) -> Path:
+    """Return a folder with finished runs of every strategy that ships, and of one of the user's own."""
+    place = tmp_path_factory.mktemp("use")
+    rows = [f"A {a} sees the {b}.\tThe {b} is seen by a {a}\t{(3 * i) % 51 / 10}" for i, (a, b) in enumerate(_nouns())]
+    (place / "pairs.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *rows]) + "\n")
+    source = {"path": "pairs.tsv", "score_range": [0, 5]}
+    backbone = {"name": str(decoder_folder("llama")), "dtype": "float32"}
+    (place / "protocol.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "data": {"train": source, "validation": source, "test": {"own": source}, "batch_size": 8},
+                "trainer": {"max_epochs": 1, "logger": False, "enable_model_summary": False, "accelerator": "cpu"},
+            }
+        )
+    )
+    (place / "backbone.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"backbone": backbone}}}))
+    (place / "small.yaml").write_text("trainer: {max_epochs: 1, check_val_every_n_epoch: 1}\n")
+    (place / "mine.py").write_text(OWN)
+    for name in STRATEGIES:
+        words = ["fit", "-c", "protocol.yaml", "-c", str(CONFIGS / f"{name}.yaml"), "-c", "small.yaml"]
+        words += [] if name == "tfidf" else ["-c", "backbone.yaml"]
+        words += ["--model.pretraining", "null", "--model.network.widths", "[8]"] if name == "freeze" else []
+        processes.run(place, [*words, "--run_dir", f"runs/{name}"])
+    processes.run(place, ["fit", "-c", "protocol.yaml", "--model", "mine.Own", "--run_dir", "runs/own"])
+    (place / "executed").unlink()
+    return place
+
+
+def _nouns() -> list[tuple[str, str]]:
+    nouns = ["man", "woman", "child", "dog", "cat", "horse"]
+    return [(a, b) for a in nouns for b in nouns if a != b]
+
+
+@pytest.fixture
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(place)
+    return place
+
+
+def command(*words: str) -> tuple[int, str, str]:
+    """Run a command in this process; return its status, and what it printed on either stream."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = cli.main(list(words))
+    return status, out.getvalue(), err.getvalue()
+
+
+# From Python ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_is_loaded_scores_as_the_run_did(here: Path, name: str) -> None:
+    """Whatever else is asked for, in whatever order."""
+    rows = pq.read_table(here / "runs" / name / "predictions" / "test-own.parquet").to_pylist()
+    model = embedlab.load(f"runs/{name}")
+    expected = np.array([row["score"] for row in rows])
+    pairs = [(row["first"], row["second"]) for row in rows]
+    scores = model.score(pairs)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, expected, atol=2e-6)
+    order = random.Random(0).sample(range(len(pairs)), len(pairs))
+    again = model.score([pairs[i] for i in order], batch_size=7)
+    np.testing.assert_allclose(again, expected[order], atol=2e-6)
+    assert not any((here / "runs" / name).rglob("*.part"))
+    query, documents = pairs[0][0], [second for _, second in pairs]
+    ranked = model.rank(query, documents, top_k=4, return_documents=True)
+    by_hand = model.score([(query, document) for document in documents])
+    assert [own["corpus_id"] for own in ranked] == np.argsort(-by_hand, kind="stable")[:4].tolist()
+    np.testing.assert_allclose([own["score"] for own in ranked], np.sort(by_hand)[::-1][:4], atol=2e-6)
+    assert [own["text"] for own in ranked] == [documents[own["corpus_id"]] for own in ranked]
+
+
+def test_vectors_are_those_of_the_strategy(here: Path) -> None:
+    model = embedlab.load("runs/sgpt_bi")
+    assert isinstance(model.strategy, Embedder)
+    texts = [*TEXTS, TEXTS[0]]
+    with torch.no_grad():
+        alone = torch.cat([model.strategy.embed([text]) for text in texts]).numpy()
+    for size in (1, 3, 1024):
+        vectors = model.encode(texts, batch_size=size)
+        assert isinstance(vectors, np.ndarray)
+        assert (vectors.shape, vectors.dtype) == ((len(texts), model.strategy.backbone.width), np.float32)
+        np.testing.assert_allclose(vectors, alone, atol=2e-6)
+    one = model.encode(texts[2])
+    assert one.shape == alone[2].shape
+    np.testing.assert_allclose(one, alone[2], atol=2e-6)
+    assert model.encode([]).shape == (0, alone.shape[1])
+    tensor = model.encode(texts, convert_to_tensor=True, normalize_embeddings=True, truncate_dim=5)
+    assert isinstance(tensor, torch.Tensor)
+    torch.testing.assert_close(tensor, functional.normalize(torch.from_numpy(alone)[:, :5], dim=-1), atol=2e-6, rtol=0)
+    cosine = model.similarity(alone, torch.from_numpy(alone[0]))
+    assert cosine.shape == (len(texts), 1)
+    assert float(cosine[-1, 0]) == pytest.approx(1, abs=1e-6)
+
+
+def test_roles_are_read_apart_where_the_strategy_does(here: Path, decoder_folder: Callable[[str], Path]) -> None:
+    folder = str(decoder_folder("llama"))
+    model = embedlab.load("SGPTBiEncoder", backbone=folder, dtype="float32", brackets=True)
+    query, document = model.encode_query(TEXTS), model.encode_document(TEXTS)
+    assert np.abs(query - document).max() > 1e-3
+    np.testing.assert_array_equal(model.encode(TEXTS, role="query"), query)
+    same = (query * document).sum(1) / np.linalg.norm(query, axis=1) / np.linalg.norm(document, axis=1)
+    np.testing.assert_allclose(model.score([(text, text) for text in TEXTS]), same, atol=2e-6)
+
+
+def test_an_untrained_strategy_by_name_or_class(decoder_folder: Callable[[str], Path], caplog: Any) -> None:
+    folder = str(decoder_folder("gpt2"))
+    model = embedlab.load("PooledDecoder", backbone=folder, dtype="float32", pooling="embedlab.pooling.last", layer=1)
+    again = embedlab.load(
+        type(model.strategy), backbone=folder, dtype="float32", pooling="embedlab.pooling.last", layer=1
+    )
+    np.testing.assert_array_equal(model.encode(TEXTS), again.encode(TEXTS))
+    assert model.identity == again.identity
+    assert "not trained" not in caplog.text
+    embedlab.load("LoRABiEncoder", backbone=folder)
+    assert "LoRABiEncoder is not trained" in caplog.text
+    counted = embedlab.load("Tfidf", texts=["a bird sings", "a dog barks"])
+    assert counted.encode(["dog bird"]).shape == (1, 4)
+
+
+def test_texts_are_not_kept_in_the_cache(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedlab.backbone.feature_cache.cache_root", lambda: tmp_path)
+    for name in ("freeze", "pooled_decoder"):
+        embedlab.load(f"runs/{name}").score([("a man", "a dog"), ("a cat", "a cat")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_strangers_run_executes_nothing(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(here))
+    with pytest.raises(UserError, match=r"names mine\.Own, .* be executed; .*`allow=\['mine'\]` \(--allow mine\)"):
+        embedlab.load("runs/own")
+    assert not (here / "executed").exists()
+    config = yaml.safe_load((here / "runs" / "sgpt_bi" / runs.CONFIG).read_text())
+    folder = Path(shutil.copytree(here / "runs" / "sgpt_bi", tmp_path / "run"))
+    for path in ("os.system", "subprocess.run", "mine.Own", "torch.load", "embedlabx.load"):
+        (tmp_path / "embedlabx.py").touch()
+        monkeypatch.syspath_prepend(str(tmp_path))
+        config["model"]["init_args"]["pooling"] = path
+        (folder / runs.CONFIG).write_text(yaml.safe_dump(config))
+        with pytest.raises(UserError, match="must name nothing outside embedlab"):
+            embedlab.load(folder)
+    assert not (here / "executed").exists()
+    model = embedlab.load("runs/own", allow=["mine"])
+    assert (here / "executed").exists()
+    (here / "executed").unlink()
+    assert model.encode(["a tea"]).tolist() == [[3, 2]]
+
+
+def test_a_checkpoint_that_would_run_code_is_not_read(here: Path, tmp_path: Path) -> None:
+    class Bad:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    folder = Path(shutil.copytree(here / "runs" / "sgpt_bi", tmp_path / "run"))
+    torch.save({"state_dict": {}, "bad": Bad()}, folder / runs.BEST)
+    with pytest.raises(UserError, match=r"best\.ckpt must hold weights and nothing else"):
+        embedlab.load(folder)
+    assert not (tmp_path / "executed").exists()
+
+
+def break_run(folder: Path, how: str) -> dict[str, Any]:
+    """Break a run; return the arguments that it is then loaded with."""
+    if how == "unfinished":
+        (folder / runs.RESULT).unlink()
+        runs.mark(folder, "failed", "a reason")
+    elif how == "no checkpoint":
+        (folder / runs.BEST).unlink()
+    elif how == "a damaged checkpoint":
+        (folder / runs.BEST).write_bytes(b"PK\x03\x04" + bytes(100))
+    elif how == "no configuration":
+        (folder / runs.CONFIG).unlink()
+    elif how == "the decoder gone":
+        return {"backbone": "gone/to/nowhere"}
+    elif how == "options":
+        return {"pooling": "embedlab.pooling.mean"}
+    elif how == "another decoder":
+        return {"backbone": str(folder.parent / "other")}
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (
+            "unfinished",
+            r"`what` must be the folder of a finished run, but that in .* is failed; finish it with the command",
+        ),
+        ("no checkpoint", r"`what` must be the folder of a finished run, but .* lacks checkpoints/best\.ckpt; copy"),
+        ("a damaged checkpoint", r"best\.ckpt must hold weights and nothing else, .*; copy the run folder again"),
+        ("no configuration", r"`what` must be the folder of a finished run, but .* lacks config\.yaml; copy"),
+        ("the decoder gone", r"`backbone\.name` must be .* but 'gone/to/nowhere' is not there"),
+        ("another decoder", r"one of another decoder .*; give `backbone` the decoder of the run"),
+        ("options", r"`pooling` must be left out for a run, whose folder says it"),
+    ],
+)
+def test_a_run_that_cannot_be_loaded_says_why(
+    here: Path, tmp_path: Path, decoder_folder: Callable[[str], Path], how: str, said: str
+) -> None:
+    folder = Path(shutil.copytree(here / "runs" / "sgpt_bi", tmp_path / "run"))
+    shutil.copytree(decoder_folder("gpt2"), tmp_path / "other")
+    with pytest.raises(UserError, match=said):
+        embedlab.load(folder, **break_run(folder, how))
+
+
+def test_odd_input_is_answered_in_a_sentence(here: Path) -> None:
+    model, scorer = embedlab.load("runs/lora_bi"), embedlab.load("runs/freeze")
+    calls: dict[str, Callable[[], Any]] = {
+        r"`what` must be .* got 'LoraBiEncoder'; did you mean LoRABiEncoder": lambda: embedlab.load("LoraBiEncoder"),
+        r"`what` .* runs is none; name one of the runs in it, such as runs/": lambda: embedlab.load("runs"),
+        r"`what` .* runs/lora_b is not there; did you mean lora_bi": lambda: embedlab.load("runs/lora_b"),
+        r"`device` must be one that PyTorch has here, got cdu": lambda: embedlab.load("runs/tfidf", device="cdu"),
+        r"`texts` must be given for Tfidf": lambda: embedlab.load("Tfidf"),
+        r"`layr` must be an option of PooledDecoder; did you mean layer": lambda: embedlab.load(
+            "PooledDecoder", layr=2
+        ),
+        r"`texts` must be texts, got int 3 at place 1": lambda: model.encode(["a", 3]),
+        r"`texts` must hold no empty text, .* got one at place 1": lambda: model.encode(["a", "", "b"]),
+        r"`texts` must be a list of texts, got int": lambda: model.encode(3),
+        r"`batch_size` must be at least 1, got 0": lambda: model.encode(["a"], batch_size=0),
+        r"`truncate_dim` must be at most the \d+ coordinates": lambda: model.encode(["a"], truncate_dim=10**6),
+        r"`truncate_dim` must be at least 1, got 0": lambda: model.encode(["a"], truncate_dim=0),
+        r"`role` must be query, document or None, got 'doc'": lambda: model.encode(["a"], role="doc"),
+        r"`encode` needs a strategy that embeds, but Freeze scores pairs": lambda: scorer.encode(["a"]),
+        r"`pairs` must hold pairs of texts, got 'ab' at place 0": lambda: model.score(["ab"]),
+        r"`documents` must be a list of texts, got one text": lambda: model.rank("a", "b"),
+    }
+    for said, call in calls.items():
+        with pytest.raises(UserError, match=said):
+            call()
+    assert model.rank("a", []) == []
+    assert model.score([]).shape == (0,)
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, embedlab; sys.exit('torch' in sys.modules or 'load' not in embedlab.__all__)"
+    assert os.spawnv(os.P_WAIT, os.sys.executable, [os.sys.executable, "-c", code]) == 0  # type: ignore[attr-defined]
+
+
+# From the command line --------------------------------------------------------------------------------------
+
+
+def test_texts_of_a_file_come_back_as_vectors(here: Path, tmp_path: Path) -> None:
+    rows = [{"_id": f"d{i}", "title": "On dogs" if i % 2 else "", "text": text} for i, text in enumerate(TEXTS)]
+    path = tmp_path / "docs.jsonl.gz"
+    with gzip.open(path, "wt") as file:
+        file.write("\n".join(json.dumps(row) for row in rows))
+    texts = [f"On dogs {text}" if i % 2 else text for i, text in enumerate(TEXTS)]
+    expected = embedlab.load("runs/sgpt_bi").encode(texts, normalize_embeddings=True)
+    for name in ("v.npy", "v.parquet"):
+        status, out, err = command("encode", "runs/sgpt_bi", str(path), "-o", str(tmp_path / name), "--normalize")
+        assert (status, out) == (0, f"{len(texts)} vectors: {tmp_path / name}\n"), err
+    np.testing.assert_allclose(np.load(tmp_path / "v.npy"), expected, atol=2e-6)
+    table = pq.read_table(tmp_path / "v.parquet")
+    assert table["id"].to_pylist() == [row["_id"] for row in rows]
+    np.testing.assert_allclose(np.array(table["vector"].to_pylist()), expected, atol=2e-6)
+    assert sorted(own.name for own in tmp_path.iterdir()) == ["docs.jsonl.gz", "v.npy", "v.parquet"]
+
+
+def test_pairs_of_a_file_come_back_with_scores(here: Path, tmp_path: Path) -> None:
+    pairs = [("a man, a plan", 'he said "no"'), ("dogs\nand cats", "birds")]
+    with (tmp_path / "p.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "query", "document"), *((i, *own) for i, own in enumerate(pairs))])
+    status, out, err = command("score", "runs/freeze", str(tmp_path / "p.csv"), "-o", str(tmp_path / "s.csv"))
+    assert (status, out) == (0, f"2 scores: {tmp_path / 's.csv'}\n"), err
+    with (tmp_path / "s.csv").open(newline="") as file:
+        header, *rows = list(csv.reader(file))
+    assert header == ["query", "document", "score"]
+    assert [tuple(row[:2]) for row in rows] == pairs
+    np.testing.assert_allclose([float(row[2]) for row in rows], embedlab.load("runs/freeze").score(pairs), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgpt_bi", "sgpt_cross"])
+def test_a_search_finds_what_rank_does(here: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "docs.txt").write_text("\n".join(TEXTS) + "\n")
+    ranked = embedlab.load(f"runs/{name}").rank("a dog", TEXTS, top_k=3)
+    words = ["search", f"runs/{name}", "a dog", "a cat", "--corpus", str(tmp_path / "docs.txt"), "--top-k", "3"]
+    status, out, _ = command(*words, "--json")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert [own["query"] for own in found] == ["a dog"] * 3 + ["a cat"] * 3
+    assert [own["corpus_id"] for own in found[:3]] == [own["corpus_id"] for own in ranked]
+    assert found[0]["text"] == TEXTS[ranked[0]["corpus_id"]]
+    status, out, _ = command(*words)
+    assert status == 0
+    assert f"{ranked[0]['score']:.3f}" in out
+    if name == "sgpt_bi":
+        vectors = str(tmp_path / "v.npy")
+        assert (
+            command("encode", "runs/sgpt_bi", str(tmp_path / "docs.txt"), "-o", vectors, "--role", "document")[0] == 0
+        )
+        _, again, _ = command(*words, "--json", "--vectors", vectors)
+        assert [json.loads(line)["corpus_id"] for line in again.splitlines()] == [own["corpus_id"] for own in found]
+
+
+def die(after: int) -> None:
+    """Kill this process once some blocks are kept."""
+    stream.BLOCK = 3
+    real, kept = stream.runs.write_json_atomic, []
+
+    def write(path: Path, content: Any) -> None:
+        real(path, content)
+        kept.append(content)
+        if len(kept) == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    stream.runs.write_json_atomic = write
+
+
+@pytest.mark.parametrize("ending", ["npy", "parquet"])
+def test_a_killed_encoding_goes_on_where_it_was(here: Path, tmp_path: Path, ending: str) -> None:
+    texts = [f"text number {i} of them" for i in range(14)]
+    (tmp_path / "t.txt").write_text("\n".join(texts) + "\n")
+    whole, out = tmp_path / "whole.npy", tmp_path / f"v.{ending}"
+    words = ["encode", str(here / "runs" / "sgpt_bi"), str(tmp_path / "t.txt"), "--allow", "mine", "-o"]
+    assert command(*words, str(whole))[0] == 0
+    assert processes.start(here, [*words, str(out)], die, 2).wait().status == -signal.SIGKILL
+    assert not out.exists()
+    assert json.loads((tmp_path / f"{out.name}.progress.json").read_text())["done"] == 6
+    part = tmp_path / f"{out.name}.part"
+    marked = np.load(part)
+    marked[0] = 7  # what is kept is not computed again
+    np.save(part.open("wb"), marked)
+    done = processes.start(here, [*words, str(out)], small_blocks).wait()
+    assert done.status == 0, done.stderr
+    assert "goes on behind 6 of 14 rows" in done.stderr
+    found = np.load(out) if ending == "npy" else np.array(pq.read_table(out)["vector"].to_pylist())
+    assert (found[0] == 7).all()
+    np.testing.assert_allclose(found[1:], np.load(whole)[1:], atol=2e-6)
+
+
+def small_blocks() -> None:
+    stream.BLOCK = 3
+
+
+def test_rows_of_other_texts_are_begun_anew(here: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "v.npy", ["encode", str(here / "runs" / "sgpt_bi"), str(tmp_path / "t.txt"), "-o"]
+    (tmp_path / "t.txt").write_text("\n".join(f"text {i}" for i in range(8)))
+    assert processes.start(here, [*words, str(out)], die, 1).wait().status == -signal.SIGKILL
+    (tmp_path / "t.txt").write_text("\n".join(f"another {i}" for i in range(8)))
+    done = processes.start(here, [*words, str(out)], small_blocks).wait()
+    assert (done.status, "goes on" in done.stderr) == (0, False)
+    expected = embedlab.load("runs/sgpt_bi").encode([f"another {i}" for i in range(8)])
+    np.testing.assert_allclose(np.load(out), expected, atol=2e-6)
+
+
+def test_runs_are_listed(here: Path) -> None:
+    status, out, _ = command("ls")
+    assert status == 0
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert set(lines) == {"Run", *(f"runs/{name}" for name in (*STRATEGIES, "own"))}
+    result = runs.read_result(here / "runs" / "freeze")
+    assert result is not None
+    spearman = result["metrics"]["test/own"]["spearman"]
+    assert f"own {100 * spearman:.2f}" in lines["runs/freeze"]
+    assert "done" in lines["runs/freeze"]
+
+
+ODD: dict[str, str] = {
+    "encode": "`-o/--out` must be given, got none; see embedlab encode --help",
+    "encode -o v.npy": "`RUN, TEXTS` must be given",
+    "encode runs/sgpt_bi gone.txt -o v.npy": "`TEXTS` must be a file, but gone.txt is not there",
+    "encode runs/sgpt_bi pairs.tsv -o v.npy": "`--column` must name the column with the texts of pairs.tsv, which has sentence1",
+    "encode runs/sgpt_bi pairs.tsv -o v.npy --column sentence3": "`sentence3` in line 2 of pairs.tsv must be a text, got none",
+    "encode runs/sgpt_bi protocol.yaml -o v.npy": "`TEXTS` must end in .txt, .jsonl, .csv, .tsv",
+    "encode runs/sgpt_bi empty.txt -o v.npy": "`TEXTS` must hold at least one text, got none",
+    "encode runs/sgpt_bi blank.txt -o v.npy": "`TEXTS` must hold no empty text, got one in row 1",
+    "encode runs/sgpt_bi broken.jsonl -o v.npy": "line 2 of broken.jsonl must be JSON",
+    "encode runs/sgpt_bi number.jsonl -o v.npy": "`text` in line 1 of number.jsonl must be a text, got int 3",
+    "encode runs/sgpt_bi latin.txt -o v.npy": "`TEXTS` must be UTF-8, but latin.txt is not",
+    "encode runs/sgpt_bi cut.txt.gz -o v.npy": "`TEXTS` must be a whole gzip file, but cut.txt.gz is damaged",
+    "encode runs/sgpt_bi one.txt -o v.csv": "`--out` must end in .npy or .parquet, got v.csv",
+    "encode runs/sgpt_bi one.txt -o no/v.npy": "`--out` must lie in a folder that is there, got no/v.npy; make no first",
+    "encode runs/sgpt_bi one.txt -o there.npy": "`--out` must be a new file, but there.npy is there",
+    "encode runs/freeze one.txt -o v.npy": "`encode` needs a strategy that embeds, but Freeze scores pairs",
+    "encode runs/own one.txt -o v.npy": "must name nothing outside embedlab",
+    "encode runs/sgpt_bi one.txt -o v.npy --role doc": "`--role` must be one of 'query', 'document', got 'doc'",
+    "encode runs/sgpt_bi one.txt -o v.npy --sized 3": "`--sized` must be an option of embedlab encode",
+    "score runs/sgpt_bi one.txt -o s.csv": "`PAIRS` must have two columns of texts, got plain lines in one.txt",
+    "score runs/sgpt_bi pairs.tsv -o s.csv --columns sentence1": "`--columns` must name two columns",
+    "score runs/sgpt_bi wide.csv -o s.csv": "line 2 of wide.csv must have 2 fields, but it has more",
+    "search runs/sgpt_bi query": "`--corpus`",
+    "search runs/sgpt_bi query --corpus one.txt --top-k 0": "`--top-k` must be at least 1, got 0",
+    "search runs/sgpt_bi query --corpus one.txt --vectors there.npy": "`--vectors` must be a .npy file that `embedlab encode`",
+    "search nothing query --corpus one.txt": "`what` must be the folder of a run or the name of a strategy, got 'nothing'",
+    "search runs/sgpt_bi query --corpus empty.txt": "`--corpus` must hold at least one text, got none",
+    "ls gone": "`RUNS` must be a folder, but gone is none",
+    "embed x": "got 'embed'; did you mean encode",
+}
+
+
+@pytest.mark.parametrize("words", ODD)
+def test_odd_commands_are_answered_in_a_sentence(here: Path, words: str) -> None:
+    for name, content in {
+        "empty.txt": b"",
+        "blank.txt": b"a\n\nb\n",
+        "broken.jsonl": b'{"text": "a"}\n{"text"\n',
+        "number.jsonl": b'{"text": 3}\n',
+        "latin.txt": "caf\u00e9".encode("latin-1"),
+        "cut.txt.gz": gzip.compress(b"some text")[:-6],
+        "one.txt": b"a text\n",
+        "there.npy": b"no array",
+        "wide.csv": b"query,document\na,b,c\n",
+    }.items():
+        (here / name).write_bytes(content)
+    status, out, err = command(*words.split())
+    assert (status, out) == (2, "")
+    assert err.startswith("embedlab: error: ")
+    assert ODD[words] in err
+    assert err.count("\n") == 1
+    assert not (here / "v.npy").exists()
+
+
+def test_a_model_is_what_it_says() -> None:
+    model = embedlab.load("Tfidf", texts=["one word"])
+    assert isinstance(model, Model)
+    assert (model.name, model.embeds, model.device.type) == ("Tfidf", True, "cpu")
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        embedlab.lod  # type: ignore[attr-defined]  # noqa: B018
