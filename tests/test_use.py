@@ -183,7 +183,14 @@ def test_a_strangers_run_executes_nothing(here: Path, tmp_path: Path, monkeypatc
     assert not (here / "executed").exists()
     config = yaml.safe_load((here / "runs" / "sgpt_bi" / runs.CONFIG).read_text())
     folder = Path(shutil.copytree(here / "runs" / "sgpt_bi", tmp_path / "run"))
-    for path in ("os.system", "subprocess.run", "mine.Own", "torch.load", "embedlabx.load"):
+    for path in (
+        "os.system",
+        "subprocess.run",
+        "mine.Own",
+        "torch.load",
+        "embedlabx.load",
+        "embedlab.errors.os.system",
+    ):
         (tmp_path / "embedlabx.py").touch()
         monkeypatch.syspath_prepend(str(tmp_path))
         config["model"]["init_args"]["pooling"] = path

@@ -136,14 +136,30 @@ def _check_modules(value: Any, folder: Path, allowed: Collection[str]) -> None:
         UserError: If so.
     """
     for path in _paths(value):
-        if any(f"{path}.".startswith(f"{own}.") for own in allowed):
-            continue
         module = path.partition(".")[0]
-        if importlib.util.find_spec(module) is not None:  # imports nothing
-            raise UserError(
-                f"`model` in {folder / runs.CONFIG} must name nothing outside embedlab, but it names {path}, whose module would "
-                f"be executed; if you trust it, give `allow=[{module!r}]` (--allow {module})."
-            )
+        if importlib.util.find_spec(module) is None or _is_inside(path, allowed):  # finding imports nothing
+            continue
+        raise UserError(
+            f"`model` in {folder / runs.CONFIG} must name nothing outside embedlab, but it names {path}, whose module would "
+            f"be executed; if you trust it, give `allow=[{module!r}]` (--allow {module})."
+        )
+
+
+def _is_inside(path: str, allowed: Collection[str]) -> bool:
+    """Tell whether an import path leads to what an allowed module defines, not to what that has imported itself."""
+    if not any(f"{path}.".startswith(f"{own}.") for own in allowed):
+        return False
+    found: Any = None
+    for name in path.split("."):
+        above = found
+        found = getattr(found, name, None)
+        if found is None:
+            try:
+                found = importlib.import_module(f"{above.__name__}.{name}" if above is not None else name)
+            except (ImportError, AttributeError):
+                return True  # leads nowhere, which the parser will say
+    home = found.__name__ if inspect.ismodule(found) else str(getattr(found, "__module__", ""))
+    return any(f"{home}.".startswith(f"{own}.") for own in allowed)
 
 
 def _paths(value: Any) -> Iterator[str]:
