@@ -28,6 +28,7 @@ commands:
   encode | score | search   use a finished run: vectors of texts, scores of pairs, documents near a query
   fit | validate | test | predict
                             one run; -c FILE takes options from YAML, --model.X, --data.X, --trainer.X set one
+  export RUN DIR            a folder that sentence-transformers, transformers or peft loads
   configs [NAME]            list the YAML files that ship, or print one; -c and compare take their names
   COMMAND --help            all options of a command
 
@@ -48,7 +49,7 @@ SAID: Final = {
 # What starts several processes sets these; Lightning reads them while it is imported.
 NUMBERS: Final = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 USE: Final = ("encode", "score", "search")
-COMMANDS: Final = ("fit", "validate", "test", "predict", "compare", "report", "ls", "configs", *USE)
+COMMANDS: Final = ("fit", "validate", "test", "predict", "compare", "report", "ls", "configs", *USE, "export")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -99,6 +100,10 @@ def _dispatch(arguments: list[str]) -> int:
         from embedlab.report.listing import main as ls
 
         return ls(rest)
+    if command == "export":
+        from embedlab.export.command import main as export
+
+        return export(rest)
     if command in USE:
         from embedlab.use import commands
 

@@ -52,6 +52,7 @@ LAW: dict[str, set[str]] = {
         *("arguments", "backbone", "data", "distributed", "errors", "losses", "metrics", "pooling", "runs"),
         *("resources", "source_hash", "strategies", "yaml_files"),
     },
+    "export": {"arguments", "backbone", "errors", "packing", "pooling", "runs", "strategies", "use"},
     "use": {"arguments", "errors", "report", "resources", "runs", "strategies", "training", "yaml_files"},
     "report": {"arguments", "errors", "runs", "yaml_files"},
     "precheck": {"errors", "yaml_files"},

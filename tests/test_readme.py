@@ -98,6 +98,9 @@ COMMANDS = {
     'embedlab search RUN --corpus docs.jsonl "how do planes fly" --top-k 5': Entry(
         "planes fly by their wings", "", {"RUN": USED}, "a run that is there"
     ),
+    "embedlab export RUN my-embedder": Entry(
+        "sentence-transformers: my-embedder", "", {"RUN": "./used"}, "a run that is there", "my-embedder/modules.json"
+    ),
     "embedlab configs strategies/freeze > own.yaml": Entry(writes="own.yaml"),
     "embedlab fit -c config.yaml --run_dir NEW": Entry("run folder: NEW", writes="NEW/result.json"),
     "embedlab compare --help": Entry("KEY=VALUE"),
@@ -184,13 +187,15 @@ def _written(text: str, folder: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder: the README's own strategy, and one finished run."""
+def place(tmp_path_factory: pytest.TempPathFactory, decoder_folder: Callable[[str], Path]) -> Path:
+    """A user's folder: the README's own strategy, and two finished runs."""
     folder = tmp_path_factory.mktemp("readme")
     assert _written(README, folder) == {"mine.py", "mine.yaml"}
     words = shlex.split(SMALL.partition("DECODER ")[2])
     processes.run(folder, ["fit", "-c", "protocol", "-c", "tfidf", *words])
     shutil.copy(folder / USED / "config.yaml", folder)
+    words = shlex.split(f"fit -c protocol -c strategies/lora_bi -c backbones/smollm2-135m {SMALL} --run_dir used")
+    processes.run(folder, [word.replace("DECODER", str(decoder_folder("llama"))) for word in words])
     texts = ["birds sing", "planes fly by their wings", "dogs bark"]
     (folder / "docs.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     (folder / "pairs.csv").write_text("sentence1,sentence2\nbirds sing,dogs bark\ndogs bark,dogs\n")
@@ -224,8 +229,6 @@ def _used(code: str) -> dict[str, Any]:
 
 def test_a_run_is_used_as_it_says(place: Path, decoder_folder: Callable[[str], Path]) -> None:
     decoder = str(decoder_folder("llama"))
-    words = shlex.split(f"fit -c protocol -c strategies/lora_bi -c backbones/smollm2-135m {SMALL} --run_dir used")
-    processes.run(place, [word.replace("DECODER", decoder) for word in words])
     row = pq.read_table(place / "used" / "predictions" / "test-stsb.parquet").to_pylist()[0]
     (code,) = [own for own in blocks(README) if own.startswith("import embedlab")]
     changes = {'"smollm2-135m", layer=12': f"{decoder!r}, layer=1", '"RUN"': '"./used"'}

@@ -30,8 +30,9 @@ from embedlab.strategies import contract
 from embedlab.strategies.checkpoint import check, trim
 from embedlab.strategies.optimisation import Stage, Training, adamw, num_steps
 from embedlab.strategies.published import Published, differences
+from embedlab.strategies.recipe import Recipe
 
-__all__ = ["Batch", "Embedder", "EmbeddingStrategy", "Role", "Stage", "Trainable", "Training"]
+__all__ = ["Batch", "Embedder", "EmbeddingStrategy", "Recipe", "Role", "Stage", "Trainable", "Training"]
 
 Role = Literal["query", "document"]
 Batch = Pairs | Triplets | Texts
@@ -206,6 +207,10 @@ class Embedder(EmbeddingStrategy, ABC):
         Returns:
             One vector per text, (B, E), float32, of any norm.
         """
+
+    def recipe(self) -> Recipe | None:
+        """Return what a vector is made of, so that it can be exported; None where no standard parts make it."""
+        return None
 
     @final
     def score(self, first: Sequence[str], second: Sequence[str]) -> Tensor:

@@ -21,7 +21,7 @@ from embedlab.data import Pairs, Triplets
 from embedlab.errors import UserError
 from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
-from embedlab.strategies.base import Embedder, Role, Trainable, Training
+from embedlab.strategies.base import Embedder, Recipe, Role, Trainable, Training
 from embedlab.strategies.contrastive import contrastive_loss
 
 __all__ = ["LoRABiEncoder"]
@@ -81,6 +81,10 @@ class LoRABiEncoder(Trainable, Embedder):
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
         """Pool the final hidden states of texts, (B, D), the same in either role."""
         return self.backbone.pool(texts, self.pooling)[:, 0]
+
+    def recipe(self) -> Recipe:
+        """Return its pooling; the adapters belong to the decoder."""
+        return Recipe(self.pooling)
 
     def loss(self, batch: Pairs | Triplets) -> Tensor:
         """Return the pair loss of scored pairs, or the ranking loss of triplets, ()."""

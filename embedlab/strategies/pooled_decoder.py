@@ -17,7 +17,7 @@ from embedlab import pooling
 from embedlab.backbone import FINAL, Backbone, Layer
 from embedlab.backbone.features import Features
 from embedlab.pooling import Pooling
-from embedlab.strategies.base import Embedder, Role
+from embedlab.strategies.base import Embedder, Recipe, Role
 from embedlab.strategies.published import published
 
 __all__ = ["PooledDecoder"]
@@ -75,6 +75,13 @@ class PooledDecoder(Embedder):
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
         """Pool, center and scale, (B, D), the same in either role."""
         return (self._pooled(texts) - self.mean) / self.scale
+
+    def recipe(self) -> Recipe:
+        """Return pooling and layer; centring and scaling as a matrix and a bias."""
+        own, layer = self.features.pooling, self.features.layers[0]
+        if self.standardize == "none":
+            return Recipe(own, layer)
+        return Recipe(own, layer, torch.diag(1 / self.scale), -self.mean / self.scale)
 
     def _pooled(self, texts: Sequence[str]) -> Tensor:
         return self.features.get(texts)[:, 0].to(self.device)

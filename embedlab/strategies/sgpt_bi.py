@@ -23,7 +23,7 @@ from embedlab.data import Pairs, Triplets
 from embedlab.errors import UserError
 from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
-from embedlab.strategies.base import Embedder, Role, Trainable, Training
+from embedlab.strategies.base import Embedder, Recipe, Role, Trainable, Training
 from embedlab.strategies.contrastive import contrastive_loss
 from embedlab.strategies.published import published
 
@@ -107,6 +107,10 @@ class SGPTBiEncoder(Trainable, Embedder):
         """Pool the final hidden states of texts, in the brackets of their role, (B, D)."""
         prefix, suffix = self._bracket_ids(role)
         return self.backbone.pool(texts, self.pooling, prefix=prefix, suffix=suffix)[:, 0]
+
+    def recipe(self) -> Recipe:
+        """Return its pooling and brackets; what was tuned belongs to the decoder."""
+        return Recipe(self.pooling, around="brackets" if self.brackets else None)
 
     def loss(self, batch: Pairs | Triplets) -> Tensor:
         """Return the ranking loss of triplets (equation 3), or the pair loss of scored pairs, ().

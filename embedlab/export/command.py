@@ -1,0 +1,87 @@
+"""`embedlab export`: a finished run as a folder that other libraries load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from embedlab.arguments import Parser
+from embedlab.errors import UserError
+
+__all__ = ["main"]
+
+KINDS = ("sentence-transformers", "transformers", "peft")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `embedlab export`.
+
+    Args:
+        arguments: What was typed after `export`.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        UserError: If the format cannot hold what was trained, or the folder cannot be made.
+    """
+    parser = Parser(
+        "embedlab export",
+        "Write a finished run as a folder that other libraries load, without embedlab.",
+        "example: embedlab export runs/demo/lora/seed-0 my-embedder",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a finished run")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="the folder to write, which is not there yet")
+    parser.add_argument("--format", choices=KINDS, default=KINDS[0], help="default: %(default)s")
+    parser.add_argument("--push", metavar="HUB_ID", help="also upload it to the hub, such as me/my-embedder")
+    parser.add_argument("--private", action="store_true", help="make a new repository on the hub private")
+    parser.add_argument("--backbone", metavar="NAME", help="where the run's decoder lies now")
+    parser.add_argument(
+        "--allow", metavar="MODULE", action="append", default=[], help="module of yours that the run names"
+    )
+    options = parser.read(arguments)
+    folder: Path = options.folder
+    if folder.exists():
+        raise UserError(f"`DIR` must be a new folder, but {folder} is there; delete it, or name another one.")
+    if not folder.absolute().parent.is_dir():
+        raise UserError(f"`DIR` must lie in a folder that is there, got {folder}; make {folder.parent} first.")
+    if options.push is not None and options.push.count("/") != 1:
+        raise UserError(f"`--push` must be an id of the hub, OWNER/NAME, got {options.push!r}.")
+
+    from embedlab.export.card import write_card
+    from embedlab.export.folders import write
+    from embedlab.strategies.base import Embedder
+    from embedlab.use.loading import load
+
+    model = load(options.run, backbone=options.backbone, device="cpu", dtype="float32", allow=options.allow)
+    strategy = model.strategy
+    if not isinstance(strategy, Embedder):
+        raise UserError(
+            f"`RUN` must be of a strategy that embeds, but {model.name} scores pairs, which no such folder holds; use the run "
+            "with embedlab."
+        )
+    write(strategy, folder, options.format)
+    recipe = strategy.recipe()
+    assert recipe is not None, "or nothing was written"
+    write_card(folder, options.run, options.format, recipe.pooling.__name__, options.push or str(folder))
+    print(f"{options.format}: {folder}")  # noqa: T201  # the command's answer
+    if options.push is not None:
+        print(f"pushed: {_push(folder, options.push, options.private)}")  # noqa: T201
+    return 0
+
+
+def _push(folder: Path, name: str, private: bool) -> str:
+    """Upload a folder; return where it is now."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    try:
+        api = HfApi()
+        api.create_repo(name, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of embedlab"))
+    except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"`--push` must reach {name} on the hub with a token that may write, but it does not ({reason}); log in by `hf auth "
+            f"login`; the folder {folder} is written."
+        ) from error

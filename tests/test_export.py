@@ -1,0 +1,359 @@
+"""What is exported is loaded by the libraries it is meant for, and gives the same vectors."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from sentence_transformers import SentenceTransformer
+from torch import nn
+from transformers import AutoModel, AutoTokenizer
+
+import embedlab
+from embedlab import cli, pooling
+from embedlab.backbone import Backbone
+from embedlab.errors import UserError
+from embedlab.export.folders import write
+from embedlab.packing import pack
+from embedlab.strategies.base import Embedder
+from embedlab.strategies.lora_bi import LoRABiEncoder
+from embedlab.strategies.pooled_decoder import PooledDecoder
+from embedlab.strategies.sgpt_bi import SGPTBiEncoder
+from tests import processes
+from tests.conftest import TEXTS
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "strategies"
+MORE = [
+    *TEXTS,
+    "one <|im_end|> special",
+    "x",
+    "A longer text, with commas; and more of them, so that others are padded.",
+]
+
+
+def trained(strategy: Embedder, seed: int = 0) -> Embedder:
+    """Load a strategy and change what would train, as if it had."""
+    strategy.configure_model()
+    torch.manual_seed(seed)
+    for parameter in strategy.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn_like(parameter) * 0.1
+    return strategy.eval()
+
+
+def vectors(strategy: Embedder, texts: list[str]) -> np.ndarray[Any, Any]:
+    with torch.no_grad():
+        return strategy.embed(texts).numpy()
+
+
+def standardized(backbone: Backbone) -> PooledDecoder:
+    strategy = PooledDecoder(backbone, pooling.mean, standardize="zscore")
+    strategy.configure_model()
+    strategy.prepare(TEXTS)
+    return strategy
+
+
+MADE: dict[str, tuple[str, Callable[[Backbone], Embedder]]] = {
+    "biases that were added, folded": ("llama", lambda own: trained(SGPTBiEncoder(own))),
+    "biases of its own": ("gpt2", lambda own: trained(SGPTBiEncoder(own, pooling.last))),
+    "biases of its own, some": ("qwen2", lambda own: trained(SGPTBiEncoder(own, pooling.mean))),
+    "adapters, merged": ("mistral", lambda own: trained(LoRABiEncoder(own))),
+    "adapters on transposed weights": ("gpt2", lambda own: trained(LoRABiEncoder(own))),
+    "untrained, centred and scaled": ("llama", standardized),
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_sentence_transformers_gives_the_same_vectors(
+    made: str, decoder_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    name, make = MADE[made]
+    strategy = make(Backbone(str(decoder_folder(name)), dtype="float32"))
+    expected = vectors(strategy, MORE)
+    write(strategy, tmp_path / "out", "sentence-transformers")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing half written is left"
+    loaded = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    found = loaded.encode(MORE)
+    off = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert off.max() < 2e-5, off
+    np.testing.assert_array_equal(vectors(strategy, MORE), expected), "what was exported is left as it was"
+
+
+def test_a_change_after_the_export_would_be_noticed(decoder_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    strategy = trained(SGPTBiEncoder(Backbone(str(decoder_folder("llama")), dtype="float32")))
+    write(strategy, tmp_path / "out", "sentence-transformers")
+    for parameter in strategy.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1
+    found = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(TEXTS)
+    assert np.abs(found - vectors(strategy, TEXTS)).max() > 1e-2
+
+
+def by_transformers(decoder: nn.Module, folder: Path, own: Embedder) -> np.ndarray[Any, Any]:
+    """Embed by transformers alone, one text at a time."""
+    tokenizer, found = AutoTokenizer.from_pretrained(folder), []
+    assert own.backbone is not None
+    for text in TEXTS:
+        ids = tokenizer(text)["input_ids"]
+        with torch.no_grad():
+            states = decoder(torch.tensor([ids])).last_hidden_state[0]
+        found.append(pooling.weighted_mean(states, pack([ids], own.backbone.tokenization.content))[0].numpy())
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_peft_and_transformers_give_the_same_vectors(
+    name: str, decoder_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = decoder_folder(name)
+    strategy = trained(LoRABiEncoder(Backbone(str(base), dtype="float32"), rank=3, alpha=5.0))
+    expected = vectors(strategy, TEXTS)
+    write(strategy, tmp_path / "merged", "transformers")
+    write(strategy, tmp_path / "adapter", "peft")
+    merged = AutoModel.from_pretrained(tmp_path / "merged").eval()
+    adapted = PeftModel.from_pretrained(AutoModel.from_pretrained(base), str(tmp_path / "adapter")).eval()
+    np.testing.assert_allclose(by_transformers(merged, tmp_path / "merged", strategy), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(by_transformers(adapted, base, strategy), expected, rtol=1e-4, atol=1e-5)
+    sizes = [
+        sum(path.stat().st_size for path in (tmp_path / kind).glob("*.safetensors")) for kind in ("adapter", "merged")
+    ]
+    assert sizes[0] < sizes[1]
+
+
+class Own(Embedder):
+    """An embedder that does not say what it is made of."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone: Backbone = backbone
+
+    def embed(self, texts: Any, role: Any = None) -> torch.Tensor:
+        return self.backbone.pool(texts, pooling.mean)[:, 0]
+
+
+REFUSED: dict[str, tuple[str, str, Callable[[Backbone], Embedder]]] = {
+    r"puts brackets around each text as ids": (
+        "sentence-transformers",
+        "llama",
+        lambda own: trained(SGPTBiEncoder(own, brackets=True)),
+    ),
+    r"pools the states of block 1, which stands behind no norm": (
+        "sentence-transformers",
+        "llama",
+        lambda own: trained(PooledDecoder(own, layer=1)),
+    ),
+    r"needs one of the poolings mean, weighted_mean, last, but last_content is none": (
+        "sentence-transformers",
+        "llama",
+        lambda own: trained(LoRABiEncoder(own, pooling=pooling.last_content)),
+    ),
+    r"cannot hold the biases that BitFit added to a decoder of mistral": (
+        "sentence-transformers",
+        "mistral",
+        lambda own: trained(SGPTBiEncoder(own)),
+    ),
+    r"here the pooled vector is mapped or shifted; use sentence-transformers": (
+        "transformers",
+        "llama",
+        lambda own: trained(SGPTBiEncoder(own)),
+    ),
+    r"`--format` peft needs LoRA adapters": ("peft", "llama", lambda own: trained(SGPTBiEncoder(own))),
+    r"Own does not say which it is made of": ("sentence-transformers", "llama", lambda own: trained(Own(own))),
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_what_a_format_cannot_hold_is_refused(said: str, decoder_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    kind, name, make = REFUSED[said]
+    with pytest.raises(UserError, match=said):
+        write(make(Backbone(str(decoder_folder(name)), dtype="float32")), tmp_path / "out", kind)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_that_begins_otherwise_elsewhere_is_refused(own_decoder: Path, tmp_path: Path) -> None:
+    strategy = trained(LoRABiEncoder(Backbone(str(own_decoder), dtype="float32", begin_of_text="always")))
+    with pytest.raises(UserError, match="its tokenizer begins a text otherwise"):
+        write(strategy, tmp_path / "out", "sentence-transformers")
+    assert not (tmp_path / "out").exists()
+
+
+# From the command line --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, decoder_folder: Callable[[str], Path]) -> Path:
+    """Return a folder with finished runs of a LoRA bi-encoder and of FREEZE."""
+    place = tmp_path_factory.mktemp("export")
+    rows = [f"A man {i} sees it.\tIt is seen {i % 3} times.\t{i % 6}" for i in range(12)]
+    (place / "pairs.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *rows]) + "\n")
+    source = {"path": "pairs.tsv", "score_range": [0, 5]}
+    data = {"train": source, "validation": source, "test": {"own": source}, "batch_size": 4}
+    trainer = {"max_epochs": 1, "logger": False, "enable_model_summary": False, "accelerator": "cpu"}
+    backbone = {"name": str(decoder_folder("llama")), "dtype": "float32"}
+    model = {"init_args": {"backbone": backbone}}
+    (place / "protocol.yaml").write_text(yaml.safe_dump({"data": data, "trainer": trainer}))
+    (place / "own.yaml").write_text(
+        yaml.safe_dump({"model": model, "trainer": {"max_epochs": 1, "check_val_every_n_epoch": 1}})
+    )
+    for name, *more in (("lora_bi",), ("freeze", "--model.pretraining", "null", "--model.network.widths", "[8]")):
+        words = ["fit", "-c", "protocol.yaml", "-c", str(CONFIGS / f"{name}.yaml"), "-c", "own.yaml", "--run_dir", name]
+        processes.run(place, [*words, *more])
+    return place
+
+
+@pytest.fixture
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(place)
+    return place
+
+
+def command(*words: str) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = cli.main(["export", *words])
+    return status, out.getvalue(), err.getvalue()
+
+
+def test_a_run_is_exported_with_its_card(here: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert command("lora_bi", str(out)) == (0, f"sentence-transformers: {out}\n", "")
+    expected = embedlab.load(here / "lora_bi").encode(TEXTS)
+    np.testing.assert_allclose(
+        SentenceTransformer(str(out), device="cpu").encode(TEXTS), expected, rtol=1e-4, atol=2e-5
+    )
+    card = (out / "README.md").read_text()
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert head["library_name"] == "sentence-transformers"
+    result = json.loads((here / "lora_bi" / "result.json").read_text())
+    own = result["metrics"]["test/own"]
+    assert f"| test/own | 12 | {100 * own['spearman']:.2f} | {100 * own['pearson']:.2f} |" in card
+    assert f"| train | pairs.tsv | train | 12 | {result['data']['train']['sha256'][:12]} |" in card
+    assert "SentenceTransformer(" in card
+    assert (out / "embedlab.yaml").read_text() == (here / "lora_bi" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("freeze OUT", "`RUN` must be of a strategy that embeds, but Freeze scores pairs"),
+        ("lora_b OUT", "lora_b is not there; did you mean lora_bi"),
+        ("lora_bi THERE", "`DIR` must be a new folder, but"),
+        ("lora_bi OUT/in/it", "`DIR` must lie in a folder that is there"),
+        ("lora_bi OUT --format onnx", "`--format` must be one of"),
+        ("lora_bi OUT --push name", "`--push` must be an id of the hub, OWNER/NAME, got 'name'"),
+        ("lora_bi", "`DIR` must be given, got none"),
+    ],
+)
+def test_odd_input_is_answered_in_a_sentence(here: Path, tmp_path: Path, words: str, said: str) -> None:
+    typed = words.replace("OUT", str(tmp_path / "out")).replace("THERE", str(tmp_path)).split()
+    status, out, err = command(*typed)
+    assert (status, out) == (2, "")
+    assert said in err
+    assert list(tmp_path.iterdir()) == []
+
+
+class Hub(BaseHTTPRequestHandler):
+    """In place of the hub: takes a repository and the files of one commit."""
+
+    got: dict[str, Any]
+
+    def do_POST(self) -> None:  # the library's name
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        answer: dict[str, Any] = {"commitUrl": f"{self.path}/commit/1", "commitOid": "1"}
+        if self.headers.get("Authorization") != "Bearer hf_test":
+            self.send_response(401)
+            self.end_headers()
+            return
+        if self.path == "/api/repos/create":
+            self.got["repository"] = json.loads(body)
+            answer = {"url": "http://127.0.0.1/me/mine"}
+        elif "/preupload/" in self.path:
+            names = [own["path"] for own in json.loads(body)["files"]]
+            answer = {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]}
+        elif "/commit/" in self.path:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    self.got[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def do_GET(self) -> None:
+        self.send_response(404)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub() -> Iterator[tuple[str, dict[str, Any]]]:
+    got: dict[str, Any] = {}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Own", (Hub,), {"got": got}))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", got
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("token", ["hf_test", "hf_wrong"])
+def test_a_folder_is_pushed(here: Path, tmp_path: Path, hub: tuple[str, dict[str, Any]], token: str) -> None:
+    """In a process of its own, as the endpoint is read when the library is imported."""
+    where, got = hub
+    environment = {"HF_ENDPOINT": where, "HF_TOKEN": token, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    words = [
+        "export",
+        str(here / "lora_bi"),
+        str(tmp_path / "out"),
+        "--format",
+        "peft",
+        "--push",
+        "me/mine",
+        "--private",
+    ]
+    done = processes.start(here, words, at_endpoint, where, token, environment=environment).wait()
+    if token == "hf_wrong":
+        assert done.status == 2
+        assert "`--push` must reach me/mine on the hub with a token that may write" in done.stderr
+        assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+        return
+    assert done.status == 0, done.stderr
+    assert "pushed: " in done.stdout
+    repository = got.pop("repository")
+    assert repository.get("visibility", repository.get("private")) in ("private", True)
+    for name, content in got.items():
+        assert (tmp_path / "out" / name).read_bytes() == content
+    assert set(got) == {"README.md", "adapter_config.json", "adapter_model.safetensors", "embedlab.yaml"}
+    assert "PeftModel.from_pretrained(AutoModel.from_pretrained(" in got["README.md"].decode()
+    assert '"me/mine"' in got["README.md"].decode()
+
+
+def at_endpoint(where: str, token: str) -> None:
+    """Let the hub's client, which was imported before the variables were set, ask there."""
+    from huggingface_hub import HfApi, constants
+
+    constants.HF_HUB_OFFLINE = False
+    HfApi.__init__.__defaults__ = (where, token, *(HfApi.__init__.__defaults__ or ())[2:])  # type: ignore[misc]
+
+
+def test_the_runs_folder_is_left_alone(here: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (here / "lora_bi").rglob("*")}
+    command("lora_bi", str(tmp_path / "out"))
+    assert {path: path.stat().st_mtime_ns for path in (here / "lora_bi").rglob("*")} == before
+    shutil.rmtree(tmp_path / "out")
