@@ -441,6 +441,13 @@ def test_negative_grades_are_not_relevant() -> None:
     assert (found["mrr@10"], found["map"], found["ndcg@10"]) == (0.5, 0.5, pytest.approx(1 / math.log2(3)))
 
 
+def test_what_the_tools_cannot_stand_is_kept_from_them() -> None:
+    assert measure({"q": [("a", 2.0), ("b", 1.0)]}, {"q": {"a": -2, "c": -100}}).mean["ndcg@10"] == 0.0
+    assert measure({"q": [("a\0b", 2.0), ("a", 1.0)]}, {"q": {"a": 1}}).mean["mrr@10"] == 0.5
+    with pytest.raises(UserError, match="grades up to 1000000, got 10000000000 for query 'q'"):
+        measure({"q": [("a", 2.0)]}, {"q": {"a": 10**10}})
+
+
 def test_nothing_found_is_zero() -> None:
     found = measure({}, {"q": {"a": 1}})
     assert set(found.mean.values()) == {0.0}

@@ -22,6 +22,7 @@ __all__ = ["MEASURES", "Judgements", "Measured", "Run", "as_run", "measure"]
 Run = Mapping[str, Sequence[tuple[str, float]]]  # for each query documents and scores, best first
 Judgements = Mapping[str, Mapping[str, int]]
 MEASURES: Final = {"ndcg@10": nDCG @ 10, "mrr@10": RR @ 10, "recall@100": R @ 100, "map": AP}
+HIGHEST: Final = 1_000_000
 # trec_eval's own code, and MS MARCO's for the one that trec_eval lacks; not what else happens to be installed.
 TOOLS: Final[Any] = ir_measures.providers.FallbackProvider([ir_measures.pytrec_eval, ir_measures.msmarco])  # type: ignore[no-untyped-call]
 
@@ -93,7 +94,8 @@ def measure(run: Run, judgements: Judgements) -> Measured:
         Every measure for every judged query, and on average.
 
     Raises:
-        UserError: If there are no judgements, a query of `run` has none, or a list repeats a document or is not sorted.
+        UserError: If there are no judgements or too high ones, a query of `run` has none, or a list repeats a document or is
+            not sorted.
 
     >>> measure({"q": [("b", 2.0), ("a", 1.0)]}, {"q": {"a": 1}}).mean["mrr@10"]
     0.5
@@ -102,24 +104,44 @@ def measure(run: Run, judgements: Judgements) -> Measured:
         raise UserError("`judgements` must hold a query, got none; read a split that has some.")
     for query, ranked in run.items():
         _check(query, ranked, judgements)
-    grades = {query: {own: max(grade, 0) for own, grade in judged.items()} for query, judged in judgements.items()}
-    placed = {
-        query: {document: float(len(ranked) - place) for place, (document, _) in enumerate(ranked)}
-        for query, ranked in run.items()
-        if ranked
-    }
+    grades, placed = _handed_over(run, judgements)
     values = {name: dict.fromkeys(judgements, 0.0) for name in MEASURES}
     if placed:
-        names = {own: name for name, own in MEASURES.items()}
+        queries, names = list(judgements), {own: name for name, own in MEASURES.items()}
         for found in TOOLS.evaluator(list(MEASURES.values()), grades).iter_calc(placed):
-            values[names[found.measure]][found.query_id] = float(found.value)
+            values[names[found.measure]][queries[int(found.query_id)]] = float(found.value)
     return Measured(
         mean={name: math.fsum(own.values()) / len(own) for name, own in values.items()},
         per_query=values,
         depth=max(map(len, run.values()), default=0),
-        unanswered=sum(query not in placed for query in judgements),
+        unanswered=len(judgements) - len(placed),
         without_relevant=sum(not any(own.values()) for own in grades.values()),
     )
+
+
+def _handed_over(run: Run, judgements: Judgements) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]:
+    """Return grades, and a score for each place of a list, by numbers in place of ids.
+
+    The tools end an id at a zero byte, give grades below 0 meanings of their own (a query that has no others ends the
+    process), and take memory for each grade up to the highest.
+    """
+    grades: dict[str, dict[str, int]] = {}
+    placed: dict[str, dict[str, float]] = {}
+    for query, (own, judged) in enumerate(judgements.items()):
+        if (highest := max(judged.values(), default=0)) > HIGHEST:
+            raise UserError(
+                f"`judgements` must hold grades up to {HIGHEST}, got {highest} for query {own!r}; scale them down."
+            )
+        names: dict[str, str] = {}
+        for document in (*judged, *(document for document, _ in run.get(own, ()))):
+            names.setdefault(document, str(len(names)))
+        grades[str(query)] = {names[document]: max(grade, 0) for document, grade in judged.items()}
+        if ranked := run.get(own):
+            scores = range(len(ranked), 0, -1)
+            placed[str(query)] = {
+                names[document]: float(score) for (document, _), score in zip(ranked, scores, strict=True)
+            }
+    return grades, placed
 
 
 def _check(query: str, ranked: Sequence[tuple[str, float]], judgements: Judgements) -> None:

@@ -25,7 +25,7 @@ def search(
     query_vectors: Tensor | np.ndarray,
     document_vectors: Tensor | np.ndarray,
     top_k: int,
-    block: int = 16384,
+    block: int = 8192,
     cosine: bool = True,
     left_out: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
