@@ -54,6 +54,7 @@ LAW: dict[str, set[str]] = {
     },
     "export": {"arguments", "backbone", "errors", "packing", "pooling", "runs", "strategies", "use"},
     "use": {"arguments", "errors", "report", "resources", "runs", "strategies", "training", "yaml_files"},
+    "retrieval": {"errors", "resources"},
     "report": {"arguments", "errors", "runs", "yaml_files"},
     "precheck": {"errors", "yaml_files"},
     "study": {"arguments", "configs", "errors", "precheck", "report", "resources", "runs", "yaml_files"},
@@ -186,6 +187,14 @@ def test_the_law_can_fail() -> None:
     assert "torch" in heavy("embedlab.training.cli")
 
 
+TORCHLESS = ["embedlab.retrieval.bm25", "embedlab.retrieval.corpus", "embedlab.retrieval.measures"]
+
+
+@pytest.mark.parametrize("name", TORCHLESS)
+def test_collections_and_their_measures_reach_nothing_heavy(name: str) -> None:
+    assert heavy(name) == {}
+
+
 def loads_torch(line: str) -> bool:
     """Tell whether a fresh process has torch after a line of Python."""
     code = f"import sys\nsys.path.insert(0, {str(PACKAGE.parent)!r})\n{line}\nsys.exit('torch' in sys.modules)"
@@ -193,7 +202,7 @@ def loads_torch(line: str) -> bool:
 
 
 def test_a_fresh_process_stays_without_torch() -> None:
-    assert not loads_torch(f"import {', '.join(LIGHT)}")
+    assert not loads_torch(f"import {', '.join([*LIGHT, *TORCHLESS])}")
 
 
 def test_the_fresh_process_can_fail() -> None:

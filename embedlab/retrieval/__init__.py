@@ -1,0 +1,1 @@
+"""Retrieval: collections in BEIR's form, exact search, BM25, and the measures; only `search` needs torch."""
