@@ -28,6 +28,7 @@ commands:
   encode | score | search   use a finished run: vectors of texts, scores of pairs, documents near a query
   fit | validate | test | predict
                             one run; -c FILE takes options from YAML, --model.X, --data.X, --trainer.X set one
+  evaluate RUN              nDCG@10 and more on a retrieval set; BM25 beside it, and re-ranking
   export RUN DIR            a folder that sentence-transformers, transformers or peft loads
   configs [NAME]            list the YAML files that ship, or print one; -c and compare take their names
   COMMAND --help            all options of a command
@@ -41,7 +42,7 @@ SAID: Final = {
     **{name: "report" for name in ("show", "results", "table")},
     **{name: "fit" for name in ("train", "run")},
     **{name: "ls" for name in ("list", "dir", "runs")},
-    **{name: "test" for name in ("eval", "evaluate")},
+    **{name: "test" for name in ("eval",)},
     **{name: "encode" for name in ("embed", "embeddings", "vectors")},
     **{name: "search" for name in ("find", "query", "retrieve")},
     **{name: "compare" for name in ("study", "benchmark", "grid", "sweep")},
@@ -49,7 +50,19 @@ SAID: Final = {
 # What starts several processes sets these; Lightning reads them while it is imported.
 NUMBERS: Final = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 USE: Final = ("encode", "score", "search")
-COMMANDS: Final = ("fit", "validate", "test", "predict", "compare", "report", "ls", "configs", *USE, "export")
+COMMANDS: Final = (
+    "fit",
+    "validate",
+    "test",
+    "predict",
+    "compare",
+    "report",
+    "ls",
+    "configs",
+    *USE,
+    "evaluate",
+    "export",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -104,6 +117,10 @@ def _dispatch(arguments: list[str]) -> int:
         from embedlab.export.command import main as export
 
         return export(rest)
+    if command == "evaluate":
+        from embedlab.use.evaluate import main as evaluate
+
+        return evaluate(rest)
     if command in USE:
         from embedlab.use import commands
 

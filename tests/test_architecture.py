@@ -53,7 +53,7 @@ LAW: dict[str, set[str]] = {
         *("resources", "source_hash", "strategies", "yaml_files"),
     },
     "export": {"arguments", "backbone", "errors", "packing", "pooling", "runs", "strategies", "use"},
-    "use": {"arguments", "errors", "report", "resources", "runs", "strategies", "training", "yaml_files"},
+    "use": {"arguments", "errors", "report", "resources", "retrieval", "runs", "strategies", "training", "yaml_files"},
     "retrieval": {"errors", "resources"},
     "report": {"arguments", "errors", "runs", "yaml_files"},
     "precheck": {"errors", "yaml_files"},

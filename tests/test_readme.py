@@ -98,6 +98,10 @@ COMMANDS = {
     'embedlab search RUN --corpus docs.jsonl "how do planes fly" --top-k 5': Entry(
         "planes fly by their wings", "", {"RUN": USED}, "a run that is there"
     ),
+    "embedlab evaluate RUN --retrieval scifact": Entry("1.0000", "", {"RUN": USED}, "a run that is there"),
+    "embedlab evaluate bm25 --retrieval scifact --rerank RUN --top-k 100": Entry(
+        "./used over bm25", "", {"RUN": "./used"}, "a run that is there"
+    ),
     "embedlab export RUN my-embedder": Entry(
         "sentence-transformers: my-embedder", "", {"RUN": "./used"}, "a run that is there", "my-embedder/modules.json"
     ),
@@ -198,6 +202,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, decoder_folder: Callable[[st
     processes.run(folder, [word.replace("DECODER", str(decoder_folder("llama"))) for word in words])
     texts = ["birds sing", "planes fly by their wings", "dogs bark"]
     (folder / "docs.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    (folder / "scifact" / "qrels").mkdir(parents=True)
+    (folder / "scifact" / "corpus.jsonl").write_text(
+        "\n".join(json.dumps({"_id": f"d{n}", "title": "", "text": text}) for n, text in enumerate(texts))
+    )
+    (folder / "scifact" / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "how planes fly"}))
+    (folder / "scifact" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td1\t1\n")
     (folder / "pairs.csv").write_text("sentence1,sentence2\nbirds sing,dogs bark\ndogs bark,dogs\n")
     return folder
 

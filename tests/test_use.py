@@ -401,6 +401,98 @@ def test_rows_of_other_texts_are_begun_anew(here: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(np.load(out), expected, atol=2e-6)
 
 
+# Retrieval --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def collection(here: Path, tmp_path: Path) -> Path:
+    """A folder in BEIR's form: six documents, of which BM25 finds some for each of three queries."""
+    folder = tmp_path / "nouns"
+    (folder / "qrels").mkdir(parents=True)
+    texts = [
+        "a man sees a dog",
+        "a dog sees a man",
+        "cats and horses",
+        "the dog barks at a cat",
+        "a woman",
+        "horses run",
+    ]
+    documents = [{"_id": f"d{i}", "title": "", "text": text} for i, text in enumerate(texts)]
+    queries = [{"_id": f"q{i}", "text": text} for i, text in enumerate(["dog", "cat horses", "woman man"])]
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    judged = ["query-id\tcorpus-id\tscore", "q0\td3\t1", "q1\td2\t2", "q1\td5\t1", "q2\td4\t1"]
+    (folder / "qrels" / "test.tsv").write_text("\n".join(judged) + "\n")
+    return folder
+
+
+def read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def by_hand(ranked: list[str], grades: dict[str, int]) -> float:
+    """Return nDCG@10."""
+    gain = sum(grades.get(own, 0) / np.log2(n + 2) for n, own in enumerate(ranked[:10]))
+    best = sum(own / np.log2(n + 2) for n, own in enumerate(sorted(grades.values(), reverse=True)[:10]))
+    return float(gain / best)
+
+
+def test_a_run_is_measured_on_a_collection(here: Path, collection: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    status, told, _ = command("evaluate", "runs/sgpt_bi", "--retrieval", str(collection), "--out", str(out))
+    assert status == 0
+    kept = here / "runs" / "sgpt_bi" / "retrieval" / "nouns-test.json"
+    assert f"results: {kept.relative_to(here)}" in told
+    content = read(kept)
+    assert content == read(out)
+    assert content["collection"]["documents"] == 6
+    model = embedlab.load("runs/sgpt_bi")
+    texts = [json.loads(line)["text"] for line in (collection / "corpus.jsonl").read_text().splitlines()]
+    expected = {}
+    for query, text, grades in (
+        ("q0", "dog", {"d3": 1}),
+        ("q1", "cat horses", {"d2": 2, "d5": 1}),
+        ("q2", "woman man", {"d4": 1}),
+    ):
+        expected[query] = by_hand([f"d{own['corpus_id']}" for own in model.rank(text, texts)], grades)
+    assert content["per_query"]["runs/sgpt_bi"]["ndcg@10"] == pytest.approx(expected, abs=1e-6)
+    assert content["results"]["runs/sgpt_bi"]["ndcg@10"] == pytest.approx(sum(expected.values()) / 3, abs=1e-6)
+    shutil.rmtree(kept.parent)
+
+
+@pytest.mark.parametrize("scorer", ["sgpt_cross", "freeze", "lora_bi"])
+def test_the_best_of_bm25_are_ranked_again(here: Path, collection: Path, scorer: str) -> None:
+    words = ["evaluate", "bm25", "--retrieval", str(collection), "--rerank", f"runs/{scorer}", "--top-k", "2"]
+    status, told, err = command(*words)
+    assert status == 0, err
+    kept = here / "runs" / scorer / "retrieval" / "nouns-test-reranked.json"
+    content = read(kept)
+    assert (content["ranked_by"], content["reranked_by"], content["top_k"]) == ("bm25", f"runs/{scorer}", 2)
+    # "dog" is in three documents of equal length or one more: BM25's best two are ordered anew, the third stays behind.
+    model, before = embedlab.load(f"runs/{scorer}"), ["d0", "d1"]
+    texts = {"d0": "a man sees a dog", "d1": "a dog sees a man"}
+    scores = model.score([("dog", texts[own]) for own in before])
+    order = [before[i] for i in np.argsort(-scores, kind="stable")]
+    expected = by_hand([*order, "d3"], {"d3": 1})
+    assert content["per_query"][f"runs/{scorer} over bm25"]["ndcg@10"]["q0"] == pytest.approx(expected, abs=1e-6)
+    assert content["per_query"]["bm25"]["ndcg@10"]["q0"] == pytest.approx(
+        by_hand(["d0", "d1", "d3"], {"d3": 1}), abs=1e-6
+    )
+    assert f"runs/{scorer} over bm25" in told
+    shutil.rmtree(kept.parent)
+
+
+def test_a_cut_is_named_and_told(here: Path, collection: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    status, told, _ = command("evaluate", "bm25", "--retrieval", str(collection), "--cut", "1", "--out", str(out))
+    assert status == 0
+    assert "note: a cut: 1 of 3 queries, 3 of 6 documents (judged, and BM25's best 20 of each query)" in told
+    content = read(out)
+    assert content["collection"]["name"] == "nouns-cut-1"
+    assert set(content["per_query"]["bm25"]["map"]) == {"q0"}
+
+
 def test_runs_are_listed(here: Path) -> None:
     status, out, _ = command("ls")
     assert status == 0
@@ -441,6 +533,14 @@ ODD: dict[str, str] = {
     "search runs/sgpt_bi query --corpus one.txt --vectors there.npy": "`--vectors` must be a .npy file that `embedlab encode`",
     "search nothing query --corpus one.txt": "`what` must be the folder of a run or the name of a strategy, got 'nothing'",
     "search runs/sgpt_bi query --corpus empty.txt": "`--corpus` must hold at least one text, got none",
+    "evaluate runs/sgpt_bi": "`--retrieval` must be given, got none",
+    "evaluate runs/sgpt_bi --retrieval gone": "`--retrieval` must be a BEIR folder or a hub id such as BeIR/scifact, but 'gone'",
+    "evaluate runs/freeze --retrieval beir": "`RUN` must embed to rank a whole corpus, but Freeze scores pairs; give it",
+    "evaluate bm25 --retrieval beir --split dev": "`--split` must name a file of",
+    "evaluate bm25 --retrieval beir --top-k 0": "`--top-k` must be at least 1, got 0",
+    "evaluate bm25 --retrieval shared": "`--same-id` must be said, as 1 of 1 queries of shared have the id of a document",
+    "evaluate bm25 --retrieval unknown": "a judgement must name a known document, got 'd9' (1 such judgements); remove them, or "
+    "give --leave-out-unknown",
     "ls gone": "`RUNS` must be a folder, but gone is none",
     "embed x": "got 'embed'; did you mean encode",
 }
@@ -460,6 +560,11 @@ def test_odd_commands_are_answered_in_a_sentence(here: Path, words: str) -> None
         "wide.csv": b"query,document\na,b,c\n",
     }.items():
         (here / name).write_bytes(content)
+    for name, query, document in (("beir", "q", "d"), ("shared", "d", "d"), ("unknown", "q", "d9")):
+        (here / name / "qrels").mkdir(parents=True, exist_ok=True)
+        (here / name / "corpus.jsonl").write_text('{"_id": "d", "title": "", "text": "some words"}\n')
+        (here / name / "queries.jsonl").write_text(json.dumps({"_id": query, "text": "words"}) + "\n")
+        (here / name / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{query}\t{document}\t1\n")
     status, out, err = command(*words.split())
     assert (status, out) == (2, "")
     assert err.startswith("embedlab: error: ")

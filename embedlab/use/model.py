@@ -11,6 +11,7 @@ from typing import Any, Final, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional
@@ -116,7 +117,7 @@ class Model:
         if not texts:
             return strategy.embed(["a"], role)[:0, :coordinates]
         found: Tensor | None = None
-        for chosen in _batches([len(text) for text in texts], batch_size, "Embedding", shown):
+        for chosen in _batches([(len(text), text, 0) for text in texts], batch_size, "Embedding", shown):
             vectors = strategy.embed([texts[i] for i in chosen], role)
             if coordinates is not None and vectors.shape[1] < coordinates:
                 raise UserError(
@@ -167,8 +168,9 @@ class Model:
         for side in (first, second):
             self._check_not_empty(side, "pairs")
         found = np.empty(len(pairs), np.float32)
-        lengths = [len(a) + len(b) for a, b in zip(first, second, strict=True)]
-        for chosen in _batches(lengths, batch_size, "Scoring", show_progress_bar):
+        # Pairs of one document side by side, as a cross-encoder reads it once for all its queries.
+        keys = [(len(document), document, len(query)) for query, document in zip(first, second, strict=True)]
+        for chosen in _batches(keys, batch_size, "Scoring", show_progress_bar):
             scores = self.strategy.score([first[i] for i in chosen], [second[i] for i in chosen])
             found[chosen] = scores.float().cpu().numpy()
         return found
@@ -239,14 +241,21 @@ def _texts(texts: Sequence[str], argument: str) -> list[str]:
     return several
 
 
-def _batches(lengths: Sequence[int], size: int, what: str, shown: bool) -> Iterator[list[int]]:
-    """Cut places into batches, longest texts first: what needs most memory is seen at once, and time left is not underrated."""
+def _batches(keys: Sequence[tuple[int, str, int]], size: int, what: str, shown: bool) -> Iterator[list[int]]:
+    """Cut places into batches, longest texts first: what needs most memory is seen at once, and time left is not underrated.
+
+    Args:
+        keys: Of each place: characters of its text, the text, and characters beside it.
+        size: Places of a batch.
+        what: What is being done.
+        shown: Whether to show how far it is.
+    """
     if size < 1:
         raise UserError(f"`batch_size` must be at least 1, got {size}; leave it out for the default.")
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    with Progress(transient=True, disable=not shown) as progress:
-        task = progress.add_task(what, total=sum(lengths) + len(lengths))
+    order = sorted(range(len(keys)), key=lambda i: keys[i], reverse=True)
+    with Progress(transient=True, disable=not shown, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=sum(long + beside + 1 for long, _, beside in keys))
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             yield chosen
-            progress.advance(task, sum(lengths[i] + 1 for i in chosen))
+            progress.advance(task, sum(keys[i][0] + keys[i][2] + 1 for i in chosen))

@@ -1,0 +1,237 @@
+"""`embedlab evaluate`: how well a run, or BM25, finds the documents that are known to answer queries.
+
+The first stage ranks the whole corpus; with `--rerank` another run scores its best documents again, and those it has scored
+stand before the rest. What was found is measured per query and kept in the run folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from rich.table import Table
+
+from embedlab import runs
+from embedlab.arguments import Parser
+from embedlab.errors import UserError
+from embedlab.report.command import console
+from embedlab.report.render import duration
+from embedlab.retrieval.bm25 import BM25
+from embedlab.retrieval.corpus import Collection, read_retrieval
+from embedlab.retrieval.measures import MEASURES, Measured, as_run, measure
+
+__all__ = ["cut", "main"]
+
+BASELINE: Final = "bm25"
+FOLDER: Final = "retrieval"  # in a run folder
+HARD: Final = 20  # documents of BM25 that a cut keeps for each query
+# Names of arguments of `read_retrieval`, and what this command calls them.
+SAID: Final = {
+    "`path`": "`--retrieval`",
+    "`split`": "`--split`",
+    "`same_id_left_out`": "`--same-id`",
+    "; true where these": "; no-answer where these",
+    "false where both": "answer where both",
+    "set `leave_out_unknown` to true": "give --leave-out-unknown",
+}
+Ranked = dict[str, list[tuple[str, float]]]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `embedlab evaluate`.
+
+    Args:
+        arguments: What was typed after `evaluate`.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        UserError: If something asked for cannot be done.
+    """
+    options = _options(arguments)
+    collection = _read(options)
+    if options.cut is not None:
+        collection = cut(collection, options.cut)
+    first = None if options.what == BASELINE else _load(options, options.what, options.backbone)
+    if first is not None and not first.embeds:
+        raise UserError(
+            f"`RUN` must embed to rank a whole corpus, but {first.name} scores pairs; give it as --rerank behind bm25."
+        )
+    second = None if options.rerank is None else _load(options, options.rerank, options.rerank_backbone)
+    seconds: dict[str, float] = {}
+    begun = time.perf_counter()
+    found = _by_words(collection, options.depth) if first is None else _by_vectors(first, collection, options.depth)
+    seconds["search"] = time.perf_counter() - begun
+    results = {options.what: measure(found, collection.judgements)}
+    if second is not None:
+        begun = time.perf_counter()
+        reranked = _again(second, collection, found, options.top_k)
+        seconds["rerank"] = time.perf_counter() - begun
+        results[f"{options.rerank} over {options.what}"] = measure(reranked, collection.judgements)
+    for note in collection.notes:
+        print(f"note: {note}")  # noqa: T201  # the command's answer
+    _show(collection, results, list(seconds.values()))
+    _keep(options, collection, results, seconds, second if second is not None else first)
+    return 0
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(
+        "embedlab evaluate",
+        "Measure how well a run finds the documents that answer queries: nDCG@10, MRR@10, recall@100, MAP.",
+        "example: embedlab evaluate bm25 --retrieval scifact --rerank runs/demo/sgpt-cross/seed-0",
+    )
+    parser.add_argument("what", metavar="RUN", help="folder of a finished run, the name of a strategy, or bm25")
+    parser.add_argument("--retrieval", metavar="DIR", required=True, help="a folder in BEIR's form, or a hub id")
+    parser.add_argument("--split", default="test", help="whose judgements (default: %(default)s)")
+    parser.add_argument("--revision", help="commit of the hub id")
+    parser.add_argument("--judgements-revision", metavar="COMMIT", help="commit of the hub id of the judgements")
+    parser.add_argument(
+        "--same-id", choices=("no-answer", "answer"), help="whether a document with a query's id is an answer"
+    )
+    parser.add_argument("--leave-out-unknown", action="store_true", help="pass over judgements of unknown ids")
+    parser.add_argument("--depth", metavar="N", type=int, default=1000, help="documents ranked (default: %(default)s)")
+    parser.add_argument("--rerank", metavar="RUN", help="scores the best documents again; any strategy")
+    parser.add_argument("--top-k", metavar="N", type=int, default=100, help="how many of them (default: %(default)s)")
+    parser.add_argument(
+        "--cut",
+        metavar="N",
+        type=int,
+        help=f"the first N queries only, over judged documents and BM25's best {HARD} of each",
+    )
+    parser.add_argument("--out", metavar="FILE", type=Path, help="keep the results there too, as JSON")
+    parser.add_argument("--backbone", metavar="NAME", help="decoder of a strategy, or where that of a run lies now")
+    parser.add_argument("--rerank-backbone", metavar="NAME", help="the same for --rerank")
+    parser.add_argument("--device", help="where it computes; a GPU where there is one")
+    parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), help="what the decoder computes in")
+    parser.add_argument(
+        "--allow", metavar="MODULE", action="append", default=[], help="module of yours that a run names"
+    )
+    options = parser.read(arguments)
+    for name, number in (("--depth", options.depth), ("--top-k", options.top_k), ("--cut", options.cut)):
+        if number is not None and number < 1:
+            raise UserError(f"`{name}` must be at least 1, got {number}; raise it.")
+    if options.out is not None and not options.out.absolute().parent.is_dir():
+        raise UserError(f"`--out` must lie in a folder that is there, got {options.out}; make it first.")
+    return options
+
+
+def _read(options: argparse.Namespace) -> Collection:
+    """Read the collection; what is wrong with it is said in the words of this command."""
+    same_id = None if options.same_id is None else options.same_id == "no-answer"
+    try:
+        return read_retrieval(
+            options.retrieval,
+            options.split,
+            options.revision,
+            options.judgements_revision,
+            options.leave_out_unknown,
+            same_id,
+        )
+    except UserError as error:
+        said = str(error)
+        for old, new in SAID.items():
+            said = said.replace(old, new)
+        raise UserError(said) from None
+
+
+def cut(collection: Collection, queries: int) -> Collection:
+    """Keep the first queries, and of the documents those judged for them and the best of BM25 for each: a harder, quicker set.
+
+    Scores on a cut are higher than on the whole and compare only with those on the same cut, which the name tells.
+    """
+    kept = dict(list(collection.queries.items())[:queries])
+    judgements = {own: collection.judgements[own] for own in kept}
+    names = list(collection.documents)
+    _, places = BM25(collection.documents.values()).search(list(kept.values()), HARD)
+    wanted = {names[place] for row in places for place in row if place >= 0} | {
+        d for own in judgements.values() for d in own
+    }
+    documents = {own: text for own, text in collection.documents.items() if own in wanted}
+    note = (
+        f"a cut: {len(kept)} of {len(collection.queries)} queries, {len(documents)} of {len(collection.documents)} documents "
+        f"(judged, and BM25's best {HARD} of each query)"
+    )
+    name = f"{collection.name}-cut-{queries}"
+    return replace(
+        collection, name=name, documents=documents, queries=kept, judgements=judgements, notes=[*collection.notes, note]
+    )
+
+
+def _by_words(collection: Collection, depth: int) -> Ranked:
+    """Rank by BM25."""
+    found = BM25(collection.documents.values()).search(list(collection.queries.values()), depth, collection.left_out())
+    return as_run(list(collection.queries), list(collection.documents), *found)
+
+
+def _by_vectors(model: Any, collection: Collection, depth: int) -> Ranked:
+    """Rank by the cosine of vectors; empty documents are found last."""
+    from embedlab.retrieval.search import search
+
+    names = [own for own, text in collection.documents.items() if text]
+    left_out, place = None, {own: number for number, own in enumerate(names)}
+    if collection.same_id_left_out:
+        left_out = [place.get(own, -1) for own in collection.queries]
+    documents = model.encode_document([collection.documents[own] for own in names], show_progress_bar=True)
+    queries = model.encode_query(list(collection.queries.values()))
+    return as_run(list(collection.queries), names, *search(queries, documents, depth, left_out=left_out))
+
+
+def _again(model: Any, collection: Collection, found: Ranked, top_k: int) -> Ranked:
+    """Score the best documents of each query again; they stand before the rest, equal ones as they were."""
+    pairs = [(query, document) for query, ranked in found.items() for document, _ in ranked[:top_k]]
+    texts = [(collection.queries[query], collection.documents[document]) for query, document in pairs]
+    scores = dict(zip(pairs, model.score(texts, show_progress_bar=True).tolist(), strict=True))
+    again = {}
+    for query, ranked in found.items():
+        best = sorted(((document, scores[query, document]) for document, _ in ranked[:top_k]), key=lambda own: -own[1])
+        rest = [document for document, _ in ranked[top_k:]]
+        floor = best[-1][1] if best else 0.0
+        again[query] = [*best, *((document, floor - 1 - n) for n, document in enumerate(rest))]
+    return again
+
+
+def _show(collection: Collection, results: dict[str, Measured], seconds: Sequence[float]) -> None:
+    title = f"{collection.name} {collection.split}: {len(collection.queries)} queries, {len(collection.documents)} documents"
+    table = Table("", *MEASURES, "seconds", title=title, title_justify="left", box=None, pad_edge=False)
+    for (name, own), took in zip(results.items(), seconds, strict=True):
+        table.add_row(name, *(f"{own.mean[measured]:.4f}" for measured in MEASURES), duration(took))
+    console().print(table)
+
+
+def _keep(
+    options: argparse.Namespace,
+    collection: Collection,
+    results: dict[str, Measured],
+    seconds: dict[str, float],
+    model: Any,
+) -> None:
+    """Write the results, per query too, into the folder of the run that had the last word, and where asked for."""
+    content = {
+        "collection": collection.record(),
+        "ranked_by": options.what,
+        "reranked_by": options.rerank,
+        "top_k": options.top_k if options.rerank else None,
+        "seconds": seconds,
+        "results": {name: own.record() for name, own in results.items()},
+        "per_query": {name: own.per_query for name, own in results.items()},
+    }
+    folder = Path(options.rerank or options.what)
+    places = [] if options.out is None else [options.out]
+    if model is not None and (folder / runs.RESULT).is_file():
+        name = f"{collection.name.replace('/', '-')}-{collection.split}{'-reranked' if options.rerank else ''}.json"
+        places.append(folder / FOLDER / name)
+    for place in places:
+        runs.write_json_atomic(place, content)
+        print(f"results: {place}")  # noqa: T201  # the command's answer
+
+
+def _load(options: argparse.Namespace, what: str, backbone: str | None) -> Any:
+    from embedlab.use.loading import load
+
+    return load(what, backbone=backbone, device=options.device, dtype=options.dtype, allow=options.allow)
