@@ -29,6 +29,7 @@ commands:
   fit | validate | test | predict
                             one run; -c FILE takes options from YAML, --model.X, --data.X, --trainer.X set one
   evaluate RUN              nDCG@10 and more on a retrieval set; BM25 beside it, and re-ranking
+  mine DIR                  triplets with hard negatives by BM25, to train on
   export RUN DIR            a folder that sentence-transformers, transformers or peft loads
   configs [NAME]            list the YAML files that ship, or print one; -c and compare take their names
   COMMAND --help            all options of a command
@@ -51,17 +52,8 @@ SAID: Final = {
 NUMBERS: Final = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 USE: Final = ("encode", "score", "search")
 COMMANDS: Final = (
-    "fit",
-    "validate",
-    "test",
-    "predict",
-    "compare",
-    "report",
-    "ls",
-    "configs",
-    *USE,
-    "evaluate",
-    "export",
+    *("fit", "validate", "test", "predict", "compare", "report", "ls", "configs"),
+    *(*USE, "evaluate", "mine", "export"),
 )
 
 
@@ -121,6 +113,10 @@ def _dispatch(arguments: list[str]) -> int:
         from embedlab.use.evaluate import main as evaluate
 
         return evaluate(rest)
+    if command == "mine":
+        from embedlab.retrieval.mining import main as mine
+
+        return mine(rest)
     if command in USE:
         from embedlab.use import commands
 

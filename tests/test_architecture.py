@@ -54,7 +54,7 @@ LAW: dict[str, set[str]] = {
     },
     "export": {"arguments", "backbone", "errors", "packing", "pooling", "runs", "strategies", "use"},
     "use": {"arguments", "errors", "report", "resources", "retrieval", "runs", "strategies", "training", "yaml_files"},
-    "retrieval": {"errors", "resources"},
+    "retrieval": {"arguments", "errors"},
     "report": {"arguments", "errors", "runs", "yaml_files"},
     "precheck": {"errors", "yaml_files"},
     "study": {"arguments", "configs", "errors", "precheck", "report", "resources", "runs", "yaml_files"},

@@ -90,7 +90,7 @@ COMMANDS = {
     ),
     "embedlab ls": Entry("Tfidf"),
     "embedlab encode RUN docs.jsonl -o vectors.npy": Entry(
-        "3 vectors: vectors.npy", "", {"RUN": USED}, "a run that is there", "vectors.npy"
+        "4 vectors: vectors.npy", "", {"RUN": USED}, "a run that is there", "vectors.npy"
     ),
     "embedlab score RUN pairs.csv -o scores.csv": Entry(
         "2 scores: scores.csv", "", {"RUN": USED}, "a run that is there", "scores.csv"
@@ -102,6 +102,7 @@ COMMANDS = {
     "embedlab evaluate bm25 --retrieval scifact --rerank RUN --top-k 100": Entry(
         "./used over bm25", "", {"RUN": "./used"}, "a run that is there"
     ),
+    "embedlab mine scifact -o triplets.jsonl": Entry("1 triplets: triplets.jsonl", writes="triplets.jsonl"),
     "embedlab export RUN my-embedder": Entry(
         "sentence-transformers: my-embedder", "", {"RUN": "./used"}, "a run that is there", "my-embedder/modules.json"
     ),
@@ -200,14 +201,15 @@ def place(tmp_path_factory: pytest.TempPathFactory, decoder_folder: Callable[[st
     shutil.copy(folder / USED / "config.yaml", folder)
     words = shlex.split(f"fit -c protocol -c strategies/lora_bi -c backbones/smollm2-135m {SMALL} --run_dir used")
     processes.run(folder, [word.replace("DECODER", str(decoder_folder("llama"))) for word in words])
-    texts = ["birds sing", "planes fly by their wings", "dogs bark"]
+    texts = ["birds sing", "planes fly by their wings", "dogs bark", "birds fly too"]
     (folder / "docs.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     (folder / "scifact" / "qrels").mkdir(parents=True)
     (folder / "scifact" / "corpus.jsonl").write_text(
         "\n".join(json.dumps({"_id": f"d{n}", "title": "", "text": text}) for n, text in enumerate(texts))
     )
     (folder / "scifact" / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "how planes fly"}))
-    (folder / "scifact" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td1\t1\n")
+    for split in ("train", "test"):
+        (folder / "scifact" / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\nq\td1\t1\n")
     (folder / "pairs.csv").write_text("sentence1,sentence2\nbirds sing,dogs bark\ndogs bark,dogs\n")
     return folder
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import json
 import math
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embedlab import cli
+from embedlab.data import Source
 from embedlab.errors import UserError
 from embedlab.retrieval import files
 from embedlab.retrieval.bm25 import BM25, mine
@@ -587,3 +591,70 @@ def rows() -> Iterator[str]:
 
 def test_a_corpus_may_be_an_iterator() -> None:
     assert BM25(rows()).scores("hen").tolist() == BM25(TEXTS).scores("hen").tolist()
+
+
+# The command that mines -------------------------------------------------------------------------------------
+
+
+def mined(*words: str) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = cli.main(["mine", *words])
+    return status, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def nouns(tmp_path: Path) -> Path:
+    folder = tmp_path / "nouns"
+    (folder / "qrels").mkdir(parents=True)
+    texts = [
+        "a man sees a dog",
+        "a dog sees a man",
+        "cats sleep",
+        "the dog barks at a cat",
+        "a dog sees a  MAN",
+        "horses run",
+    ]
+    documents = [{"_id": f"d{n}", "title": "On" if n == 3 else "", "text": text} for n, text in enumerate(texts)]
+    queries = [{"_id": f"q{n}", "text": text} for n, text in enumerate(["a dog and a man", "cats"])]
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    rows = ["query-id\tcorpus-id\tscore", "q0\td1\t1", "q0\td3\t2", "q0\td5\t0", "q1\td2\t1"]
+    (folder / "qrels" / "train.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_every_relevant_document_makes_a_triplet(nouns: Path, tmp_path: Path) -> None:
+    out = tmp_path / "t.jsonl"
+    status, told, _ = mined(str(nouns), "-o", str(out))
+    assert status == 0
+    assert told == f"2 triplets: {out}, 1 of 2 queries left out, for which BM25 finds too few\n"
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["positive"] for row in rows] == ["a dog sees a man", "On the dog barks at a cat"]
+    # d1 and d4 are one text but for white space and case, and relevant; d0 is the only other with a word of the query.
+    assert {row["negative"] for row in rows} == {"a man sees a dog"}
+    assert {row["negative_ids"] for row in rows} == {"d0"}
+    data = Source(str(out), columns={"anchor": "anchor", "positive": "positive", "negative": "negative"}).read()
+    assert (data.kind, len(data)) == ("triplets", 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("DIR -o t.csv", "`--out` must end in .jsonl, got t.csv"),
+        ("DIR -o DIR/corpus.jsonl", "`--out` must be a new file"),
+        ("DIR -o no/t.jsonl", "`--out` must lie in a folder that is there"),
+        ("DIR -o t.jsonl --split dev", "`split` must name a file of"),
+        ("DIR -o t.jsonl --number 0", "`--number` must be at least 1"),
+        ("DIR -o t.jsonl --number 5", "`--number` must be such that BM25 finds so many"),
+        ("gone -o t.jsonl", "must be a BEIR folder or a hub id"),
+    ],
+)
+def test_odd_mining_is_answered_in_a_sentence(
+    nouns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = mined(*words.replace("DIR", str(nouns)).split())
+    assert (status, out) == (2, "")
+    assert said in err
+    assert [path.name for path in tmp_path.iterdir()] == ["nouns"]
