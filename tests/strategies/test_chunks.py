@@ -124,6 +124,21 @@ def test_chunks_go_with_padding_and_with_checkpoints_of_blocks(
     assert off(cached[1], held[1]) < RELATIVE
 
 
+def test_chunks_go_with_mixed_precision_of_the_trainer(decoder_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mixed() -> Any:
+        strategy = build(decoder_folder("gpt2"), "full", 3, dropout=True)
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = strategy.loss(BATCHES["triplets"])
+        return gradients(strategy, loss)
+
+    cached = mixed()
+    hold_all(monkeypatch)
+    held = mixed()
+    assert cached[0] == held[0]
+    assert off(cached[1], held[1]) < RELATIVE
+
+
 class Step(nn.Module):
     """The loss as a forward, for data-parallel training."""
 
