@@ -22,7 +22,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-__all__ = ["Group", "PackedBatch", "distinct_texts", "pack", "token_batches"]
+__all__ = ["Group", "PackedBatch", "distinct_texts", "even_batches", "pack", "token_batches"]
 
 # Texts join a group while its rectangle holds at most this many places per token. Attention over short texts is bound
 # by the number of calls, not by their size: docs/tried.md has the times of 1.0 (equal lengths only) to 4.0.
@@ -175,6 +175,26 @@ def distinct_texts(id_lists: Sequence[Sequence[int]]) -> tuple[list[tuple[int, .
     numbers: dict[tuple[int, ...], int] = {}
     back = [numbers.setdefault(tuple(ids), len(numbers)) for ids in id_lists]
     return list(numbers), back
+
+
+def even_batches(lengths: Sequence[int], number: int) -> list[list[int]]:
+    """Deal texts out to batches of at most `number` texts, which are alike in size.
+
+    Dealt by length, every batch has its share of long texts, so that none takes much more memory than another.
+
+    Args:
+        lengths: Tokens of each text.
+        number: Most texts of a batch.
+
+    Returns:
+        Indices of the texts of each batch, shortest texts first.
+
+    >>> even_batches([5, 2, 9, 3, 4], number=2)
+    [[1, 0], [3, 2], [4]]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    batches = -(-len(order) // number)
+    return [order[first::batches] for first in range(batches)]
 
 
 def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = [
     path.stem
     for path in sorted((ROOT / "benchmarks").glob("[!_]*.py"))
-    if path.stem not in ("measure", "growth", "shares", "numerics")
+    if path.stem not in ("measure", "growth", "shares", "numerics", "training_memory")
 ]
 
 
@@ -38,6 +38,11 @@ def test_a_benchmark_compares(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_growth_is_told_for_every_size() -> None:
     assert _run("growth").count("tokens/s") == 6
+
+
+@pytest.mark.slow
+def test_memory_of_training_is_told_for_every_batch() -> None:
+    assert _run("training_memory").count("held before") == 7
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from embedlab.backbone.hooks import FINAL, Layer
 from embedlab.backbone.likelihood import log_probabilities, shared_passes
@@ -21,7 +22,7 @@ from embedlab.backbone.reader import Reader
 from embedlab.backbone.tokenization import BeginOfText, Tokenization
 from embedlab.backbone.tuning import Frozen, Tuning
 from embedlab.errors import UserError
-from embedlab.packing import PackedBatch, distinct_texts, pack, token_batches
+from embedlab.packing import PackedBatch, distinct_texts, even_batches, pack, token_batches
 from embedlab.pooling import Pooling
 
 __all__ = ["FINAL", "Backbone", "Layer"]
@@ -162,6 +163,7 @@ class Backbone(nn.Module):
         layers: Sequence[Layer] = (FINAL,),
         prefix: Sequence[int] = (),
         suffix: Sequence[int] = (),
+        chunk_size: int | None = None,
     ) -> Tensor:
         """Pool the hidden states of texts at some layers.
 
@@ -174,6 +176,8 @@ class Backbone(nn.Module):
             layers: States to pool: 0 is the embedding output, l the output of block l, FINAL that of the final norm.
             prefix: Token ids put before each text; the token of `begin_of_text` is not repeated if they begin with it.
             suffix: Token ids put after each text.
+            chunk_size: Texts of a chunk where the decoder learns: of each only the vectors are kept, and the backward pass
+                computes it again, with the same dropout, in the memory of one; None is one pass over all texts.
 
         Returns:
             One vector per text and layer, (B, len(layers), D), float32, in the order of the texts.
@@ -183,27 +187,19 @@ class Backbone(nn.Module):
         learning = self.trains and torch.is_grad_enabled()
         poolings = [_one_each(own) for own in ([pooling] * len(layers) if callable(pooling) else pooling)]
         (distinct, back), pooled, order = distinct_texts(ids), [], list[int]()
-        budget = sum(map(len, distinct)) if learning else _budget(self.tokens_per_pass, self.device)
-        for chosen in token_batches([len(own) for own in distinct], budget):
+        run = _recomputed if learning and chunk_size else _pooled
+        lengths, budget = list(map(len, distinct)), _budget(self.tokens_per_pass, self.device)
+        chunks = even_batches(lengths, chunk_size or len(lengths)) if learning else token_batches(lengths, budget)
+        for chosen in chunks:
             batch = self._pack([distinct[i] for i in chosen])
             self.trained_tokens += len(batch.ids) if learning else 0
-            pooled.append(self._pooled(batch, poolings, layers))
+            pooled.append(run(self.reader, batch, poolings, layers))
             order += chosen
         where = torch.tensor(order, device=self.device).argsort()
         return torch.cat(pooled)[where[torch.tensor(back, device=self.device)]]
 
     def _pack(self, ids: Sequence[Sequence[int]], parents: Sequence[int] = ()) -> PackedBatch:
         return pack(ids, self.tokenization.content.to(self.device), parents)
-
-    def _pooled(self, batch: PackedBatch, poolings: Sequence[Pooling], layers: Sequence[Layer]) -> Tensor:
-        """Pool the states of a batch while the decoder runs, (B, len(layers), D)."""
-        found: dict[int, Tensor] = {}
-
-        def see(layer: Layer, states: Tensor) -> None:
-            found.update((n, poolings[n](states, batch)) for n, own in enumerate(layers) if own == layer)
-
-        self.reader.run(batch, list(dict.fromkeys(layers)), see)
-        return torch.stack([found[n] for n in range(len(layers))], dim=1)
 
     @property
     def device(self) -> torch.device:
@@ -228,7 +224,8 @@ class Backbone(nn.Module):
         scores: dict[int, Tensor] = {}
         budget = _budget(self.tokens_per_pass, self.device)
         for plan in shared_passes(contexts, targets, budget, self.reader.way == "packed"):
-            states = self._pooled(self._pack(plan.texts, plan.parents), [lambda own, _: own], (FINAL,))[:, 0]
+            batch = self._pack(plan.texts, plan.parents)
+            states = _pooled(self.reader, batch, [lambda own, _: own], (FINAL,))[:, 0]
             scores |= log_probabilities(plan, states, targets, self.reader.logits)
         return [scores[i] for i in range(len(contexts))]
 
@@ -244,6 +241,28 @@ def _dtype(wish: str | torch.dtype) -> torch.dtype:
 def _budget(wish: int | None, device: torch.device) -> int:
     """Return how many tokens a pass takes at most, unless one text alone is longer."""
     return wish or (TOKENS_ON_PROCESSOR if device.type == "cpu" else TOKENS_ON_GPU)
+
+
+def _pooled(reader: Reader, batch: PackedBatch, poolings: Sequence[Pooling], layers: Sequence[Layer]) -> Tensor:
+    """Pool the states of a batch while the decoder runs, (B, len(layers), D)."""
+    found: dict[int, Tensor] = {}
+
+    def see(layer: Layer, states: Tensor) -> None:
+        found.update((n, poolings[n](states, batch)) for n, own in enumerate(layers) if own == layer)
+
+    reader.run(batch, list(dict.fromkeys(layers)), see)
+    return torch.stack([found[n] for n in range(len(layers))], dim=1)
+
+
+def _recomputed(reader: Reader, batch: PackedBatch, poolings: Sequence[Pooling], layers: Sequence[Layer]) -> Tensor:
+    """Pool the states of a batch and keep nothing else; the backward pass computes them again, then forgets them.
+
+    The gradient is that of one graph over all batches: the loss sees the vectors of all of them, random numbers and
+    autocast are as they were, and processes that share the weights exchange gradients once.
+    """
+    # Random numbers are restored on the devices of the tensors among the arguments, so one is passed.
+    vectors: Tensor = checkpoint(lambda ids: _pooled(reader, batch, poolings, layers), batch.ids, use_reentrant=False)
+    return vectors
 
 
 def _listed(texts: Sequence[str]) -> Sequence[str]:

@@ -172,7 +172,7 @@ class DataModule(LightningDataModule):
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
     def train_dataloader(self) -> TrainLoader:
-        """Shuffle the training rows; the order follows from seed and epoch."""
+        """Shuffle the training rows; the order follows from seed and epoch. Triplets with a text in common do not meet."""
         self.setup("fit")
         rank, world = self._process()
         rows = self._rows["train"]
@@ -187,7 +187,8 @@ class DataModule(LightningDataModule):
                 f"`data.drop_last` must be true where the last batch has fewer rows than there are processes, got "
                 f"{len(rows) % self.batch_size} for {world}; set it, or another `data.batch_size`."
             )
-        return TrainLoader(len(rows), _collate(rows), self.batch_size, self.seed, self.drop_last, rank, world)
+        apart = rows.shared if rows.kind == "triplets" else None  # there each row's texts are negatives of the others
+        return TrainLoader(len(rows), _collate(rows), self.batch_size, self.seed, self.drop_last, rank, world, apart)
 
     def _scored(self, name: str) -> DataLoader[Any]:
         rows = self._rows[name]

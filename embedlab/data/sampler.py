@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, final
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+from embedlab.data.apart import batches_apart
 
 __all__ = ["Indices", "TrainLoader", "shard"]
 
@@ -36,10 +38,19 @@ class Indices(Dataset[int]):
 
 @final
 class _Epochs:
-    """Batches of row numbers; their order is a function of seed and epoch alone."""
+    """Batches of row numbers; their order is a function of rows, seed and epoch alone."""
 
-    def __init__(self, size: int, batch_size: int, seed: int, drop_last: bool, rank: int, world: int) -> None:
-        self.size, self.batch_size, self.seed = size, batch_size, seed
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        drop_last: bool,
+        rank: int,
+        world: int,
+        apart: Sequence[Sequence[int]] | None,
+    ) -> None:
+        self.size, self.batch_size, self.seed, self.apart = size, batch_size, seed, apart
         self.rank, self.world = rank, world
         self.drop_last = drop_last and size >= batch_size
         self.epoch = self.skip = 0
@@ -56,8 +67,14 @@ class _Epochs:
         skip, self.skip = self.skip, 0
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.size, generator=generator).tolist()
-        for number in range(skip, len(self)):
-            yield shard(order[number * self.batch_size : (number + 1) * self.batch_size], self.rank, self.world)
+        starts = range(0, len(self) * self.batch_size, self.batch_size)
+        if self.apart is None:
+            batches = [order[start : start + self.batch_size] for start in starts]
+        else:
+            sizes = [min(self.batch_size, self.size - start) for start in starts]
+            batches = batches_apart(order, self.apart, sizes)
+        for batch in batches[skip:]:
+            yield shard(batch, self.rank, self.world)
 
 
 @final
@@ -72,6 +89,8 @@ class TrainLoader(DataLoader[Any]):
         drop_last: Whether an incomplete last batch is left out, unless it is the only one.
         rank: This process.
         world: Number of processes; each sees its own rows.
+        apart: For every row, numbers of texts; rows with the same number stay out of one batch where they can. None lets
+            them meet.
     """
 
     def __init__(
@@ -83,8 +102,9 @@ class TrainLoader(DataLoader[Any]):
         drop_last: bool = True,
         rank: int = 0,
         world: int = 1,
+        apart: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        self.epochs = _Epochs(size, batch_size, seed, drop_last, rank, world)
+        self.epochs = _Epochs(size, batch_size, seed, drop_last, rank, world, apart)
         self.position = 0
         # A generator of its own: otherwise each pass would draw from the global one, and a resumed run differ.
         own = torch.Generator().manual_seed(0)

@@ -6,11 +6,13 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import NoneType
 from typing import Any
 
+from embedlab.data.apart import shared_texts
 from embedlab.data.batches import Side
 from embedlab.data.readers import BUILT_IN, Table, read_table
 from embedlab.errors import UserError, did_you_mean
@@ -64,10 +66,17 @@ class Rows:
         content = json.dumps([self.kind, self.texts, self.score, self.meta], ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
+    @cached_property
+    def shared(self) -> list[tuple[int, ...]]:
+        """For each row, numbers of the texts that other rows hold too."""
+        return shared_texts([[text for own in row for text in own] for row in self._by_row()])
+
     def all_texts(self) -> list[str]:
         """Return the distinct texts, in the order they are first seen, row by row."""
-        columns = list(self.texts.values())
-        return list(dict.fromkeys(text for row in zip(*columns, strict=True) for own in row for text in own))
+        return list(dict.fromkeys(text for row in self._by_row() for own in row for text in own))
+
+    def _by_row(self) -> Iterator[tuple[list[str], ...]]:
+        return zip(*self.texts.values(), strict=True)
 
 
 @dataclass

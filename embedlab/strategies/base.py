@@ -229,10 +229,21 @@ class Trainable(EmbeddingStrategy, ABC):
     needs: ClassVar[Mapping[str, type]] = {"plan": Training}
     learns_from: ClassVar[tuple[type, ...]] = (Pairs, Triplets)
     _stage: Stage | None = None
+    _rows = 0  # of the batch whose training step is running
 
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
         """Return the loss of a batch of one of the classes in `learns_from`, a scalar ()."""
+
+    def compares_rows(self, batch: Batch) -> bool:  # of most losses the mean over rows is taken
+        """Tell whether the loss of such a batch compares its rows; then accumulating gradients is refused."""
+        return False
+
+    @final
+    def record(self, name: str, value: Tensor | float) -> None:
+        """Log a number beside the loss of the training step that is running; outside of one, do nothing."""
+        if self._rows:
+            self.log(f"{self.stage or 'train'}/{name}", value, batch_size=self._rows)
 
     def stages(self) -> tuple[Stage, ...]:
         """Return the pretraining stages, in the order they run; () for none."""
@@ -251,7 +262,9 @@ class Trainable(EmbeddingStrategy, ABC):
     @final
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log and return the loss of a batch, ()."""
+        self._rows = len(batch)
         loss = contract.loss_of(self.loss if self._stage is None else self._stage.loss, batch)
+        self._rows = 0
         self.log(f"{self.stage or 'train'}/loss", loss, batch_size=len(batch), prog_bar=True)
         return loss
 

@@ -22,6 +22,7 @@ __all__ = ["built", "check_class", "loss_of", "train_texts"]
 
 # How the methods that a strategy may define are called: arguments that are always given, and those given at times.
 CALLS: Final = {
+    "compares_rows": (("batch",), ()),
     "configure_model": ((), ()),
     "embed": (("texts",), ("role",)),
     "loss": (("batch",), ()),

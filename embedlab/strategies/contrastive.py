@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from embedlab.backbone.tuning import Frozen, Tuning
 from embedlab.data import Pairs, Triplets
 from embedlab.distributed import gather, gather_lists
 from embedlab.errors import UserError
 from embedlab.losses import PairLoss, multiple_negatives_ranking
-from embedlab.strategies.base import Embedder
+from embedlab.strategies.base import Batch, Embedder, Trainable
 
-__all__ = ["contrastive_loss"]
+__all__ = ["check_chunk_size", "compares_rows", "contrastive_loss"]
 
 
 def contrastive_loss(strategy: Embedder, batch: Pairs | Triplets, pair_loss: PairLoss, scale: float) -> Tensor:
@@ -22,8 +24,9 @@ def contrastive_loss(strategy: Embedder, batch: Pairs | Triplets, pair_loss: Pai
 
     In ranking, the candidates of every anchor are all positives and all hard negatives of the batch. A candidate whose
     text equals the anchor or its positive is masked. Where several processes share a batch, each computes the loss of
-    the whole batch.
-    Differs from the paper: SGPT's loader keeps equal texts out of a batch instead.
+    the whole batch. How many negatives an anchor has, on average, is logged as `train/negatives`.
+    Differs from the paper: SGPT's loader keeps equal texts out of a batch, as ours does where the rows allow it; what is
+    left is masked.
 
     Args:
         strategy: Embeds the texts; of triplets, anchors as queries and candidates as documents.
@@ -40,11 +43,57 @@ def contrastive_loss(strategy: Embedder, batch: Pairs | Triplets, pair_loss: Pai
     anchor = functional.normalize(strategy.embed(batch.anchor, "query"), dim=-1)
     vectors = functional.normalize(strategy.embed([*batch.positive, *hard], "document"), dim=-1)
     anchor, positive, negative = (gather(own) for own in (anchor, vectors[: len(batch)], vectors[len(batch) :]))
-    pairs = gather_lists(list(zip(batch.anchor, batch.positive, strict=True)))
-    candidates = [*(text for _, text in pairs), *gather_lists(hard)]
-    same = torch.tensor([[text in pair for text in candidates] for pair in pairs], device=anchor.device)
-    label = torch.arange(len(pairs), device=anchor.device)
+    numbers: dict[str, int] = {}
+    anchors, positives, negatives = (
+        _numbered(gather_lists(own), numbers).to(anchor.device) for own in (batch.anchor, batch.positive, hard)
+    )
+    candidates = torch.cat([positives, negatives])
+    same = (candidates == anchors[:, None]) | (candidates == positives[:, None])
+    if isinstance(strategy, Trainable):
+        strategy.record("negatives", (~same).sum() / len(same))
+    label = torch.arange(len(same), device=anchor.device)
     return multiple_negatives_ranking(anchor, torch.cat([positive, negative]), label, same, scale)
+
+
+def compares_rows(batch: Batch, pair_loss: PairLoss) -> bool:
+    """Tell whether the loss of a batch is more than the mean over its rows, so that smaller batches cannot stand for it.
+
+    The ranking of triplets is, as rows are each other's negatives; of the losses on scored pairs those are whose value
+    for four pairs is not the mean of the values for two and two, as that of CoSENT, which compares pairs.
+
+    Args:
+        batch: Some batch of the training.
+        pair_loss: The loss on scored pairs.
+
+    >>> compares_rows(Pairs([], []), functional.mse_loss)
+    False
+    """
+    if not isinstance(batch, Pairs):
+        return True
+    cosine, gold = torch.tensor([0.9, 0.1, 0.6, 0.3]), torch.tensor([0.2, 0.7, 1.0, 0.5])
+    halves = [_scalar(pair_loss, cosine[own], gold[own]) for own in (slice(2), slice(2, 4))]
+    return not torch.isclose(_scalar(pair_loss, cosine, gold), torch.stack(halves).mean(), rtol=1e-4)
+
+
+def check_chunk_size(chunk_size: int | None, tuning: Tuning) -> None:
+    """Refuse a size of chunks that is none, or that would change nothing.
+
+    Raises:
+        UserError: If it is below 1, or given for a decoder that holds no activations as it does not train.
+    """
+    if chunk_size is not None and chunk_size < 1:
+        raise UserError(
+            f"`chunk_size` must be at least 1 text, got {chunk_size}; leave it out to compute a batch in one pass."
+        )
+    if chunk_size is not None and isinstance(tuning, Frozen):
+        raise UserError(
+            f"`chunk_size` must be left out where `tuning` is Frozen, as no activations are held, got {chunk_size}; leave it out."
+        )
+
+
+def _numbered(texts: Sequence[str], numbers: dict[str, int]) -> Tensor:
+    """Return a number for each text, equal for equal texts, (B,); new texts are added to `numbers`."""
+    return torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts], dtype=torch.long)
 
 
 def _scalar(pair_loss: PairLoss, cosine: Tensor, gold: Tensor) -> Tensor:

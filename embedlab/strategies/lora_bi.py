@@ -21,8 +21,8 @@ from embedlab.data import Pairs, Triplets
 from embedlab.errors import UserError
 from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
-from embedlab.strategies.base import Embedder, Recipe, Role, Trainable, Training
-from embedlab.strategies.contrastive import contrastive_loss
+from embedlab.strategies.base import Batch, Embedder, Recipe, Role, Trainable, Training
+from embedlab.strategies.contrastive import check_chunk_size, compares_rows, contrastive_loss
 
 __all__ = ["LoRABiEncoder"]
 
@@ -44,6 +44,7 @@ class LoRABiEncoder(Trainable, Embedder):
         pooling: From token states to one vector.
         pair_loss: Loss on scored pairs, from cosines and gold scores.
         scale: Inverse temperature of the ranking loss on triplets.
+        chunk_size: Texts whose activations are held at a time (gradient caching); None holds those of a batch.
         training: Learning rate, decay, warm-up and clipping.
     """
 
@@ -60,6 +61,7 @@ class LoRABiEncoder(Trainable, Embedder):
         pooling: Pooling = pooling.weighted_mean,
         pair_loss: PairLoss = losses.cosent,
         scale: float = 20.0,
+        chunk_size: int | None = None,
         training: Training = TRAINING,
     ) -> None:
         super().__init__()
@@ -72,7 +74,9 @@ class LoRABiEncoder(Trainable, Embedder):
                 raise UserError(f"`{name}` must be positive and finite, got {factor}.")
         self.backbone: Backbone = backbone
         self.tuning = LoRA(rank, alpha, dropout, targets)
-        self.pooling, self.pair_loss, self.scale, self.plan = pooling, pair_loss, scale, training
+        check_chunk_size(chunk_size, self.tuning)
+        self.pooling, self.chunk_size = pooling, chunk_size
+        self.pair_loss, self.scale, self.plan = pair_loss, scale, training
 
     def configure_model(self) -> None:
         """Load the decoder and add the adapters."""
@@ -80,7 +84,7 @@ class LoRABiEncoder(Trainable, Embedder):
 
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
         """Pool the final hidden states of texts, (B, D), the same in either role."""
-        return self.backbone.pool(texts, self.pooling)[:, 0]
+        return self.backbone.pool(texts, self.pooling, chunk_size=self.chunk_size)[:, 0]
 
     def recipe(self) -> Recipe:
         """Return its pooling; the adapters belong to the decoder."""
@@ -89,3 +93,7 @@ class LoRABiEncoder(Trainable, Embedder):
     def loss(self, batch: Pairs | Triplets) -> Tensor:
         """Return the pair loss of scored pairs, or the ranking loss of triplets, ()."""
         return contrastive_loss(self, batch, self.pair_loss, self.scale)
+
+    def compares_rows(self, batch: Batch) -> bool:
+        """Tell whether the loss of such a batch compares its rows, as that of triplets does."""
+        return compares_rows(batch, self.pair_loss)

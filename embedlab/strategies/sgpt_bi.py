@@ -5,7 +5,9 @@ Muennighoff, 2022. SGPT: GPT Sentence Embeddings for Semantic Search. arXiv:2202
     v = sum_i w_i h_i,   w_i = i / sum_j j                                              (equation 2)
     J = -1/B sum_i log  exp(20 cos(q_i, d_i)) / sum_j exp(20 cos(q_i, d_j))             (equation 3)
 
-For search, queries and documents are marked by brackets, [query] and {document}, as token ids.
+For search, queries and documents are marked by brackets, [query] and {document}, as token ids. Batches are large by
+gradient caching: Gao et al., 2021. Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup.
+arXiv:2101.06983, section 3.
 """
 
 from __future__ import annotations
@@ -14,17 +16,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from embedlab import losses, pooling
 from embedlab.backbone import Backbone
-from embedlab.backbone.tuning import BitFit, Tuning
+from embedlab.backbone.tuning import BitFit, Frozen, Tuning
 from embedlab.data import Pairs, Triplets
 from embedlab.errors import UserError
 from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
-from embedlab.strategies.base import Embedder, Recipe, Role, Trainable, Training
-from embedlab.strategies.contrastive import contrastive_loss
+from embedlab.strategies.base import Batch, Embedder, Recipe, Role, Trainable, Training
+from embedlab.strategies.contrastive import check_chunk_size, compares_rows, contrastive_loss
 from embedlab.strategies.published import published
 
 __all__ = ["SGPTBiEncoder"]
@@ -49,13 +51,15 @@ class SGPTBiEncoder(Trainable, Embedder):
         pooling: From token states to one vector.
         brackets: Whether queries and documents are put in brackets, in training and in scoring.
         tuning: What trains in the decoder; None is BitFit.
+        linear: Width of a linear layer on the pooled vector, which trains too; None is no layer.
         pair_loss: Loss on scored pairs, from cosines and gold scores.
         scale: Inverse temperature of the ranking loss on triplets.
+        chunk_size: Texts whose activations are held at a time (gradient caching); None holds those of a batch.
         training: Settings of the optimiser. A learning rate of None is the published one where the decoder has biases,
             and a higher one where zero biases are added.
     """
 
-    paper = published("section 4.1", pooling=pooling.weighted_mean, tuning="BitFit") | published(
+    paper = published("section 4.1", pooling=pooling.weighted_mean, tuning="BitFit", linear=None) | published(
         "the authors' script",
         scale=SCALE,
         training__weight_decay=0.01,
@@ -66,7 +70,7 @@ class SGPTBiEncoder(Trainable, Embedder):
     )
     departures = (
         "scored pairs are not trained on in the paper, the loss on them is ours",
-        "of equal texts in a batch none is a negative of the other; the authors keep them out of a batch",
+        "of equal texts that a batch cannot do without none is a negative of the other; the authors allow none",
     )
 
     def __init__(
@@ -75,14 +79,23 @@ class SGPTBiEncoder(Trainable, Embedder):
         pooling: Pooling = pooling.weighted_mean,
         brackets: bool = False,
         tuning: Tuning | None = None,
+        linear: int | None = None,
         pair_loss: PairLoss = losses.cosent,
         scale: float = SCALE,
+        chunk_size: int | None = None,
         training: Training = TRAINING,
     ) -> None:
         super().__init__()
         if not 0 < scale < float("inf"):
             raise UserError(f"`scale` must be positive and finite, got {scale}.")
         tuning = tuning or BitFit()
+        check_chunk_size(chunk_size, tuning)
+        if linear is not None and linear < 1:
+            raise UserError(f"`linear` must be at least 1, got {linear}; leave it out for no layer.")
+        if linear is None and isinstance(tuning, Frozen):
+            raise UserError(
+                "`linear` must be given where `tuning` is Frozen, or nothing would train, got none; set it, such as to 768."
+            )
         if training.learning_rate is None and not isinstance(tuning, BitFit):
             raise UserError(
                 f"`training.learning_rate` must be given where `tuning` is {type(tuning).__name__}, got none; only that "
@@ -90,7 +103,8 @@ class SGPTBiEncoder(Trainable, Embedder):
             )
         self.compare_with_paper(locals())
         self.backbone: Backbone = backbone
-        self.pooling, self.brackets, self.tuning = pooling, brackets, tuning
+        self.pooling, self.brackets, self.tuning, self.chunk_size = pooling, brackets, tuning, chunk_size
+        self.linear = nn.Identity() if linear is None else nn.Linear(backbone.width, linear)
         self.symmetric = not brackets
         self.pair_loss, self.scale, self.plan, self.decided = pair_loss, scale, training, False
 
@@ -104,13 +118,16 @@ class SGPTBiEncoder(Trainable, Embedder):
             self.compare_with_paper({"training": self.plan}, published("the NLI models", training__learning_rate=RATE))
 
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
-        """Pool the final hidden states of texts, in the brackets of their role, (B, D)."""
+        """Pool the final hidden states of texts, in the brackets of their role, (B, D), or (B, linear)."""
         prefix, suffix = self._bracket_ids(role)
-        return self.backbone.pool(texts, self.pooling, prefix=prefix, suffix=suffix)[:, 0]
+        vectors = self.backbone.pool(texts, self.pooling, prefix=prefix, suffix=suffix, chunk_size=self.chunk_size)
+        projected: Tensor = self.linear(vectors[:, 0])
+        return projected
 
     def recipe(self) -> Recipe:
         """Return its pooling and brackets; what was tuned belongs to the decoder."""
-        return Recipe(self.pooling, around="brackets" if self.brackets else None)
+        own = {} if isinstance(self.linear, nn.Identity) else {"weight": self.linear.weight, "bias": self.linear.bias}
+        return Recipe(self.pooling, around="brackets" if self.brackets else None, **own)
 
     def loss(self, batch: Pairs | Triplets) -> Tensor:
         """Return the ranking loss of triplets (equation 3), or the pair loss of scored pairs, ().
@@ -119,6 +136,10 @@ class SGPTBiEncoder(Trainable, Embedder):
         STS-B.
         """
         return contrastive_loss(self, batch, self.pair_loss, self.scale)
+
+    def compares_rows(self, batch: Batch) -> bool:
+        """Tell whether the loss of such a batch compares its rows, as that of triplets does."""
+        return compares_rows(batch, self.pair_loss)
 
     def _bracket_ids(self, role: Role | None) -> tuple[list[int], list[int]]:
         """Look up the ids of a role's brackets; a single token each, so that they never merge with the text."""

@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.strategies import StrategyRegistry
 
 from embedlab import runs
 from embedlab.data import DataModule
 from embedlab.errors import UserError, did_you_mean
-from embedlab.strategies.base import Trainable
+from embedlab.strategies.base import Batch, Trainable
 from embedlab.training.values import check_groups
 
 __all__ = ["check_request", "check_training", "learned", "trainer_fault"]
@@ -198,6 +199,14 @@ def check_training(strategy: Trainable, data: DataModule, trainer: Trainer) -> N
         raise UserError(
             f"`data.train` must give {kinds} to {type(strategy).__name__}, got {type(batch).__name__.lower()}; "
             "name other columns or another source."
+        )
+    schedules = [own.scheduling.values() for own in trainer.callbacks if isinstance(own, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
+    batches = max([trainer.accumulate_grad_batches, *(number for own in schedules for number in own)])
+    if batches > 1 and strategy.compares_rows(cast(Batch, batch)):
+        raise UserError(
+            f"`trainer.accumulate_grad_batches` must be 1 for {type(strategy).__name__} here, whose loss compares the rows of a "
+            f"batch, and not those of accumulated ones, got {batches}; set `data.batch_size` {batches * data.batch_size} "
+            "instead, and `model.chunk_size` to keep the memory."
         )
 
 

@@ -29,10 +29,10 @@ def members(annotation: Any) -> list[Any]:
 
 
 def filled(annotation: Any) -> Any:
-    """Build a value of a type: strings are "x", dataclasses get what they need."""
-    kind = next(own for own in members(annotation) if own is str or dataclasses.is_dataclass(own))
-    if kind is str:
-        return "x"
+    """Build a value of a type: strings are "x", numbers 3, dataclasses get what they need."""
+    kind = next(own for own in members(annotation) if own in (str, int) or dataclasses.is_dataclass(own))
+    if kind in (str, int):
+        return "x" if kind is str else 3
     hints = typing.get_type_hints(kind)
     needed = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
     return kind(**{name: filled(hints[name]) for name in needed})

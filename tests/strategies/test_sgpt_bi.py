@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedlab.backbone import Backbone
-from embedlab.backbone.tuning import BitFit, Full
+from embedlab.backbone.tuning import BitFit, Frozen, Full
 from embedlab.data import DataModule, Pairs, Source, Triplets
 from embedlab.errors import UserError
 from embedlab.strategies.base import Embedder, Role, Training
@@ -106,3 +106,24 @@ def test_the_rate_is_the_published_one_only_for_biases_that_were_trained(decoder
     assert sum("training.learning_rate 0.0001 instead of 0.00032" in note for note in asked.notes) == 1
     with pytest.raises(UserError, match="`training.learning_rate` must be given where `tuning` is Full"):
         SGPTBiEncoder(Backbone(str(decoder_folder("gpt2"))), tuning=Full())
+
+
+def test_a_linear_layer_trains_alone_on_a_frozen_decoder(decoder_folder: Callable[[str], Path]) -> None:
+    own = build(decoder_folder("llama"), tuning=Frozen(), linear=7, training=Training(learning_rate=1e-3))
+    assert {name for name, p in own.named_parameters() if p.requires_grad} == {"linear.weight", "linear.bias"}
+    assert own.embed(TEXTS).shape == (8, 7)
+    own.loss(Triplets(FIRST, SECOND, [[] for _ in FIRST])).backward()
+    assert own.linear.weight.grad.any()
+    assert own.backbone.trained_tokens == 0
+    assert {note.removeprefix("differs from the paper: ") for note in own.notes} >= {
+        "tuning Frozen instead of BitFit (section 4.1)",
+        "linear 7 instead of null (section 4.1)",
+    }
+    checkpoint: dict[str, Any] = {"state_dict": dict(own.state_dict())}
+    own.on_save_checkpoint(checkpoint)
+    assert {"linear.weight", "linear.bias"} <= set(checkpoint["state_dict"])
+    backbone = Backbone(str(decoder_folder("llama")))
+    with pytest.raises(UserError, match="^`linear` must be given where `tuning` is Frozen, .* got none; set it"):
+        SGPTBiEncoder(backbone, tuning=Frozen(), training=Training())
+    with pytest.raises(UserError, match="^`linear` must be at least 1, got 0; leave it out"):
+        SGPTBiEncoder(backbone, linear=0)
