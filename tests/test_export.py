@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -217,6 +218,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, decoder_folder: Callable[[st
 @pytest.fixture
 def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # to which the command line adds the working directory
     return place
 
 

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -654,6 +655,7 @@ def test_odd_mining_is_answered_in_a_sentence(
     nouns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # to which the command line adds the working directory
     status, out, err = mined(*words.replace("DIR", str(nouns)).split())
     assert (status, out) == (2, "")
     assert said in err

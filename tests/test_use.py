@@ -11,7 +11,8 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,11 @@ def _nouns() -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(place)
-    return place
+    monkeypatch.setattr(sys, "path", [*sys.path])  # to which the command line adds the working directory
+    yield place
+    sys.modules.pop("mine", None)
 
 
 def command(*words: str) -> tuple[int, str, str]:
@@ -291,7 +294,7 @@ def test_odd_input_is_answered_in_a_sentence(here: Path) -> None:
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import sys, embedlab; sys.exit('torch' in sys.modules or 'load' not in embedlab.__all__)"
-    assert os.spawnv(os.P_WAIT, os.sys.executable, [os.sys.executable, "-c", code]) == 0  # type: ignore[attr-defined]
+    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
 
 
 # From the command line --------------------------------------------------------------------------------------

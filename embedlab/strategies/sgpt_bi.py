@@ -126,8 +126,10 @@ class SGPTBiEncoder(Trainable, Embedder):
 
     def recipe(self) -> Recipe:
         """Return its pooling and brackets; what was tuned belongs to the decoder."""
-        own = {} if isinstance(self.linear, nn.Identity) else {"weight": self.linear.weight, "bias": self.linear.bias}
-        return Recipe(self.pooling, around="brackets" if self.brackets else None, **own)
+        around = "brackets" if self.brackets else None
+        if isinstance(self.linear, nn.Linear):
+            return Recipe(self.pooling, weight=self.linear.weight, bias=self.linear.bias, around=around)
+        return Recipe(self.pooling, around=around)
 
     def loss(self, batch: Pairs | Triplets) -> Tensor:
         """Return the ranking loss of triplets (equation 3), or the pair loss of scored pairs, ().
