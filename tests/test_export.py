@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -359,3 +360,53 @@ def test_the_runs_folder_is_left_alone(here: Path, tmp_path: Path) -> None:
     command("lora_bi", str(tmp_path / "out"))
     assert {path: path.stat().st_mtime_ns for path in (here / "lora_bi").rglob("*")} == before
     shutil.rmtree(tmp_path / "out")
+
+
+# MTEB -------------------------------------------------------------------------------------------------------
+
+
+def test_mteb_takes_it_and_agrees_with_our_own_measuring(
+    decoder_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mteb = pytest.importorskip("mteb")
+    from embedlab.export.mteb import MTEBEncoder
+    from embedlab.metrics import pearson, spearman
+
+    monkeypatch.setenv("MTEB_CACHE", str(tmp_path))
+    model = embedlab.load("SGPTBiEncoder", backbone=str(decoder_folder("llama")), dtype="float32", brackets=True)
+    encoder = MTEBEncoder(model, "me/mine")
+    found = mteb.mock_run(encoder).task_results
+    ran = {name: own for name, own in found.items() if own is not None}
+    assert len(ran) > 20
+    assert {name: own for name, own in ran.items() if type(own).__name__ != "TaskResult"} == {}
+    assert encoder.mteb_model_meta.revision == model.identity[:12]
+    # Retrieval is asked in roles: what comes is not what would without.
+    query = encoder.encode([{"text": ["a dog", ""]}], prompt_type=mteb.types.PromptType.query)
+    np.testing.assert_array_equal(query, model.encode_query(["a dog", " "]))
+    pairs = [
+        ("A man sleeps.", "A man is asleep."),
+        ("Two dogs.", "The market fell."),
+        ("He ran.", "She ran."),
+        ("x y", "z"),
+    ]
+    gold = [5.0, 0.0, 3.0, 1.5]
+    columns = {"sentence1": [a for a, _ in pairs], "sentence2": [b for _, b in pairs], "score": gold}
+    task = mteb.get_task("STSBenchmark")
+    task.dataset, task.data_loaded = {"test": datasets.Dataset.from_dict(columns)}, True
+    monkeypatch.setattr(type(task), "load_data", lambda *_, **__: None)
+    (scores,) = mteb.evaluate(encoder, task, cache=None, show_progress_bar=False).task_results[0].scores["test"]
+    ours, labels = torch.from_numpy(model.score(pairs)), torch.tensor(gold)
+    plain = embedlab.load("SGPTBiEncoder", backbone=str(decoder_folder("llama")), dtype="float32")
+    assert np.abs(plain.score(pairs) - ours.numpy()).max() > 1e-4, "brackets make a difference"
+    expected = torch.from_numpy(plain.score(pairs))  # STS has no roles
+    assert scores["cosine_spearman"] == pytest.approx(spearman(expected, labels), abs=1e-6)
+    assert scores["cosine_pearson"] == pytest.approx(pearson(expected, labels), abs=1e-5)
+
+
+def test_mteb_is_refused_what_scores_pairs(decoder_folder: Callable[[str], Path]) -> None:
+    pytest.importorskip("mteb")
+    from embedlab.export.mteb import MTEBEncoder
+
+    model = embedlab.load("SGPTCrossEncoder", backbone=str(decoder_folder("llama")))
+    with pytest.raises(UserError, match="`model` must embed, but SGPTCrossEncoder scores pairs"):
+        MTEBEncoder(model)
