@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
 import json
 import re
@@ -28,7 +29,11 @@ STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
 BACKBONES = sorted((CONFIGS / "backbones").glob("*.yaml"))
 STUDIES = sorted((CONFIGS / "compare").glob("*.yaml"))
 # A tiny random decoder of the same class stands in for each that would be fetched.
-STANDS_FOR = {"smollm2-135m": "llama", "gpt2-medium": "gpt2", "gpt-neo-125m": "gpt_neo", "qwen2-0.5b": "qwen2"}
+STANDS_FOR = {
+    **{"smollm2-135m": "llama", "gpt2-medium": "gpt2", "qwen2-0.5b": "qwen2", "gpt-j-6b": "gptj"},
+    **{f"gpt-neo-{size}": "gpt_neo" for size in ("125m", "1.3b", "2.7b")},
+    **{f"bloom-{size}": "bloom" for size in ("1b7", "7b1")},
+}
 
 
 def test_every_strategy_has_a_configuration_and_every_configuration_a_strategy() -> None:
@@ -98,7 +103,9 @@ def test_a_backbone_is_pinned(path: Path) -> None:
     backbone = content["model"]["init_args"].pop("backbone")
     assert content == {"model": {"init_args": {}}}
     if "/" in backbone["name"]:
-        assert re.fullmatch(r"[0-9a-f]{40}", backbone["revision"])
+        said = "No commit is named, as none was looked up" in path.read_text()
+        assert said == ("revision" not in backbone)
+        assert said or re.fullmatch(r"[0-9a-f]{40}", backbone["revision"])
 
 
 def test_nothing_is_selected_by_test_data() -> None:
@@ -111,7 +118,17 @@ def test_nothing_is_selected_by_test_data() -> None:
 
 
 # What stands in for data that would be fetched.
-AT_HAND = {"stsb_nli": ["data.train={path: stsb, limit: 200}"]}
+AT_HAND = {
+    "stsb_nli": ["data.train={path: stsb, limit: 200}"],
+    **{
+        name: [
+            "data.train={path: stsb, limit: 200}",
+            "model.backbone.name=smollm2-135m",
+            "model.backbone.revision=null",
+        ]
+        for name in ("sgpt_nli", "sgpt_msmarco")
+    },
+}
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
@@ -147,7 +164,10 @@ def launch(strategy: Path, backbone: Path, place: Path, decoder: Path) -> dict[s
 
 ALL = [(s, b) for s in STRATEGIES for b in BACKBONES]
 # By default each file is launched once, with the decoders taking turns; all combinations are `slow`.
-ROTATED = {(s, BACKBONES[i % len(BACKBONES)]) for i, s in enumerate(p for p in STRATEGIES if p.stem != "tfidf")}
+DECODING = [path for path in STRATEGIES if path.stem != "tfidf"]
+ROTATED = {
+    (DECODING[i % len(DECODING)], BACKBONES[i % len(BACKBONES)]) for i in range(max(len(DECODING), len(BACKBONES)))
+}
 
 
 @pytest.mark.parametrize(
@@ -287,3 +307,35 @@ def test_options_take_names_in_every_form() -> None:
     words, expected = [*words, "-cprotocol", "-c=protocol", "-c"], [*expected, f"-c={file}", f"-c={file}", "-c"]
     assert configs.with_files(words) == expected
     assert configs.with_files(["-c", "--print_config"]) == ["-c", "--print_config"], "for the parser to refuse"
+
+
+@pytest.mark.parametrize(("study", "architecture"), [("sgpt_nli", "gpt_neo"), ("sgpt_msmarco", "bloom")])
+def test_a_published_training_is_launched(
+    study: str, architecture: str, tmp_path: Path, decoder_folder: Callable[[str], Path]
+) -> None:
+    """On 16 triplets in place of the hub's, in two batches of 8, by a tiny decoder of the class."""
+    names = ("query", "positive", "negative") if study == "sgpt_msmarco" else ("anchor", "positive", "negative")
+    rows = ["\t".join(names), *(f"Who is {i}?\tIt is {i * i} here.\tNobody is {i} there." for i in range(16))]
+    (tmp_path / "triplets.tsv").write_text("\n".join(rows) + "\n")
+    for name in ("validation", "test"):
+        pairs = [f"A {name} plays {i}.\tSomebody plays {i * i}.\t{i % 6}" for i in range(12)]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *pairs]) + "\n")
+    validation, test = ({"path": f"{name}.tsv", "score_range": [0, 5]} for name in ("validation", "test"))
+    words = ["compare", study, "--only", "bitfit", "--seeds", "0", "data.train.path=triplets.tsv", "data.batch_size=8"]
+    words += [
+        "data.train.subset=null",
+        "data.train.revision=null",
+        "trainer.max_epochs=1",
+        "trainer.val_check_interval=1.0",
+    ]
+    words += [f"data.validation={json.dumps(validation)}", f"data.test={json.dumps({'own': test})}"]
+    words += [f"model.backbone.name={decoder_folder(architecture)}", "model.backbone.revision=null"]
+    words += ["trainer.log_every_n_steps=1", "trainer.accelerator=cpu"]
+    processes.run(tmp_path, words)
+    (folder,) = tmp_path.glob("runs/*/bitfit/seed-0")
+    with (folder / "metrics.csv").open() as file:
+        logged = [row["train/negatives"] for row in csv.DictReader(file) if row.get("train/negatives")]
+    assert [float(own) for own in logged] == [2 * 8 - 1] * 2, "all candidates of a batch but the anchor's own"
+    config = yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]
+    assert (config["chunk_size"], config["brackets"]) == (96, study == "sgpt_msmarco")
+    assert config["training"]["learning_rate"] == (4e-4 if study == "sgpt_msmarco" else None)
