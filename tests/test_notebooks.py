@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -18,8 +19,8 @@ from tests import processes
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
-def test_there_is_one() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["add_a_strategy"]
+def test_which_there_are() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["add_a_strategy", "search_a_corpus"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -73,21 +74,51 @@ def warmed(address: str) -> Iterator[list[list[str]]]:
             server.join()
 
 
-def test_a_strategy_is_added(
+@pytest.fixture
+def execute(
     monkeypatch: pytest.MonkeyPatch, decoder_folder: Callable[[str], Path], tmp_path: Path
-) -> None:
+) -> Callable[[str], tuple[list[list[str]], list[nbformat.NotebookNode]]]:
+    """Return a function that runs a notebook; it gives what was launched, and the cells with their outputs."""
     monkeypatch.setenv("EMBEDLAB_NOTEBOOK_DECODER", str(decoder_folder("llama")))
     monkeypatch.setenv("EMBEDLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # where the notebook puts its folder
-    notebook = nbformat.read(NOTEBOOKS[0], 4)
-    address = str(tmp_path / "relay")
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(WARMED.replace("{address!r}", repr(address))))
-    with warmed(address) as asked:
-        place = {"metadata": {"path": str(NOTEBOOKS[0].parent)}}
-        NotebookClient(notebook, timeout=None, resources=place).execute()
+
+    def run(name: str) -> tuple[list[list[str]], list[nbformat.NotebookNode]]:
+        (path,) = [own for own in NOTEBOOKS if own.stem == name]
+        notebook = nbformat.read(path, 4)
+        address = str(tmp_path / "relay")
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(WARMED.replace("{address!r}", repr(address))))
+        with warmed(address) as asked:
+            place = {"metadata": {"path": str(path.parent)}}
+            NotebookClient(notebook, timeout=None, resources=place).execute()
+        return asked, notebook.cells[1:]
+
+    return run
+
+
+def printed(cell: nbformat.NotebookNode) -> str:
+    return "".join(out.get("text", "") for out in cell.outputs)
+
+
+def test_a_strategy_is_added(execute: Callable[[str], tuple[list[list[str]], list[Any]]], tmp_path: Path) -> None:
+    asked, cells = execute("add_a_strategy")
     assert [words[0] for words in asked] == ["fit", "fit", "fit", "report"]
-    launched, shown = ("".join(out.get("text", "") for out in cell.outputs) for cell in notebook.cells[-3::2])
+    launched, shown = (printed(cell) for cell in cells[-3::2])
     assert launched.count("test/stsb: Spearman") == 3
     assert re.search(r"^Echo: Spearman -?\d+\.\d\d$", shown, re.MULTILINE)
     assert all(label in shown for label in ("echo", "mean", "tfidf"))
     assert len(list(tmp_path.glob("my-strategies-*"))) == 1, "nothing is left elsewhere"
+
+
+def test_a_corpus_is_searched(execute: Callable[[str], tuple[list[list[str]], list[Any]]], tmp_path: Path) -> None:
+    asked, cells = execute("search_a_corpus")
+    assert [words[0] for words in asked] == ["fit", "export"]
+    found, again = (
+        [line.partition("  ")[2] for line in printed(cell).splitlines()]
+        for cell in cells
+        if cell.cell_type == "code" and "print(" in cell.source
+    )
+    assert len(found) == 5
+    assert sorted(found) == sorted(again), "ranked again"
+    (place,) = tmp_path.glob("search-*")
+    assert (place / "my-embedder" / "modules.json").exists()
