@@ -198,6 +198,15 @@ def test_the_default_source_is_the_real_benchmark() -> None:
     assert sizes == [5749, 1500, 1379]
 
 
+def test_the_other_protocol_differs_in_its_test_sets_only() -> None:
+    own, other = (yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in ("protocol", "protocol_sts"))
+    more = {name: source for name, source in other["data"]["test"].items() if name != "stsb"}
+    assert list(more) == ["sts12", "sts13", "sts14", "sts15", "sts16", "sick-r"]
+    assert all(re.fullmatch(r"[0-9a-f]{40}", source["revision"]) for source in more.values())
+    other["data"]["test"] = {"stsb": other["data"]["test"]["stsb"]}
+    assert other == own
+
+
 def test_print_config_shows_everything_and_runs_nothing(tmp_path: Path) -> None:
     words = [
         "fit",
@@ -219,7 +228,12 @@ def test_print_config_shows_everything_and_runs_nothing(tmp_path: Path) -> None:
 
 def test_everything_that_ships_has_a_name_and_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     names = configs.names()
-    assert {configs.find(name) for name in names} == {*STRATEGIES, *BACKBONES, *STUDIES, CONFIGS / "protocol.yaml"}
+    assert {configs.find(name) for name in names} == {
+        *STRATEGIES,
+        *BACKBONES,
+        *STUDIES,
+        *CONFIGS.glob("protocol*.yaml"),
+    }
     assert cli.main(["configs"]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert list(lines) == names
