@@ -53,7 +53,10 @@ LAW: dict[str, set[str]] = {
         *("resources", "source_hash", "strategies", "yaml_files"),
     },
     "export": {"arguments", "backbone", "errors", "packing", "pooling", "runs", "strategies", "use"},
-    "use": {"arguments", "errors", "report", "resources", "retrieval", "runs", "strategies", "training", "yaml_files"},
+    "use": {
+        *("arguments", "errors", "report", "resources", "retrieval", "runs", "source_hash", "strategies", "training"),
+        "yaml_files",
+    },
     "retrieval": {"arguments", "errors"},
     "report": {"arguments", "errors", "runs", "yaml_files"},
     "precheck": {"errors", "yaml_files"},

@@ -27,10 +27,11 @@ from transformers import AutoModel, AutoTokenizer
 import embedlab
 from embedlab import cli, pooling
 from embedlab.backbone import Backbone
+from embedlab.backbone.tuning import LoRA
 from embedlab.errors import UserError
 from embedlab.export.folders import write
 from embedlab.packing import pack
-from embedlab.strategies.base import Embedder
+from embedlab.strategies.base import Embedder, Training
 from embedlab.strategies.lora_bi import LoRABiEncoder
 from embedlab.strategies.pooled_decoder import PooledDecoder
 from embedlab.strategies.sgpt_bi import SGPTBiEncoder
@@ -75,6 +76,7 @@ MADE: dict[str, tuple[str, Callable[[Backbone], Embedder]]] = {
     "adapters, merged": ("mistral", lambda own: trained(LoRABiEncoder(own))),
     "adapters on transposed weights": ("gpt2", lambda own: trained(LoRABiEncoder(own))),
     "untrained, centred and scaled": ("llama", standardized),
+    "adapters and a linear layer": ("llama", lambda own: trained(projected(own))),
 }
 
 
@@ -146,6 +148,11 @@ class Own(Embedder):
         return self.backbone.pool(texts, pooling.mean)[:, 0]
 
 
+def projected(backbone: Backbone) -> SGPTBiEncoder:
+    training = Training(learning_rate=1e-3)
+    return SGPTBiEncoder(backbone, tuning=LoRA(rank=2), linear=6, training=training)
+
+
 REFUSED: dict[str, tuple[str, str, Callable[[Backbone], Embedder]]] = {
     r"puts brackets around each text as ids": (
         "sentence-transformers",
@@ -173,6 +180,7 @@ REFUSED: dict[str, tuple[str, str, Callable[[Backbone], Embedder]]] = {
         lambda own: trained(SGPTBiEncoder(own)),
     ),
     r"`--format` peft needs LoRA adapters": ("peft", "llama", lambda own: trained(SGPTBiEncoder(own))),
+    r"`--format` peft holds adapters and nothing behind": ("peft", "llama", lambda own: trained(projected(own))),
     r"Own does not say which it is made of": ("sentence-transformers", "llama", lambda own: trained(Own(own))),
 }
 
@@ -185,11 +193,24 @@ def test_what_a_format_cannot_hold_is_refused(said: str, decoder_folder: Callabl
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_text_that_begins_otherwise_elsewhere_is_refused(own_decoder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sentence-transformers", "transformers", "peft"])
+def test_a_text_that_begins_otherwise_elsewhere_is_refused(own_decoder: Path, tmp_path: Path, kind: str) -> None:
     strategy = trained(LoRABiEncoder(Backbone(str(own_decoder), dtype="float32", begin_of_text="always")))
     with pytest.raises(UserError, match="its tokenizer begins a text otherwise"):
-        write(strategy, tmp_path / "out", "sentence-transformers")
+        write(strategy, tmp_path / "out", kind)
     assert not (tmp_path / "out").exists()
+
+
+def test_texts_are_cut_alike(own_decoder: Path, tmp_path: Path) -> None:
+    strategy = trained(LoRABiEncoder(Backbone(str(own_decoder), dtype="float32", max_length=20)))
+    texts = ["a text that is longer than twenty tokens of a byte each", "short"]
+    with pytest.warns(UserWarning, match="longer than 20 tokens"):
+        write(strategy, tmp_path / "out", "sentence-transformers")
+    with pytest.warns(UserWarning, match="longer than 20 tokens"):
+        expected = vectors(strategy, texts)
+    np.testing.assert_allclose(
+        SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(texts), expected, rtol=1e-4, atol=2e-5
+    )
 
 
 # From the command line --------------------------------------------------------------------------------------

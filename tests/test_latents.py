@@ -19,7 +19,6 @@ from torch import Tensor
 
 from embedlab import pooling
 from embedlab.backbone import FINAL, Backbone
-from embedlab.backbone.feature_cache import Cost
 from embedlab.backbone.features import Features
 from embedlab.errors import UserError
 from embedlab.resources import READ_TOO
@@ -239,7 +238,33 @@ def test_whoever_reads_first_reads_for_all(
     forbid_pooling(monkeypatch)
     for own, expected in zip(others, alone, strict=True):
         assert torch.equal(own.get(TEXTS), expected)
-        assert own.cost() == Cost(reader.cost().seconds, reader.cost().seconds, len(TEXTS), len(TEXTS))
+    costs = [own.cost() for own in others]
+    assert {(own.texts, own.texts_found) for own in costs} == {(len(TEXTS), len(TEXTS))}
+    # The embedding and three blocks; the final norm too; the embedding and one block.
+    seconds = [own.seconds for own in costs]
+    assert [own / seconds[1] for own in seconds] == pytest.approx([4 / 5, 1, 2 / 5])
+    assert reader.cost().seconds == pytest.approx(seconds[first])
+
+
+def broken(states: Tensor, batch: object) -> Tensor:
+    raise RuntimeError("a fault of the other run")
+
+
+@pytest.mark.parametrize("name", ["broken", "gone"])
+def test_a_fault_of_another_run_is_its_own(
+    wanted: Callable[..., list[Features]], name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: Any
+) -> None:
+    keep_in(tmp_path, monkeypatch)
+    own, other, _ = wanted()
+    assert own.wish is not None
+    assert other.wish is not None
+    faulty = {**other.wish[1], "pooling": ["tests.test_latents", name]}
+    monkeypatch.setenv(READ_TOO, json.dumps({own.wish[0]: [faulty, own.wish[1]]}))
+    assert own.get(TEXTS).shape == (len(TEXTS), own.backbone.num_layers, own.backbone.width)
+    assert "a fault of the other run" in caplog.text or "has no attribute 'gone'" in caplog.text
+    monkeypatch.setattr(pooling.mean, "__code__", broken.__code__)
+    with pytest.raises(RuntimeError, match="a fault of the other run"):  # and one of its own is raised
+        own.get([*TEXTS, "a new text"])
 
 
 def test_other_tokens_are_not_read_for_others(

@@ -25,7 +25,7 @@ from embedlab.retrieval import files
 from embedlab.retrieval.bm25 import BM25, mine
 from embedlab.retrieval.corpus import read_retrieval, stream_texts
 from embedlab.retrieval.measures import as_run, measure
-from embedlab.retrieval.search import search
+from embedlab.retrieval.search import cosines, search
 
 DOCUMENTS = [
     {"_id": "d1", "title": "Wings", "text": "Wings lift. "},
@@ -592,6 +592,19 @@ def rows() -> Iterator[str]:
 
 def test_a_corpus_may_be_an_iterator() -> None:
     assert BM25(rows()).scores("hen").tolist() == BM25(TEXTS).scores("hen").tolist()
+
+
+def test_equal_queries_share_their_answers() -> None:
+    corpus = ["red car fast", "my red car", "a red bus"]
+    found = mine(["red car", "Red  car"], [["red car fast"], ["my red car"]], corpus, 1)
+    assert found == [[2], [2]]
+
+
+def test_equal_vectors_have_equal_cosines_wherever_they_stand() -> None:
+    one = torch.randn(576, generator=torch.Generator().manual_seed(0))
+    found = cosines(torch.randn(3, 576, generator=torch.Generator().manual_seed(1)), one.repeat(1001, 1))
+    assert (found == found[:, :1]).all()
+    assert cosines(torch.full((1, 8), 1e-20), torch.full((1, 8), 3e-20)).item() == pytest.approx(1)
 
 
 # The command that mines -------------------------------------------------------------------------------------

@@ -314,7 +314,7 @@ def test_texts_of_a_file_come_back_as_vectors(here: Path, tmp_path: Path) -> Non
     table = pq.read_table(tmp_path / "v.parquet")
     assert table["id"].to_pylist() == [row["_id"] for row in rows]
     np.testing.assert_allclose(np.array(table["vector"].to_pylist()), expected, atol=2e-6)
-    assert sorted(own.name for own in tmp_path.iterdir()) == ["docs.jsonl.gz", "v.npy", "v.parquet"]
+    assert sorted(own.name for own in tmp_path.iterdir()) == ["docs.jsonl.gz", "v.npy", "v.npy.json", "v.parquet"]
 
 
 def test_pairs_of_a_file_come_back_with_scores(here: Path, tmp_path: Path) -> None:
@@ -393,6 +393,117 @@ def small_blocks() -> None:
     stream.BLOCK = 3
 
 
+def test_a_note_does_not_outlive_its_rows(here: Path, tmp_path: Path) -> None:
+    """Killed between the first rows of other content and their note, the next command must not take these for its own."""
+    out = tmp_path / "v.npy"
+
+    def values(number: float) -> Callable[[Any], Any]:
+        return lambda items: np.full((len(items), 2), number, np.float32)
+
+    def interrupted(items: Any) -> Any:
+        raise KeyboardInterrupt
+
+    items = [f"text {i}" for i in range(10)]
+    rows = stream.read_once(items, "TEXTS")
+    calls = iter([values(1), interrupted])
+    with pytest.raises(KeyboardInterrupt), stream.alone(out):
+        stream.compute_rows(out, iter(items), rows, lambda own: next(calls)(own), "x", 4)
+    assert read(tmp_path / "v.npy.progress.json")["done"] == 4
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(KeyboardInterrupt),
+        stream.alone(out),
+    ):
+        patch.setattr(stream.runs, "write_json_atomic", interrupted)
+        patch.setattr(stream.runs, "write_json_atomic", lambda *_: interrupted(()))
+        stream.compute_rows(out, iter(items), rows, values(2), "y", 4)
+    with stream.alone(out):
+        part = stream.compute_rows(out, iter(items), rows, values(1), "x", 4)
+        assert (np.load(part) == 1).all()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
+    items = ["a", "b", "c"]
+    rows = stream.read_once(items, "TEXTS")
+    for other in (["a", "b"], ["a", "b", "d"], [*items, "d"]):
+        with pytest.raises(UserError, match="`TEXTS` must stay as it is while it is read"):
+            list(stream.again(other, rows, "TEXTS", str))
+    assert list(stream.again(items, rows, "TEXTS", str)) == items
+
+
+def test_a_file_is_made_by_one_command_at_a_time(tmp_path: Path) -> None:
+    out = tmp_path / "v.npy"
+    with stream.alone(out):
+        with pytest.raises(UserError, match="`--out` must be made by one command at a time"), stream.alone(out):
+            pass
+        out.touch()
+    with pytest.raises(UserError, match="is there by now"), stream.alone(out):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
+
+
+def test_vectors_of_another_corpus_are_refused(here: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    (tmp_path / "b.txt").write_text("three\nfour\n")
+    vectors = str(tmp_path / "v.npy")
+    assert command("encode", "runs/sgpt_bi", str(tmp_path / "a.txt"), "-o", vectors)[0] == 0
+    for run, corpus, said in (("sgpt_bi", "b", "the texts of --corpus"), ("lora_bi", "a", "this run")):
+        status, _, err = command(
+            "search", f"runs/{run}", "q", "--corpus", str(tmp_path / f"{corpus}.txt"), "--vectors", vectors
+        )
+        assert status == 2
+        assert f"`--vectors` must be of {said}, but" in err
+    assert command("search", "runs/sgpt_bi", "q", "--corpus", str(tmp_path / "a.txt"), "--vectors", vectors)[0] == 0
+
+
+def test_equal_documents_keep_their_order(here: Path) -> None:
+    for name in ("sgpt_bi", "sgpt_cross", "freeze"):
+        found = embedlab.load(f"runs/{name}").rank("a dog", ["the same text"] * 40 + ["x y z"], batch_size=3)
+        same = [own["corpus_id"] for own in found if own["corpus_id"] < 40]
+        assert same == sorted(same)
+
+
+def test_code_that_was_allowed_is_part_of_the_identity(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "modules"
+    place.mkdir()
+    monkeypatch.syspath_prepend(str(place))
+    folder = Path(shutil.copytree(here / "runs" / "sgpt_bi", tmp_path / "run"))
+    config = yaml.safe_load((folder / runs.CONFIG).read_text())
+    found = set()
+    for name, body in (
+        ("first", "states[batch.offsets[:-1]].float()"),
+        ("second", "states[batch.offsets[1:] - 1].float()"),
+    ):
+        (place / f"{name}.py").write_text(
+            f"from torch import Tensor\n\ndef pool(states, batch) -> Tensor:\n    return {body}\n"
+        )
+        config["model"]["init_args"]["pooling"] = f"{name}.pool"
+        (folder / runs.CONFIG).write_text(yaml.safe_dump(config))
+        found.add(embedlab.load(folder, allow=[name]).identity)
+    assert len(found) == 2
+
+
+def test_a_run_of_mixed_precision_is_used_in_it(here: Path) -> None:
+    words = [
+        "fit",
+        "-c",
+        "protocol.yaml",
+        "-c",
+        str(CONFIGS / "sgpt_bi_linear.yaml"),
+        "-c",
+        "small.yaml",
+        "-c",
+        "backbone.yaml",
+    ]
+    processes.run(here, [*words, "--trainer.precision", "bf16-mixed", "--run_dir", "mixed"])
+    rows = pq.read_table(here / "mixed" / "predictions" / "test-own.parquet").to_pylist()
+    scores = embedlab.load("./mixed").score([(row["first"], row["second"]) for row in rows])
+    np.testing.assert_allclose(scores, [row["score"] for row in rows], atol=1e-6)
+
+
 def test_rows_of_other_texts_are_begun_anew(here: Path, tmp_path: Path) -> None:
     out, words = tmp_path / "v.npy", ["encode", str(here / "runs" / "sgpt_bi"), str(tmp_path / "t.txt"), "-o"]
     (tmp_path / "t.txt").write_text("\n".join(f"text {i}" for i in range(8)))
@@ -445,8 +556,10 @@ def test_a_run_is_measured_on_a_collection(here: Path, collection: Path, tmp_pat
     out = tmp_path / "out.json"
     status, told, _ = command("evaluate", "runs/sgpt_bi", "--retrieval", str(collection), "--out", str(out))
     assert status == 0
-    kept = here / "runs" / "sgpt_bi" / "retrieval" / "nouns-test.json"
+    (kept,) = (here / "runs" / "sgpt_bi" / "retrieval").glob("nouns-test-*.json")
     assert f"results: {kept.relative_to(here)}" in told
+    command("evaluate", "runs/sgpt_bi", "--retrieval", str(collection), "--depth", "2")
+    assert len(list(kept.parent.iterdir())) == 2, "another measurement stands beside it"
     content = read(kept)
     assert content == read(out)
     assert content["collection"]["documents"] == 6
@@ -469,9 +582,11 @@ def test_the_best_of_bm25_are_ranked_again(here: Path, collection: Path, scorer:
     words = ["evaluate", "bm25", "--retrieval", str(collection), "--rerank", f"runs/{scorer}", "--top-k", "2"]
     status, told, err = command(*words)
     assert status == 0, err
-    kept = here / "runs" / scorer / "retrieval" / "nouns-test-reranked.json"
+    (kept,) = (here / "runs" / scorer / "retrieval").glob("nouns-test-reranked-*.json")
     content = read(kept)
-    assert (content["ranked_by"], content["reranked_by"], content["top_k"]) == ("bm25", f"runs/{scorer}", 2)
+    identity = embedlab.load(f"runs/{scorer}").identity
+    assert content["ranked_by"] == ["bm25", None]
+    assert (content["reranked_by"], content["top_k"]) == ([f"runs/{scorer}", identity], 2)
     # "dog" is in three documents of equal length or one more: BM25's best two are ordered anew, the third stays behind.
     model, before = embedlab.load(f"runs/{scorer}"), ["d0", "d1"]
     texts = {"d0": "a man sees a dog", "d1": "a dog sees a man"}

@@ -177,7 +177,7 @@ class Backbone(nn.Module):
             prefix: Token ids put before each text; the token of `begin_of_text` is not repeated if they begin with it.
             suffix: Token ids put after each text.
             chunk_size: Texts of a chunk where the decoder learns: of each only the vectors are kept, and the backward pass
-                computes it again, with the same dropout, in the memory of one; None is one pass over all texts.
+                computes it again, with the masks that dropout drew for it, in the memory of one; None is one pass over all.
 
         Returns:
             One vector per text and layer, (B, len(layers), D), float32, in the order of the texts.

@@ -15,9 +15,10 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -81,12 +82,11 @@ class FeatureCache:
         self.folder = (root or cache_root() / "features") / hashlib.sha256(self._identity.encode()).hexdigest()[:16]
         self.shape, self.dtype = tuple(shape), dtype
         self.row_bytes = math.prod(shape) * dtype.itemsize
-        self.size = 0  # bytes on disk, of the shards this process has seen
+        self.size, self._warned = 0, False  # bytes on disk, of the shards this process has seen
         self._guard = threading.RLock()
         self._seen: set[str] = set()
         self._index: dict[bytes, tuple[Shard, int]] = {}
         self._known: dict[str, tuple[Shard, int]] = {}  # texts asked for so far, their rows found intact
-        self._warned = False
         self._look()
 
     def add(
@@ -96,6 +96,7 @@ class FeatureCache:
         block: int = 2048,
         progress: Callable[[int, int], None] = lambda done, total: None,
         beside: Sequence[FeatureCache] = (),
+        charged: Sequence[float] = (),
     ) -> None:
         """Compute and store the features of texts that are missing, shortest first.
 
@@ -104,19 +105,20 @@ class FeatureCache:
 
         Args:
             texts: Any texts; repeats are computed once.
-            compute: From b texts to their features for this cache, (b, L, D), and for each of `beside`.
+            compute: From b texts to their features for this cache, (b, L, D), and for each of `beside`; or this one only.
             block: Texts per shard, fewer where they would take more than 64 MiB; a killed process loses at most one.
             progress: Called after each block with the number of texts done and the number that were missing.
             beside: Caches that are given what they lack of what is computed for this one.
+            charged: Share of a computation's seconds for this cache and each of `beside`; all of them by default.
         """
-        block = max(1, min(block, _SHARD_BYTES // self.row_bytes))
+        block = max(1, min(block, _SHARD_BYTES // (self.row_bytes + sum(own.row_bytes for own in beside))))
         missing = sorted(self.missing(texts), key=lambda text: (len(text), text))
         total, waited = len(missing), False
         while missing:
             with locked(self.folder, _PATIENCE, self._warn) as held:
                 missing = self.missing(missing)  # others may have computed some while this one waited
                 if held and missing:
-                    self._compute(missing[:block], compute, beside)
+                    self._compute(missing[:block], compute, beside, charged or repeat(1.0))
                     missing = missing[block:]
             if not held and not waited:
                 waited = True
@@ -212,16 +214,15 @@ class FeatureCache:
         texts: Sequence[str],
         compute: Callable[[Sequence[str]], Sequence[Tensor]],
         beside: Sequence[FeatureCache],
+        shares: Iterable[float],
     ) -> None:
         """Compute the features of b texts and keep them, here and in other caches."""
         begun = time.perf_counter()
         found = compute(texts)
-        share = (time.perf_counter() - begun) / len(texts)
-        every = zip((self, *beside), found, strict=True)
-        own, *others = (features.to("cpu", cache.dtype).contiguous() for cache, features in every)
-        self._keep(texts, own, share)
-        for cache, features in zip(beside, others, strict=True):
-            cache._take_over(texts, features, share)
+        each = (time.perf_counter() - begun) / len(texts)
+        for cache, own, share in zip((self, *beside), found, shares, strict=False):  # what failed was dropped
+            keep = self._keep if cache is self else cache._take_over
+            keep(texts, own.to("cpu", cache.dtype).contiguous(), each * share)
 
     def _keep(self, texts: Sequence[str], features: Tensor, share: float) -> None:
         """Write the features of b texts, each of which took some seconds, or hold them in memory if that fails."""

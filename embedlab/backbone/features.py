@@ -23,7 +23,7 @@ from typing import Any, Final, Literal, final
 import torch
 from torch import Tensor
 
-from embedlab.backbone import Backbone, Layer
+from embedlab.backbone import FINAL, Backbone, Layer
 from embedlab.backbone.feature_cache import Cost, FeatureCache
 from embedlab.errors import UserError
 from embedlab.packing import PackedBatch
@@ -140,17 +140,29 @@ class Features:
     def precompute(self, texts: Sequence[str], report: Callable[[int, int], None]) -> None:
         """Compute what is not on disk yet, telling `report` how many of how many are done."""
         texts = self._noted(texts)
-        self.store.add(texts, self._compute, progress=report, beside=[own.store for own in self._others])
+        self._add(texts, report)
 
     def get(self, texts: Sequence[str]) -> Tensor:
         """Return the features of texts, (B, L, D), as they are kept."""
         if not self.kept:
             read = [punctuated(text, self.final_punctuation) for text in texts]
-            return self._compute(read)[0].to(self.kept_as or self.backbone.dtype)
+            return self._read(read, [self])[0].to(self.kept_as or self.backbone.dtype)
         texts = self._noted(texts)
         if self.store.missing(texts):
-            self.store.add(texts, self._compute, beside=[own.store for own in self._others])
+            self._add(texts)
         return self.store.get(texts)
+
+    def _add(self, texts: Sequence[str], report: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Compute what is not on disk yet, and what others lack of it; each is charged by the blocks that it wants run."""
+        depths = [self._depth(own) for own in (self, *self._others)]
+        shares = [depth / max(depths) for depth in depths]
+        self.store.add(texts, self._compute, 2048, report, [own.store for own in self._others], shares)
+
+    @staticmethod
+    def _depth(own: Features) -> int:
+        """Return how many blocks must be run for features, the embedding and the final norm counted as one each."""
+        blocks = own.backbone.num_layers
+        return 1 + max(blocks + 1 if layer == FINAL else int(layer) for layer in own.layers)
 
     def cost(self, texts: Sequence[str] | None = None) -> Cost:
         """Return what reading texts took, whether this process read them or found them on disk.
@@ -160,7 +172,8 @@ class Features:
 
         Returns:
             Seconds of reading, those that others spent included, so that a run that finds its features is charged
-            what they cost. It depends on the texts alone: a run that was killed and resumed is charged the same.
+            what they cost. A run that was killed and resumed is charged the same. Of a pass that read a text for others
+            too, it is charged for the blocks that its own layers need.
 
         Raises:
             KeyError: If a text was never added.
@@ -190,9 +203,13 @@ class Features:
         if self.wish is None:
             return []
         key, own = self.wish
-        return [
-            self._other(**wanted) for wanted in json.loads(os.environ.get(READ_TOO, "{}")).get(key, []) if wanted != own
-        ]
+        found = []
+        for wanted in json.loads(os.environ.get(READ_TOO, "{}")).get(key, []):
+            try:
+                found += [self._other(**wanted)] if wanted != own else []
+            except Exception as error:  # of code of another run, which may have been edited since
+                log.warning("what another run of the study wants is not read for it, as it cannot be set up: %s", error)
+        return found
 
     def _other(self, pooling: Sequence[str], kept_as: str | None, **options: Any) -> Features:
         function = operator.attrgetter(pooling[1])(importlib.import_module(pooling[0]))
@@ -200,14 +217,23 @@ class Features:
         return Features(self.backbone, function, self.final_punctuation, self.bos, kept_as=kept, **options)
 
     def _compute(self, texts: Sequence[str]) -> list[Tensor]:
-        """Compute the features of B texts, (B, L, D), and what others want of the same pass."""
+        """Compute the features of B texts, (B, L, D), and what others want of the same pass, unless that fails."""
+        if self._others:
+            try:
+                return self._read(texts, [self, *self._others])
+            except Exception as error:  # of a pooling of another run's, or of this one's, which is then raised below
+                log.warning("what other runs of the study want is no longer read for them, as it failed: %s", error)
+                self._others = []
+        return self._read(texts, [self])
+
+    def _read(self, texts: Sequence[str], every: Sequence[Features]) -> list[Tensor]:
+        """Compute the features of B texts, (B, L, D), for each of several."""
         prefix, dtype = self._begin, next(self.backbone.parameters()).dtype
         if dtype != self.backbone.dtype:
             raise UserError(
                 f"`backbone.dtype` must be what the decoder computes in, got {self.backbone.dtype} for one that was converted to "
                 f"{dtype}; give `dtype` to the backbone, and leave the trainer's precision at 32-true."
             )
-        every = [self, *self._others]
         wanted = list(dict.fromkeys((layer, own.pooling, own.pool_begin) for own in every for layer in own.layers))
 
         def but_begin(pooling: Pooling) -> Pooling:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
@@ -39,7 +39,7 @@ MODES: Final = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens"
 ROOM: Final = "sentence_transformers.models"
 SAMPLE: Final = (
     "A man is playing a guitar.",
-    "two dogs <|im_end|>",
+    "two dogs",
     "The market fell by 3 % on Monday, he said: nobody knows why it did so!",
 )
 CLOSE: Final = 1e-5  # relative, in float32
@@ -115,7 +115,7 @@ def _sentence_transformers(strategy: Embedder, folder: Path) -> None:
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": backbone.window, "do_lower_case": False})
     facts: dict[str, Any] = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
     _write_json(folder / "config_sentence_transformers.json", facts)
-    _compare(strategy, folder, recipe, weight, bias)
+    _compare(strategy, *_read_again(folder), recipe, weight, bias)
 
 
 def _transformers(strategy: Embedder, folder: Path) -> None:
@@ -126,15 +126,20 @@ def _transformers(strategy: Embedder, folder: Path) -> None:
             "`--format` transformers holds a decoder and nothing behind it, but here the pooled vector is mapped or shifted; use "
             "sentence-transformers."
         )
-    _compare(strategy, folder, recipe, weight, bias)
+    _compare(strategy, *_read_again(folder), recipe, weight, bias)
 
 
 def _peft(strategy: Embedder, folder: Path) -> None:
-    backbone, _ = _recipe(strategy, "peft")
+    backbone, recipe = _recipe(strategy, "peft")
     tuning = getattr(strategy, "tuning", None)
     if not isinstance(tuning, LoRA):
         raise UserError(
             f"`--format` peft needs LoRA adapters, but {type(strategy).__qualname__} has learned none; use sentence-transformers."
+        )
+    if recipe.weight is not None or recipe.bias is not None:
+        raise UserError(
+            "`--format` peft holds adapters and nothing behind the decoder, but here the pooled vector is mapped or shifted; use "
+            "sentence-transformers."
         )
     decoder, mark = backbone.reader.decoder, ".default."
     weights = {
@@ -155,6 +160,8 @@ def _peft(strategy: Embedder, folder: Path) -> None:
         revision=backbone.revision,
     ).save_pretrained(str(folder))
     save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
+    base, tokenizer = _read_again(backbone.files.folder)
+    _compare(strategy, PeftModel.from_pretrained(base, str(folder)).eval(), tokenizer, recipe, None, None)
 
 
 FORMATS: Final[dict[str, Callable[[Embedder, Path], None]]] = {
@@ -191,15 +198,21 @@ def _write_decoder(backbone: Backbone, folder: Path) -> Tensor | None:
     return shift
 
 
-def _compare(strategy: Embedder, folder: Path, recipe: Recipe, weight: Tensor | None, bias: Tensor | None) -> None:
+def _read_again(folder: Path) -> tuple[Any, Any]:
+    """Read decoder and tokenizer by transformers' own classes."""
+    return AutoModel.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
+
+
+def _compare(
+    strategy: Embedder, decoder: Any, tokenizer: Any, recipe: Recipe, weight: Tensor | None, bias: Tensor | None
+) -> None:
     """Embed a few texts by what was written, and refuse what comes out otherwise."""
-    decoder, tokenizer = AutoModel.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
     assert strategy.backbone is not None
     content = strategy.backbone.tokenization.content
     with torch.no_grad():
         expected, found = strategy.embed(list(SAMPLE)), list[Tensor]()
         for text in SAMPLE:
-            ids = tokenizer(text)["input_ids"]
+            ids = tokenizer(text, truncation=True, max_length=strategy.backbone.window)["input_ids"]
             states = decoder(torch.tensor([ids])).last_hidden_state[0]
             vector = recipe.pooling(states, pack([ids], content))[0]
             vector = vector if weight is None else weight @ vector

@@ -49,6 +49,7 @@ class MTEBEncoder:
     ) -> NDArray[np.float32]:
         """Embed the texts of all batches, (B, E), as queries or documents where the task tells them apart.
 
+        STS does not: a run that reads the two apart, as by brackets, is then measured without them, unlike by its own test.
         An empty text, which a decoder cannot read, is read as a space.
         """
         texts = [text or " " for batch in inputs for text in batch["text"]]

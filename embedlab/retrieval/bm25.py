@@ -129,6 +129,7 @@ def mine(
     """Find hard negatives: texts that BM25 takes for answers although they are not known to be.
 
     A text equal to the query, to one of its positives or to a negative found before, but for white space and case, is none.
+    Of queries that are equal in that sense, each has the positives of all.
 
     Args:
         queries: (Q,).
@@ -152,9 +153,12 @@ def mine(
     index = BM25(corpus) if index is None else index
     if index.size != len(corpus):
         raise UserError(f"`index` must be of `corpus`, got {index.size} texts for {len(corpus)}; index it anew.")
-    found = []
+    answers: dict[str, set[str]] = {}
     for query, own in zip(queries, positives, strict=True):
-        barred = {_plain(text) for text in (query, *own)}
+        answers.setdefault(_plain(query), {_plain(query)}).update(map(_plain, own))
+    found = []
+    for query in queries:
+        barred = answers[_plain(query)]
         scores = index.scores(query)
         depth, negatives = number + skip + len(barred), list[int]()
         while True:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from embedlab.errors import UserError
 
-__all__ = ["search"]
+__all__ = ["cosines", "search"]
 
 QUERIES = 1024  # at a time, so that memory is bounded by it times `block`
 LAST = 2**32 - 1  # positions are kept in 32 bits
@@ -67,6 +67,16 @@ def search(
             if best[part].shape[1] > wanted:
                 best[part] = best[part].topk(wanted).values
     return _read(torch.cat(best).sort(dim=1, descending=True).values.cpu())
+
+
+def cosines(first: Tensor, second: Tensor) -> Tensor:
+    """Return the cosine of every vector of the first, (N, E), with every one of the second, (M, E), as (N, M) float32.
+
+    Equal vectors get equal cosines, wherever they stand, as in `search`.
+    """
+    device = torch.device("cpu") if first.device.type == "mps" else first.device  # which knows no float64
+    a, b = (_unit(own.to(device, torch.float64), True) for own in (first, second))
+    return (a @ b.T).float()
 
 
 def _keys(scores: Tensor, positions: Tensor) -> Tensor:

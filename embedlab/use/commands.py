@@ -7,7 +7,9 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,11 +19,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.table import Table
 
+from embedlab import runs
 from embedlab.arguments import Parser
 from embedlab.errors import UserError
 from embedlab.report.command import console
 from embedlab.use import files
-from embedlab.use.stream import Rows, compute_rows, forget, read_once
+from embedlab.use.stream import Rows, again, alone, compute_rows, read_once
 
 __all__ = ["main"]
 
@@ -68,43 +71,46 @@ def _encode_options(parser: argparse.ArgumentParser) -> None:
 
 def _encode(options: argparse.Namespace) -> int:
     out = _new(options.out, VECTORS)
-    rows = read_once((text for _, text in files.texts_of(options.texts, "TEXTS", options.column)), "TEXTS")
+
+    def texts() -> Iterator[tuple[str, str]]:
+        return files.texts_of(options.texts, "TEXTS", options.column)
+
+    rows = read_once((text for _, text in texts()), "TEXTS")
     model = _load(options)
-    how = {
-        "role": options.role,
-        "normalize_embeddings": options.normalize,
-        "truncate_dim": options.truncate_dim,
-    }
-    part = compute_rows(
-        out,
-        (text for _, text in files.texts_of(options.texts, "TEXTS", options.column)),
-        rows,
-        lambda texts: model.encode(texts, **how),
-        [model.identity, how],
-    )
-    if out.suffix == ".npy":
-        os.replace(part, out)
-    else:
-        _write_parquet(
-            out,
-            (own for own, _ in files.texts_of(options.texts, "TEXTS", options.column)),
-            np.load(part, mmap_mode="r"),
-        )
-    forget(out)
+    how = {"role": options.role, "normalize_embeddings": options.normalize, "truncate_dim": options.truncate_dim}
+    said = {"texts": rows.sha256, "model": model.identity, **how}
+    with alone(out):
+        read = (text for _, text in again(texts(), rows, "TEXTS", itemgetter(1)))
+        part = compute_rows(out, read, rows, lambda own: model.encode(own, **how), said)
+        if out.suffix == ".npy":
+            runs.write_json_atomic(_of_vectors(out), said)
+            os.replace(part, out)
+        else:
+            ids = (own for own, _ in again(texts(), rows, "TEXTS", itemgetter(1)))
+            _write_parquet(out, ids, np.load(part, mmap_mode="r"), said)
     print(f"{rows.count:,} vectors: {out}")  # noqa: T201  # the command's answer
     return 0
 
 
-def _write_parquet(out: Path, ids: Any, vectors: NDArray[np.float32], size: int = 4096) -> None:
+def _of_vectors(path: Path) -> Path:
+    """Return the file that says of which texts and by what the vectors in a .npy file are."""
+    return path.with_name(f"{path.name}.json")
+
+
+def _write_parquet(
+    out: Path, ids: Iterator[str], vectors: NDArray[np.float32], said: Mapping[str, Any], size: int = 4096
+) -> None:
     """Write ids and vectors in groups of rows, so that memory does not grow with their number."""
     kind = pa.list_(pa.float32(), vectors.shape[1])
-    schema, new = pa.schema([("id", pa.string()), ("vector", kind)]), out.with_name(f".{out.name}.new")
+    new = out.with_name(f".{out.name}.new")
+    schema = pa.schema([("id", pa.string()), ("vector", kind)], {"embedlab": json.dumps(dict(said))})
     with pq.ParquetWriter(new, schema) as writer:
         for start in range(0, len(vectors), size):
             own = np.ascontiguousarray(vectors[start : start + size])
-            names = [next(ids) for _ in own]
+            names = list(islice(ids, len(own)))
             flat = pa.FixedSizeListArray.from_arrays(pa.array(own.reshape(-1)), vectors.shape[1])
             writer.write_table(pa.table([pa.array(names), flat.cast(kind)], schema=schema))
+        list(ids)  # to the end, where it is known that these are the texts that were read
     os.replace(new, out)
 
 
@@ -128,18 +134,18 @@ def _score(options: argparse.Namespace) -> int:
         scores: NDArray[np.float32] = model.score([(first, second) for first, second in pairs])
         return scores[:, None]
 
-    part = compute_rows(
-        out, files.values_of(options.pairs, "PAIRS", columns), rows, compute, [model.identity, columns], 1024
-    )
+    def read() -> Iterator[list[str]]:
+        return again(files.values_of(options.pairs, "PAIRS", columns), rows, "PAIRS", list)
+
     new = out.with_name(f".{out.name}.new")
-    with new.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*columns, "score"])
-        scores = np.load(part, mmap_mode="r")
-        for pair, score in zip(files.values_of(options.pairs, "PAIRS", columns), scores, strict=True):
-            writer.writerow([*pair, f"{float(score[0]):.7g}"])
-    os.replace(new, out)
-    forget(out)
+    with alone(out):
+        part = compute_rows(out, read(), rows, compute, [model.identity, columns], 1024)
+        with new.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow([*columns, "score"])
+            for pair, score in zip(read(), np.load(part, mmap_mode="r"), strict=True):
+                writer.writerow([*pair, f"{float(score[0]):.7g}"])
+        os.replace(new, out)
     print(f"{rows.count:,} scores: {out}")  # noqa: T201  # the command's answer
     return 0
 
@@ -179,14 +185,19 @@ def _search(options: argparse.Namespace) -> int:
     names, texts = [name for name, _ in documents], [text for _, text in documents]
     rows = read_once(texts, "--corpus")
     vectors = None if options.vectors is None else _vectors(options.vectors, rows)
+    from embedlab.retrieval.search import search
+
     model = _load(options)
+    if vectors is not None:
+        _check_vectors(options.vectors, rows, model)
     for query in options.queries:
         if vectors is None:
             found = model.rank(query, texts, top_k=options.top_k, show_progress_bar=sys.stderr.isatty())
         else:
-            scores = model.similarity(model.encode_query(query), vectors)[0].numpy()
-            best = np.argsort(-scores, kind="stable")[: options.top_k]
-            found = [{"corpus_id": int(i), "score": float(scores[i])} for i in best]
+            scores, best = search(model.encode_query(query)[None], vectors, options.top_k)
+            found = [
+                {"corpus_id": n, "score": score} for n, score in zip(best[0].tolist(), scores[0].tolist(), strict=True)
+            ]
         _show(
             query,
             [{"id": names[own["corpus_id"]], "text": texts[own["corpus_id"]], **own} for own in found],
@@ -209,6 +220,22 @@ def _vectors(path: Path, rows: Rows) -> NDArray[np.float32]:
             f"{vectors.shape}; encode the corpus again."
         )
     return vectors
+
+
+def _check_vectors(path: Path, rows: Rows, model: Any) -> None:
+    """Refuse vectors that are known to be of other texts, or of another model or role."""
+    said = runs.read_json(_of_vectors(path))
+    if said is None:
+        return
+    roles = (None, "document") if model.strategy.symmetric else ("document",)
+    fits = {
+        "the texts of --corpus": said.get("texts") == rows.sha256,
+        "this run": said.get("model") == model.identity,
+        "documents (--role document)": said.get("role") in roles,
+        "all coordinates": said.get("truncate_dim") is None,
+    }
+    if wrong := [what for what, own in fits.items() if not own]:
+        raise UserError(f"`--vectors` must be of {wrong[0]}, but {path} is not; encode the corpus again.")
 
 
 def _show(query: str, found: Sequence[dict[str, Any]], as_json: bool) -> None:

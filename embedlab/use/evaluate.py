@@ -23,6 +23,7 @@ from embedlab.report.render import duration
 from embedlab.retrieval.bm25 import BM25
 from embedlab.retrieval.corpus import Collection, read_retrieval
 from embedlab.retrieval.measures import MEASURES, Measured, as_run, measure
+from embedlab.runs.identity import content_hash
 
 __all__ = ["cut", "main"]
 
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     for note in collection.notes:
         print(f"note: {note}")  # noqa: T201  # the command's answer
     _show(collection, results, list(seconds.values()))
-    _keep(options, collection, results, seconds, second if second is not None else first)
+    _keep(options, collection, results, seconds, first, second)
     return 0
 
 
@@ -209,22 +210,29 @@ def _keep(
     collection: Collection,
     results: dict[str, Measured],
     seconds: dict[str, float],
-    model: Any,
+    first: Any,
+    second: Any,
 ) -> None:
     """Write the results, per query too, into the folder of the run that had the last word, and where asked for."""
+    how = {
+        "ranked_by": [options.what, None if first is None else first.identity],
+        "reranked_by": [options.rerank, None if second is None else second.identity],
+        "depth": options.depth,
+        "top_k": options.top_k if options.rerank else None,
+    }
     content = {
         "collection": collection.record(),
-        "ranked_by": options.what,
-        "reranked_by": options.rerank,
-        "top_k": options.top_k if options.rerank else None,
+        **how,
         "seconds": seconds,
         "results": {name: own.record() for name, own in results.items()},
         "per_query": {name: own.per_query for name, own in results.items()},
     }
     folder = Path(options.rerank or options.what)
     places = [] if options.out is None else [options.out]
-    if model is not None and (folder / runs.RESULT).is_file():
-        name = f"{collection.name.replace('/', '-')}-{collection.split}{'-reranked' if options.rerank else ''}.json"
+    if (second or first) is not None and (folder / runs.RESULT).is_file():
+        key = content_hash([collection.sha256, how])[:8]  # what was measured otherwise stands beside it
+        reranked = "-reranked" if options.rerank else ""
+        name = f"{collection.name.replace('/', '-')}-{collection.split}{reranked}-{key}.json"
         places.append(folder / FOLDER / name)
     for place in places:
         runs.write_json_atomic(place, content)

@@ -78,7 +78,7 @@ def texts_of(path: Path, argument: str, column: str | None = None) -> Iterator[t
                 )
         text = _text(row, chosen, place)
         if column is None and row.get("title"):
-            text = f"{row['title']} {text}"
+            text = f"{row['title']} {text}".strip()  # as in BEIR
         yield str(row.get("_id", row.get("id", number))), text
 
 

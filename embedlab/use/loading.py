@@ -19,10 +19,12 @@ from typing import Any, Final
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
+import embedlab
 from embedlab import runs
 from embedlab.errors import UserError, did_you_mean
 from embedlab.resources import file_sha256
 from embedlab.runs.identity import content_hash
+from embedlab.source_hash import sources_of
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
 from embedlab.training.complaints import complaint
 from embedlab.training.start import prepare, run
@@ -62,13 +64,14 @@ def load(
             decoder is not there or is another one, or an argument is wrong.
     """
     prepare()
-    learned = None
+    learned, autocast = None, None
     if isinstance(what, str | Path) and _is_folder(what):
         if options or texts is not None:
             given = "texts" if texts is not None else sorted(options)[0]
             raise UserError(f"`{given}` must be left out for a run, whose folder says it; leave it out.")
         folder = Path(what).expanduser()
-        model = _model_of(folder)
+        model, precision = _model_of(folder)
+        autocast = torch.bfloat16 if precision == "bf16-mixed" else None
         _check_modules(model, folder, (*TRUSTED, *allow))
         strategy = _build(_with_backbone(model, backbone, dtype))
         _place(strategy, device)
@@ -90,16 +93,18 @@ def load(
     if strategy.features is not None:
         strategy.features.kept = False
     decoder = None if strategy.backbone is None else [strategy.backbone.files.sha256, str(strategy.backbone.dtype)]
-    identity = content_hash([model, learned, decoder, texts, strategy.device.type])
-    return Model(strategy.to(strategy.device), identity)
+    sources = sources_of(_paths(model))  # of what a module of the user's own, or of ours, computes
+    code = [sources, embedlab.__version__, str(autocast)]
+    identity = content_hash([model, learned, decoder, texts, strategy.device.type, code])
+    return Model(strategy.to(strategy.device), identity, autocast)
 
 
 def _is_folder(what: str | Path) -> bool:
     return isinstance(what, Path) or "/" in what or what.startswith((".", "~")) or Path(what).is_dir()
 
 
-def _model_of(folder: Path) -> dict[str, Any]:
-    """Return the strategy's part of a finished run's configuration.
+def _model_of(folder: Path) -> tuple[dict[str, Any], str | None]:
+    """Return the strategy's part of a finished run's configuration, and the trainer's precision.
 
     Raises:
         UserError: If there is no such folder, or it is not that of a finished run.
@@ -121,12 +126,13 @@ def _model_of(folder: Path) -> dict[str, Any]:
     for name in (runs.CONFIG, runs.BEST):
         if not (folder / name).is_file():
             raise UserError(f"{must} {folder} lacks {name}; copy the whole folder.")
-    model = read_yaml(folder / runs.CONFIG).get("model")
+    config = read_yaml(folder / runs.CONFIG)
+    model, trainer = config.get("model"), config.get("trainer")
     if not (isinstance(model, dict) and isinstance(model.get("class_path"), str)):
         raise UserError(
             f"{folder / runs.CONFIG} must say which `model` was run, but it does not; copy the whole folder."
         )
-    return model
+    return model, trainer.get("precision") if isinstance(trainer, dict) else None
 
 
 def _check_modules(value: Any, folder: Path, allowed: Collection[str]) -> None:

@@ -6,6 +6,7 @@ Names of methods and arguments are those of sentence-transformers, so that one c
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, final
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedlab.errors import UserError
+from embedlab.retrieval.search import cosines
 from embedlab.strategies.base import Embedder, EmbeddingStrategy, Role
 
 __all__ = ["Model"]
@@ -31,15 +33,16 @@ Vectors = NDArray[np.float32] | Tensor
 class Model:
     """A strategy ready for use; `embedlab.load` makes one.
 
-    Results do not depend on `batch_size`, on the order of texts or on what else is asked for.
+    Results do not depend on `batch_size`, on the order of texts or on what else is asked for, but for rounding.
 
     Args:
         strategy: Loaded, on its device.
         identity: Hash of all that decides its numbers.
+        autocast: What the trainer of its run computed in beside the decoder; None is nothing else.
     """
 
-    def __init__(self, strategy: EmbeddingStrategy, identity: str = "") -> None:
-        self.strategy, self.identity = strategy.eval(), identity
+    def __init__(self, strategy: EmbeddingStrategy, identity: str = "", autocast: torch.dtype | None = None) -> None:
+        self.strategy, self.identity, self.autocast = strategy.eval(), identity, autocast
 
     @property
     def name(self) -> str:
@@ -113,12 +116,13 @@ class Model:
             raise UserError(f"`role` must be query, document or None, got {role!r}; give one of these.")
         if coordinates is not None and coordinates < 1:
             raise UserError(f"`truncate_dim` must be at least 1, got {coordinates}; leave it out to keep all.")
-        self._check_not_empty(texts, "texts")
+        _check_not_empty(strategy, texts, "texts")
         if not texts:
             return strategy.embed(["a"], role)[:0, :coordinates]
         found: Tensor | None = None
         for chosen in _batches([(len(text), text, 0) for text in texts], batch_size, "Embedding", shown):
-            vectors = strategy.embed([texts[i] for i in chosen], role)
+            with self._precision():
+                vectors = strategy.embed([texts[i] for i in chosen], role)
             if coordinates is not None and vectors.shape[1] < coordinates:
                 raise UserError(
                     f"`truncate_dim` must be at most the {vectors.shape[1]} coordinates of a vector, got {coordinates}; lower it."
@@ -140,9 +144,9 @@ class Model:
     @staticmethod
     def similarity(first: Vectors, second: Vectors) -> Tensor:
         """Return the cosine of every vector of the first, (N, E), with every one of the second, (M, E), as (N, M)."""
-        a, b = (torch.as_tensor(own).float() for own in (first, second))
-        a, b = (functional.normalize(own.unsqueeze(0) if own.ndim == 1 else own, dim=-1) for own in (a, b.to(a.device)))
-        return a @ b.T
+        a, b = (torch.as_tensor(own) for own in (first, second))
+        a, b = (own[None] if own.ndim == 1 else own for own in (a, b.to(a.device)))
+        return cosines(a, b)
 
     @torch.no_grad()
     def score(
@@ -166,14 +170,18 @@ class Model:
                 )
         first, second = (_texts([pair[side] for pair in pairs], "pairs") for side in (0, 1))
         for side in (first, second):
-            self._check_not_empty(side, "pairs")
-        found = np.empty(len(pairs), np.float32)
+            _check_not_empty(self.strategy, side, "pairs")
+        distinct: dict[tuple[str, str], int] = {}  # equal pairs are scored once, or rounding might tell them apart
+        place = [distinct.setdefault(pair, len(distinct)) for pair in zip(first, second, strict=True)]
+        found = np.empty(len(distinct), np.float32)
+        first, second = [pair[0] for pair in distinct], [pair[1] for pair in distinct]
         # Pairs of one document side by side, as a cross-encoder reads it once for all its queries.
-        keys = [(len(document), document, len(query)) for query, document in zip(first, second, strict=True)]
+        keys = [(len(document), document, len(query)) for query, document in distinct]
         for chosen in _batches(keys, batch_size, "Scoring", show_progress_bar):
-            scores = self.strategy.score([first[i] for i in chosen], [second[i] for i in chosen])
+            with self._precision():
+                scores = self.strategy.score([first[i] for i in chosen], [second[i] for i in chosen])
             found[chosen] = scores.float().cpu().numpy()
-        return found
+        return found[place]
 
     def rank(
         self,
@@ -205,25 +213,25 @@ class Model:
         if not documents:
             return []
         if self.embeds:
-            own = self.encode_query(query, convert_to_tensor=True)
-            scores = (
-                self.similarity(own, self.encode_document(documents, convert_to_tensor=True, **options))[0]
-                .cpu()
-                .numpy()
-            )
+            vectors = self.encode_document(documents, convert_to_tensor=True, **options)
+            scores = self.similarity(self.encode_query(query, convert_to_tensor=True), vectors)[0].cpu().numpy()
         else:
             scores = self.score([(query, document) for document in documents], **options)
         best = np.argsort(-scores, kind="stable")[:top_k]
         shown = [{"text": documents[i]} if return_documents else {} for i in best]
         return [{"corpus_id": int(i), "score": float(scores[i]), **own} for i, own in zip(best, shown, strict=True)]
 
-    def _check_not_empty(self, texts: Sequence[str], argument: str) -> None:
-        """Refuse empty texts where a decoder reads them, by their place in what was given."""
-        if self.strategy.backbone is not None and "" in texts:
-            raise UserError(
-                f"`{argument}` must hold no empty text, as a decoder reads at least one token, got one at place "
-                f"{texts.index('')}; leave it out, or write something."
-            )
+    def _precision(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
+
+
+def _check_not_empty(strategy: EmbeddingStrategy, texts: Sequence[str], argument: str) -> None:
+    """Refuse empty texts where a decoder reads them."""
+    if strategy.backbone is not None and "" in texts:
+        raise UserError(
+            f"`{argument}` must hold no empty text, as a decoder reads at least one token, got one at place "
+            f"{texts.index('')}; leave it out, or write something."
+        )
 
 
 def _texts(texts: Sequence[str], argument: str) -> list[str]:

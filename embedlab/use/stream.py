@@ -1,20 +1,22 @@
 """Compute a row of numbers for each of many texts, in blocks that are kept as they come: a killed command goes on.
 
 Beside the file that is being made stand FILE.part, the rows so far, and FILE.progress.json, which says how many of them are
-whole, and of what. They go when the file has its name.
+whole, and of what. They go when the file has its name. One command at a time makes a file: it holds a lock on FILE.part.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +26,13 @@ from embedlab.errors import UserError
 from embedlab.report.render import duration
 from embedlab.runs.identity import content_hash
 
-__all__ = ["Rows", "compute_rows", "forget", "read_once"]
+__all__ = ["Rows", "again", "alone", "compute_rows", "read_once"]
 
 BLOCK: Final = 4096  # rows that a killed command loses at most
 HEARTBEAT: Final = 15.0  # seconds between lines
 
 Item = str | list[str]
+Given = TypeVar("Given")
 
 
 @dataclass(frozen=True)
@@ -57,16 +60,61 @@ def read_once(items: Iterable[Item], argument: str) -> Rows:
             raise UserError(
                 f"`{argument}` must hold no empty text, got one in row {count}; leave it out, or write something."
             )
-        digest.update(json.dumps(item).encode() + b"\n")
+        _add(digest, item)
         count += 1
     if not count:
         raise UserError(f"`{argument}` must hold at least one text, got none; give another file.")
     return Rows(count, digest.hexdigest())
 
 
+def again(items: Iterable[Given], rows: Rows, argument: str, text: Callable[[Given], Item]) -> Iterator[Given]:
+    """Yield what was counted before, once more; `text` gives of each what was hashed.
+
+    Raises:
+        UserError: At the end, if it was other content.
+    """
+    count, digest = 0, hashlib.sha256()
+    for item in items:
+        _add(digest, text(item))
+        count += 1
+        if count <= rows.count:
+            yield item
+    if Rows(count, digest.hexdigest()) != rows:
+        raise UserError(
+            f"`{argument}` must stay as it is while it is read, but it was changed; give the same command again."
+        )
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Hold the making of a file; what stands beside it goes once the file is there.
+
+    Raises:
+        UserError: If another process is at it, or the file has come meanwhile.
+    """
+    part = _part(out)
+    with part.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"`--out` must be made by one command at a time, but another is at {out}; wait for it."
+            ) from None
+        try:
+            if out.exists():
+                raise UserError(f"`--out` must be a new file, but {out} is there by now; name another one.")
+            yield
+        except BaseException:
+            if part.exists() and not part.stat().st_size:
+                part.unlink()
+            raise
+        for own in (_note(out), part):
+            own.unlink(missing_ok=True)
+
+
 def compute_rows(
     out: Path,
-    items: Iterable[Item],
+    items: Iterator[Item],
     rows: Rows,
     compute: Callable[[Sequence[Item]], NDArray[np.float32]],
     identity: Any,
@@ -76,25 +124,27 @@ def compute_rows(
 
     Args:
         out: The file that is to be made of the rows.
-        items: What `rows` was counted from, again from the first.
+        items: What `rows` was counted from, from the first; see `again`.
         rows: What `read_once` returned.
         compute: From b items to their rows, (b, width).
         identity: What decides the numbers beside the items; rows of another are begun anew.
         block: Items computed at a time; None is BLOCK.
 
     Returns:
-        A file that `numpy.load` reads, (N, width) float32: `out` with `.part` behind it, for the caller to use and to remove
-        with `forget`.
+        A file that `numpy.load` reads, (N, width) float32, for the caller to rename or to read.
+
+    Raises:
+        UserError: If the items are not those that were counted.
     """
     part, note, block = _part(out), _note(out), block or BLOCK
     wanted = content_hash([rows.count, rows.sha256, identity, block])
-    before = runs.read_json(note) if part.exists() else None
-    done = int(before["done"]) if before is not None and before.get("of") == wanted else 0
-    table: np.memmap[Any, Any] | None = np.lib.format.open_memmap(part, mode="r+") if done else None
+    table, done = _kept(part, note, wanted, rows)
     if done:
         _say(f"goes on behind {done:,} of {rows.count:,} rows in {part}")
+    else:
+        note.unlink(missing_ok=True)  # before any row of other content can stand there
     begun, told, first = time.monotonic(), time.monotonic(), done
-    for chunk in _blocks(islice(iter(items), done, None), block):
+    for chunk in _blocks(islice(items, done, None), block):
         found = compute(chunk)
         if table is None:
             table = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(rows.count, found.shape[1]))
@@ -109,10 +159,22 @@ def compute_rows(
     return part
 
 
-def forget(out: Path) -> None:
-    """Remove what stands beside a file that is made."""
-    for own in (_part(out), _note(out)):
-        own.unlink(missing_ok=True)
+def _kept(part: Path, note: Path, wanted: str, rows: Rows) -> tuple[np.memmap[Any, Any] | None, int]:
+    """Return the rows that an earlier command has kept of the same content, and how many are whole."""
+    try:
+        before = runs.read_json(note) or {}
+        if before.get("of") != wanted:
+            return None, 0
+        table = np.lib.format.open_memmap(part, mode="r+")
+        done = int(before["done"])
+    except (UserError, OSError, ValueError, KeyError, TypeError):  # damaged: begun anew
+        return None, 0
+    fits = table.dtype == np.float32 and table.ndim == 2 and len(table) == rows.count
+    return (table, done) if fits and 0 < done <= rows.count else (None, 0)
+
+
+def _add(digest: Any, item: Item) -> None:
+    digest.update(json.dumps(item).encode() + b"\n")
 
 
 def _part(out: Path) -> Path:
