@@ -431,3 +431,7 @@ def test_mteb_is_refused_what_scores_pairs(decoder_folder: Callable[[str], Path]
     model = embedlab.load("SGPTCrossEncoder", backbone=str(decoder_folder("llama")))
     with pytest.raises(UserError, match="`model` must embed, but SGPTCrossEncoder scores pairs"):
         MTEBEncoder(model)
+    with pytest.raises(UserError, match=r"`model` must be what `embedlab\.load` returns, got str"):
+        MTEBEncoder("runs/mine")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="`name` must be OWNER/NAME, got 'mine'"):
+        MTEBEncoder(model, "mine")

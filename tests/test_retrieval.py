@@ -658,9 +658,12 @@ def test_every_relevant_document_makes_a_triplet(nouns: Path, tmp_path: Path) ->
         ("DIR -o t.csv", "`--out` must end in .jsonl, got t.csv"),
         ("DIR -o DIR/corpus.jsonl", "`--out` must be a new file"),
         ("DIR -o no/t.jsonl", "`--out` must lie in a folder that is there"),
-        ("DIR -o t.jsonl --split dev", "`split` must name a file of"),
+        ("DIR -o t.jsonl --split dev", "`--split` must name a file of"),
         ("DIR -o t.jsonl --number 0", "`--number` must be at least 1"),
-        ("DIR -o t.jsonl --number 5", "`--number` must be such that BM25 finds so many"),
+        (
+            "DIR -o t.jsonl --number 5",
+            "`--number` and `--skip` must leave a triplet, but 2 of 2 queries find less than 5",
+        ),
         ("gone -o t.jsonl", "must be a BEIR folder or a hub id"),
     ],
 )

@@ -11,12 +11,14 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -277,9 +279,26 @@ def test_odd_input_is_answered_in_a_sentence(here: Path) -> None:
         r"`texts` must be texts, got int 3 at place 1": lambda: model.encode(["a", 3]),
         r"`texts` must hold no empty text, .* got one at place 1": lambda: model.encode(["a", "", "b"]),
         r"`texts` must be a list of texts, got int": lambda: model.encode(3),
-        r"`batch_size` must be at least 1, got 0": lambda: model.encode(["a"], batch_size=0),
+        r"`batch_size` must be a whole number of at least 1, got 0": lambda: model.encode(["a"], batch_size=0),
+        r"`batch_size` must be a whole number of at least 1, got '3'": lambda: model.encode(["a"], batch_size="3"),
+        r"`top_k` must be a whole number of at least 1, got -1": lambda: model.rank("a", ["b"], top_k=-1),
+        r"`query` must be one text, got list": lambda: model.rank(["a"], ["b"]),  # type: ignore[arg-type]
+        r"`query` must hold no empty text": lambda: model.rank("", ["b"]),
+        r"`documents` must hold no empty text, .* at place 1": lambda: model.rank("a", ["b", ""]),
+        r"`texts` must be a list of texts, got dict": lambda: model.encode({"a": 1}),
+        r"`texts` must be a list of texts, got set": lambda: model.encode({"a"}),
+        r"`texts` must be a list of texts, got DataFrame; give one of its columns": lambda: model.encode(
+            pd.DataFrame({"text": ["a"]})
+        ),
+        r"`texts` must be a list of texts, got ndarray": lambda: model.encode(np.array("a")),
+        r"`texts` must be Unicode text, got half of a surrogate pair at place 1": lambda: model.encode(
+            ["a", "b\ud800"]
+        ),
+        r"`similarity` takes two arrays of vectors, got list and list": lambda: model.similarity(["a"], ["b"]),
+        r"of one width, got \(1, 3\) and \(1, 4\)": lambda: model.similarity(np.ones(3), np.ones(4)),
+        r"`pairs` must hold pairs of texts, got \{'a': 'b'": lambda: model.score([{"a": "b", "c": "d"}]),
         r"`truncate_dim` must be at most the \d+ coordinates": lambda: model.encode(["a"], truncate_dim=10**6),
-        r"`truncate_dim` must be at least 1, got 0": lambda: model.encode(["a"], truncate_dim=0),
+        r"`truncate_dim` must be a whole number of at least 1, got 0": lambda: model.encode(["a"], truncate_dim=0),
         r"`role` must be query, document or None, got 'doc'": lambda: model.encode(["a"], role="doc"),
         r"`encode` needs a strategy that embeds, but Freeze scores pairs": lambda: scorer.encode(["a"]),
         r"`pairs` must hold pairs of texts, got 'ab' at place 0": lambda: model.score(["ab"]),
@@ -320,14 +339,15 @@ def test_texts_of_a_file_come_back_as_vectors(here: Path, tmp_path: Path) -> Non
 def test_pairs_of_a_file_come_back_with_scores(here: Path, tmp_path: Path) -> None:
     pairs = [("a man, a plan", 'he said "no"'), ("dogs\nand cats", "birds")]
     with (tmp_path / "p.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("id", "query", "document"), *((i, *own) for i, own in enumerate(pairs))])
+        rows = [(str(i), *own, str(i / 2)) for i, own in enumerate(pairs)]
+        csv.writer(file).writerows([("id", "query", "document", "score"), *rows])
     status, out, err = command("score", "runs/freeze", str(tmp_path / "p.csv"), "-o", str(tmp_path / "s.csv"))
     assert (status, out) == (0, f"2 scores: {tmp_path / 's.csv'}\n"), err
     with (tmp_path / "s.csv").open(newline="") as file:
-        header, *rows = list(csv.reader(file))
-    assert header == ["query", "document", "score"]
-    assert [tuple(row[:2]) for row in rows] == pairs
-    np.testing.assert_allclose([float(row[2]) for row in rows], embedlab.load("runs/freeze").score(pairs), rtol=1e-5)
+        header, *found = list(csv.reader(file))
+    assert header == ["id", "query", "document", "score", "predicted_score"]
+    assert [tuple(row[:4]) for row in found] == rows
+    np.testing.assert_allclose([float(row[4]) for row in found], embedlab.load("runs/freeze").score(pairs), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["sgpt_bi", "sgpt_cross"])
@@ -558,7 +578,7 @@ def test_a_run_is_measured_on_a_collection(here: Path, collection: Path, tmp_pat
     assert status == 0
     (kept,) = (here / "runs" / "sgpt_bi" / "retrieval").glob("nouns-test-*.json")
     assert f"results: {kept.relative_to(here)}" in told
-    command("evaluate", "runs/sgpt_bi", "--retrieval", str(collection), "--depth", "2")
+    command("evaluate", "runs/sgpt_bi", "--retrieval", str(collection), "--depth", "500")
     assert len(list(kept.parent.iterdir())) == 2, "another measurement stands beside it"
     content = read(kept)
     assert content == read(out)
@@ -631,7 +651,7 @@ ODD: dict[str, str] = {
     "encode runs/sgpt_bi pairs.tsv -o v.npy --column sentence3": "`sentence3` in line 2 of pairs.tsv must be a text, got none",
     "encode runs/sgpt_bi protocol.yaml -o v.npy": "`TEXTS` must end in .txt, .jsonl, .csv, .tsv",
     "encode runs/sgpt_bi empty.txt -o v.npy": "`TEXTS` must hold at least one text, got none",
-    "encode runs/sgpt_bi blank.txt -o v.npy": "`TEXTS` must hold no empty text, got one in row 1",
+    "encode runs/sgpt_bi blank.txt -o v.npy": "`TEXTS` must hold no empty text, got one as text 2",
     "encode runs/sgpt_bi broken.jsonl -o v.npy": "line 2 of broken.jsonl must be JSON",
     "encode runs/sgpt_bi number.jsonl -o v.npy": "`text` in line 1 of number.jsonl must be a text, got int 3",
     "encode runs/sgpt_bi latin.txt -o v.npy": "`TEXTS` must be UTF-8, but latin.txt is not",
@@ -639,6 +659,16 @@ ODD: dict[str, str] = {
     "encode runs/sgpt_bi one.txt -o v.csv": "`--out` must end in .npy or .parquet, got v.csv",
     "encode runs/sgpt_bi one.txt -o no/v.npy": "`--out` must lie in a folder that is there, got no/v.npy; make no first",
     "encode runs/sgpt_bi one.txt -o there.npy": "`--out` must be a new file, but there.npy is there",
+    "encode runs/sgpt_bi one.txt -o v.npy --column text": "`--column` must be left out for plain lines",
+    "encode runs/sgpt_bi open.csv -o v.npy": "line 2 of open.csv must be CSV, but it is not (unexpected end of data)",
+    "encode runs/sgpt_bi twice.csv -o v.npy": "twice.csv must have columns of different names, but 'text' stands twice",
+    "encode runs/sgpt_bi half.jsonl -o v.npy": "`text` in line 1 of half.jsonl must be Unicode text",
+    "encode runs/sgpt_bi one.txt -o v.npy --truncate-dim 0": "`--truncate-dim` must be at least 1, got 0",
+    "encode runs/none one.txt -o v.npy": "`RUN` must be the folder of a finished run, but runs/none is not there",
+    "score runs/sgpt_bi three.csv -o s.csv": "`--columns` must name the two columns with the texts of three.csv, which",
+    "score runs/sgpt_bi short.csv -o s.csv": "line 3 of short.csv must have 2 fields, but it has fewer",
+    "evaluate bm25 --retrieval beir --depth 5": "`--depth` must be at least 100, got 5",
+    "evaluate bm25 --retrieval beir --out there.npy": "`--out` must be a new file",
     "encode runs/freeze one.txt -o v.npy": "`encode` needs a strategy that embeds, but Freeze scores pairs",
     "encode runs/own one.txt -o v.npy": "must name nothing outside embedlab",
     "encode runs/sgpt_bi one.txt -o v.npy --role doc": "`--role` must be one of 'query', 'document', got 'doc'",
@@ -649,7 +679,7 @@ ODD: dict[str, str] = {
     "search runs/sgpt_bi query": "`--corpus`",
     "search runs/sgpt_bi query --corpus one.txt --top-k 0": "`--top-k` must be at least 1, got 0",
     "search runs/sgpt_bi query --corpus one.txt --vectors there.npy": "`--vectors` must be a .npy file that `embedlab encode`",
-    "search nothing query --corpus one.txt": "`what` must be the folder of a run or the name of a strategy, got 'nothing'",
+    "search nothing query --corpus one.txt": "`RUN` must be the folder of a run or the name of a strategy, got 'nothing'",
     "search runs/sgpt_bi query --corpus empty.txt": "`--corpus` must hold at least one text, got none",
     "evaluate runs/sgpt_bi": "`--retrieval` must be given, got none",
     "evaluate runs/sgpt_bi --retrieval gone": "`--retrieval` must be a BEIR folder or a hub id such as BeIR/scifact, but 'gone'",
@@ -676,6 +706,11 @@ def test_odd_commands_are_answered_in_a_sentence(here: Path, words: str) -> None
         "one.txt": b"a text\n",
         "there.npy": b"no array",
         "wide.csv": b"query,document\na,b,c\n",
+        "short.csv": b"query,document\na,b\nc\n",
+        "open.csv": b'text,b\n"a,1\nb,2\n',
+        "twice.csv": b"text,text\na,b\n",
+        "three.csv": b"id,a,b\n1,x,y\n",
+        "half.jsonl": b'{"text": "a\\ud800b"}\n',
     }.items():
         (here / name).write_bytes(content)
     for name, query, document in (("beir", "q", "d"), ("shared", "d", "d"), ("unknown", "q", "d9")):
@@ -689,6 +724,20 @@ def test_odd_commands_are_answered_in_a_sentence(here: Path, words: str) -> None
     assert ODD[words] in err
     assert err.count("\n") == 1
     assert not (here / "v.npy").exists()
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help(name: str, tmp_path: Path) -> None:
+    assert "usage: embedlab" in processes.run(tmp_path, [name, "--help"]).stdout
+
+
+@pytest.mark.parametrize("name", ["encode", "score", "search", "evaluate", "mine", "export", "ls"])
+def test_help_is_quick_to_come(name: str) -> None:
+    code = f"import sys\nfrom embedlab import cli\ntry:\n    cli.main([{name!r}, '--help'])\nexcept SystemExit:\n    pass\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}sys.exit('torch' in sys.modules)"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_model_is_what_it_says() -> None:

@@ -53,6 +53,7 @@ def write_card(folder: Path, run: Path, kind: str, pooling: str, name: str) -> N
     config = (run / runs.CONFIG).read_text(encoding="utf-8")
     (folder / "embedlab.yaml").write_text(config, encoding="utf-8")
     base = result["backbone"]["name"]
+    base = Path(base).name if Path(base).exists() else base  # where it lay says nothing elsewhere
     head: dict[str, Any] = {"library_name": kind, "pipeline_tag": "sentence-similarity", "tags": ["embedlab"]}
     if "/" in base and not Path(base).exists():
         head["base_model"] = base

@@ -39,6 +39,10 @@ class MTEBEncoder:
     """
 
     def __init__(self, model: Model, name: str = "embedlab/run", batch_size: int | None = None) -> None:
+        if not isinstance(model, Model):
+            raise UserError(f"`model` must be what `embedlab.load` returns, got {type(model).__name__}; load it first.")
+        if name.count("/") != 1:
+            raise UserError(f"`name` must be OWNER/NAME, got {name!r}.")
         if not model.embeds:
             raise UserError(f"`model` must embed, but {model.name} scores pairs; MTEB takes no such encoder.")
         self.model, self.name = model, name

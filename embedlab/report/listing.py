@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
         "List the runs in a folder. Those that are done can be loaded and used by their folder.",
         "example: embedlab ls runs/demo",
     )
-    parser.add_argument("runs", metavar="RUNS", type=Path, nargs="?", default=Path("runs"), help="default: %(default)s")
+    parser.add_argument("runs", metavar="RUNS", type=Path, nargs="?", default=Path("runs"), help="default: runs")
     folder = parser.read(arguments).runs
     if not folder.is_dir() and folder == Path("runs"):
         raise UserError(

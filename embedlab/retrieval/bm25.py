@@ -12,6 +12,7 @@ table. `stem` takes PyStemmer's `Stemmer("english").stemWords`, with which it is
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
@@ -25,6 +26,7 @@ from embedlab.errors import UserError
 __all__ = ["BM25", "mine"]
 
 WORD: Final = re.compile(r"\w+")
+logging.getLogger("bm25s").setLevel(logging.ERROR)  # it tells of every index that is built
 STOP_WORDS: Final = frozenset(STOPWORDS_EN)
 
 

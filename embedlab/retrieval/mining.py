@@ -55,7 +55,10 @@ def main(arguments: Sequence[str]) -> int:
             f"`--number` must be at least 1 and `--skip` at least 0, got {options.number} and {options.skip}."
         )
     # Ids that queries and documents share change nothing here: a text equal to the query is never a negative.
-    collection = read_retrieval(options.collection, options.split, same_id_left_out=False)
+    try:
+        collection = read_retrieval(options.collection, options.split, same_id_left_out=False)
+    except UserError as error:
+        raise UserError(str(error).replace("`path`", "`DIR`").replace("`split`", "`--split`")) from error
     names, texts = list(collection.documents), list(collection.documents.values())
     relevant = [
         [own for own, grade in collection.judgements[query].items() if grade > 0 and collection.documents[own]]
@@ -80,8 +83,9 @@ def main(arguments: Sequence[str]) -> int:
     if not rows:
         part.unlink()
         raise UserError(
-            f"`--number` must be such that BM25 finds so many negatives for a query, but for none of {len(queries)} it finds "
-            f"{options.number}; lower it."
+            f"`--number` and `--skip` must leave a triplet, but {short} of {len(queries)} queries find less than "
+            f"{options.number} negatives behind the first {options.skip}, and the others have no relevant document; lower them, "
+            "or name another split."
         )
     os.replace(part, out)
     left = f", {short} of {len(queries)} queries left out, for which BM25 finds too few" if short else ""

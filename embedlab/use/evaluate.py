@@ -24,6 +24,7 @@ from embedlab.retrieval.bm25 import BM25
 from embedlab.retrieval.corpus import Collection, read_retrieval
 from embedlab.retrieval.measures import MEASURES, Measured, as_run, measure
 from embedlab.runs.identity import content_hash
+from embedlab.use.options import add_model_options, model_of
 
 __all__ = ["cut", "main"]
 
@@ -58,12 +59,12 @@ def main(arguments: Sequence[str]) -> int:
     collection = _read(options)
     if options.cut is not None:
         collection = cut(collection, options.cut)
-    first = None if options.what == BASELINE else _load(options, options.what, options.backbone)
+    first = None if options.what == BASELINE else model_of(options)
     if first is not None and not first.embeds:
         raise UserError(
             f"`RUN` must embed to rank a whole corpus, but {first.name} scores pairs; give it as --rerank behind bm25."
         )
-    second = None if options.rerank is None else _load(options, options.rerank, options.rerank_backbone)
+    second = None if options.rerank is None else model_of(options, options.rerank, options.rerank_backbone)
     seconds: dict[str, float] = {}
     begun = time.perf_counter()
     found = _by_words(collection, options.depth) if first is None else _by_vectors(first, collection, options.depth)
@@ -74,7 +75,9 @@ def main(arguments: Sequence[str]) -> int:
         reranked = _again(second, collection, found, options.top_k)
         seconds["rerank"] = time.perf_counter() - begun
         results[f"{options.rerank} over {options.what}"] = measure(reranked, collection.judgements)
-    for note in collection.notes:
+    empty = results[options.what].without_relevant
+    notes = [f"{empty} queries have no relevant document and count 0"] if empty else []
+    for note in [*collection.notes, *notes]:
         print(f"note: {note}")  # noqa: T201  # the command's answer
     _show(collection, results, list(seconds.values()))
     _keep(options, collection, results, seconds, first, second)
@@ -106,19 +109,21 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"the first N queries only, over judged documents and BM25's best {HARD} of each",
     )
     parser.add_argument("--out", metavar="FILE", type=Path, help="keep the results there too, as JSON")
-    parser.add_argument("--backbone", metavar="NAME", help="decoder of a strategy, or where that of a run lies now")
     parser.add_argument("--rerank-backbone", metavar="NAME", help="the same for --rerank")
-    parser.add_argument("--device", help="where it computes; a GPU where there is one")
-    parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), help="what the decoder computes in")
-    parser.add_argument(
-        "--allow", metavar="MODULE", action="append", default=[], help="module of yours that a run names"
-    )
+    add_model_options(parser)
     options = parser.read(arguments)
-    for name, number in (("--depth", options.depth), ("--top-k", options.top_k), ("--cut", options.cut)):
-        if number is not None and number < 1:
-            raise UserError(f"`{name}` must be at least 1, got {number}; raise it.")
-    if options.out is not None and not options.out.absolute().parent.is_dir():
-        raise UserError(f"`--out` must lie in a folder that is there, got {options.out}; make it first.")
+    for name, number, least in (
+        ("--depth", options.depth, 100),
+        ("--top-k", options.top_k, 1),
+        ("--cut", options.cut, 1),
+    ):
+        if number is not None and number < least:
+            raise UserError(f"`{name}` must be at least {least}, got {number}; raise it.")  # recall@100 is measured
+    if options.out is not None:
+        if not options.out.absolute().parent.is_dir():
+            raise UserError(f"`--out` must lie in a folder that is there, got {options.out}; make it first.")
+        if options.out.exists():
+            raise UserError(f"`--out` must be a new file, but {options.out} is there; delete it, or name another one.")
     return options
 
 
@@ -237,9 +242,3 @@ def _keep(
     for place in places:
         runs.write_json_atomic(place, content)
         print(f"results: {place}")  # noqa: T201  # the command's answer
-
-
-def _load(options: argparse.Namespace, what: str, backbone: str | None) -> Any:
-    from embedlab.use.loading import load
-
-    return load(what, backbone=backbone, device=options.device, dtype=options.dtype, allow=options.allow)

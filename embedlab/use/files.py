@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any, Final, TextIO
 
 from embedlab.errors import UserError, did_you_mean
 
-__all__ = ["columns_of", "texts_of", "values_of"]
+__all__ = ["beside_vectors", "columns_of", "new_file", "pairs_of", "texts_of"]
 
 KINDS: Final = (".txt", ".jsonl", ".csv", ".tsv")
 TEXT: Final = ("text", "sentence", "query")  # where no column is named
@@ -28,10 +29,8 @@ def kind_of(path: Path, argument: str) -> str:
     """
     if not path.is_file():
         beside = [own.name for own in path.parent.iterdir()] if path.parent.is_dir() else []
-        what = "is a folder" if path.is_dir() else "is not there"
-        raise UserError(
-            f"`{argument}` must be a file, but {path} {what}{did_you_mean(path.name, beside, listing=False)}."
-        )
+        what = "is no file" if path.exists() else f"is not there{did_you_mean(path.name, beside, listing=False)}"
+        raise UserError(f"`{argument}` must be a file, but {path} {what}.")
     kind = (path.with_suffix("") if path.suffix == ".gz" else path).suffix
     if kind not in KINDS:
         raise UserError(
@@ -65,6 +64,8 @@ def texts_of(path: Path, argument: str, column: str | None = None) -> Iterator[t
         UserError: If a row has no text; the sentence names file and line.
     """
     if kind_of(path, argument) == ".txt":
+        if column is not None:
+            raise UserError(f"`--column` must be left out for plain lines such as those of {path}, got {column!r}.")
         with _opened(path, argument) as file:
             yield from ((str(number), line.rstrip("\r\n")) for number, line in enumerate(file))
         return
@@ -82,14 +83,14 @@ def texts_of(path: Path, argument: str, column: str | None = None) -> Iterator[t
         yield str(row.get("_id", row.get("id", number))), text
 
 
-def values_of(path: Path, argument: str, columns: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the texts in some columns of every row.
+def pairs_of(path: Path, argument: str, columns: Sequence[str]) -> Iterator[tuple[list[str], dict[str, Any]]]:
+    """Yield the texts in some columns of every row, and the whole row.
 
     Raises:
         UserError: If a row lacks one; the sentence names file and line.
     """
     for place, row in _rows(path, argument):
-        yield [_text(row, column, place) for column in columns]
+        yield [_text(row, column, place) for column in columns], row
 
 
 def _text(row: dict[str, Any], column: str, place: str) -> str:
@@ -99,6 +100,12 @@ def _text(row: dict[str, Any], column: str, place: str) -> str:
         raise UserError(
             f"`{column}` in {place} must be a text, got {came}{did_you_mean(column, [k for k in row if k != column])}."
         )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"`{column}` in {place} must be Unicode text, got half of a surrogate pair; mend it."
+        ) from error
     return text
 
 
@@ -124,13 +131,35 @@ def _rows(path: Path, argument: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     )
                 yield f"line {number} of {path}", row
             return
-        dialect: dict[str, Any] = {} if kind == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+        dialect: dict[str, Any] = {"strict": True} if kind == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
         table = csv.DictReader(file, **dialect)
-        for own in table:
-            place = f"line {table.line_num} of {path}"
+        names = list(table.fieldnames or ())
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise UserError(
+                f"{path} must have columns of different names, but {repeated[0]!r} stands twice; rename one."
+            )
+        before = 1
+        for own in _whole_rows(table, path):
+            place = f"line {before + 1} of {path}"  # where it begins
+            before = table.line_num
+            if None in own.values():
+                raise UserError(f"{place} must have {len(names)} fields, but it has fewer; correct it.")
             if None in own:
                 raise UserError(f"{place} must have {len(table.fieldnames or ())} fields, but it has more; correct it.")
             yield place, own
+
+
+def _whole_rows(table: csv.DictReader[str], path: Path) -> Iterator[dict[Any, Any]]:
+    """Yield the rows of a table; refuse a quote that is never closed, which would swallow all that follows."""
+    begun = 1
+    try:
+        for row in table:
+            yield row
+            begun = table.line_num
+    except csv.Error as error:
+        raise UserError(
+            f"line {begun + 1} of {path} must be CSV, but it is not ({error}); close its quotes, or double those inside."
+        ) from error
 
 
 @contextmanager
@@ -149,3 +178,23 @@ def _opened(path: Path, argument: str) -> Iterator[TextIO]:
             raise UserError(
                 f"`{argument}` must be a whole gzip file, but {path} is damaged ({error}); fetch it again."
             ) from error
+
+
+def new_file(path: Path, endings: Sequence[str]) -> Path:
+    """Refuse a file that cannot be made, or is there."""
+    if path.suffix not in endings:
+        raise UserError(f"`--out` must end in {' or '.join(endings)}, got {path.name}; rename it.")
+    if path.name in ("", ".", "..") or not path.parent.is_dir():
+        raise UserError(f"`--out` must lie in a folder that is there, got {path}; make {path.parent} first.")
+    if path.exists():
+        raise UserError(f"`--out` must be a new file, but {path} is there; delete it, or name another one.")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(
+            f"`--out` must lie in a folder that can be written to, but {path.parent} cannot; name another one."
+        )
+    return path
+
+
+def beside_vectors(path: Path) -> Path:
+    """Return the file that says of which texts and by what the vectors in a .npy file are."""
+    return path.with_name(f"{path.name}.json")

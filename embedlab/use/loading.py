@@ -64,6 +64,7 @@ def load(
             decoder is not there or is another one, or an argument is wrong.
     """
     prepare()
+    allow = [allow] if isinstance(allow, str) else list(allow)
     learned, autocast = None, None
     if isinstance(what, str | Path) and _is_folder(what):
         if options or texts is not None:
@@ -73,8 +74,15 @@ def load(
         model, precision = _model_of(folder)
         autocast = torch.bfloat16 if precision == "bf16-mixed" else None
         _check_modules(model, folder, (*TRUSTED, *allow))
-        strategy = _build(_with_backbone(model, backbone, dtype))
-        _place(strategy, device)
+        try:
+            strategy = _build(_with_backbone(model, backbone, dtype))
+            _place(strategy, device)
+        except UserError as error:
+            if "`backbone.name`" not in str(error):
+                raise
+            raise UserError(
+                f"{str(error).rstrip('.')}; give `backbone` (--backbone) where the decoder of {folder} lies now."
+            ) from error
         learned = file_sha256(folder / runs.BEST)
         _restore(strategy, folder / runs.BEST)
     else:
@@ -184,7 +192,8 @@ def _with_backbone(model: Mapping[str, Any], name: str | None, dtype: str | None
     """Return a strategy's configuration with another decoder or data type."""
     arguments = dict(model.get("init_args") or {})
     changed = {key: own for key, own in (("name", name), ("dtype", dtype)) if own is not None}
-    if changed:
+    kind = _class(model["class_path"]) if dtype is not None and name is None else None
+    if changed and (kind is None or "backbone" in inspect.signature(kind).parameters):
         given = arguments.get("backbone") or {}
         arguments["backbone"] = {**({"name": given} if isinstance(given, str) else given), **changed}
     return {**model, "init_args": arguments}

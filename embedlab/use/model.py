@@ -5,35 +5,33 @@ Names of methods and arguments are those of sentence-transformers, so that one c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional
 
 from embedlab.errors import UserError
 from embedlab.retrieval.search import cosines
 from embedlab.strategies.base import Embedder, EmbeddingStrategy, Role
+from embedlab.use.given import Vectors, batches, check_at_least_1, check_not_empty, texts_of, vectors_of
 
-__all__ = ["Model"]
+__all__ = ["Model", "Vectors"]
 
 TEXTS: Final = 1024  # handed to the decoder at a time, which makes passes of about equal size of them
 PAIRS: Final = 256
-
-Vectors = NDArray[np.float32] | Tensor
 
 
 @final
 class Model:
     """A strategy ready for use; `embedlab.load` makes one.
 
-    Results do not depend on `batch_size`, on the order of texts or on what else is asked for, but for rounding.
+    Results do not depend on `batch_size`, on the order of texts or on what else is asked for, but for rounding
+    (which is coarse in bfloat16: some thousandths of a score; `dtype="float32"` in `load` makes it vanish).
 
     Args:
         strategy: Loaded, on its device.
@@ -92,7 +90,7 @@ class Model:
         Raises:
             UserError: If the strategy has no vectors, or a text is none.
         """
-        several = [texts] if isinstance(texts, str) else _texts(texts, "texts")
+        several = [texts] if isinstance(texts, str) else texts_of(texts, "texts")
         vectors = self._vectors(several, role, batch_size, show_progress_bar, normalize_embeddings, truncate_dim)
         vectors = vectors[0] if isinstance(texts, str) else vectors
         return vectors if convert_to_tensor else vectors.cpu().numpy()
@@ -114,13 +112,13 @@ class Model:
             )
         if role not in (None, "query", "document"):
             raise UserError(f"`role` must be query, document or None, got {role!r}; give one of these.")
-        if coordinates is not None and coordinates < 1:
-            raise UserError(f"`truncate_dim` must be at least 1, got {coordinates}; leave it out to keep all.")
-        _check_not_empty(strategy, texts, "texts")
+        if coordinates is not None:
+            check_at_least_1(coordinates, "truncate_dim")
+        check_not_empty(strategy, texts, "texts")
         if not texts:
             return strategy.embed(["a"], role)[:0, :coordinates]
         found: Tensor | None = None
-        for chosen in _batches([(len(text), text, 0) for text in texts], batch_size, "Embedding", shown):
+        for chosen in batches([(len(text), text, 0) for text in texts], batch_size, "Embedding", shown):
             with self._precision():
                 vectors = strategy.embed([texts[i] for i in chosen], role)
             if coordinates is not None and vectors.shape[1] < coordinates:
@@ -144,9 +142,7 @@ class Model:
     @staticmethod
     def similarity(first: Vectors, second: Vectors) -> Tensor:
         """Return the cosine of every vector of the first, (N, E), with every one of the second, (M, E), as (N, M)."""
-        a, b = (torch.as_tensor(own) for own in (first, second))
-        a, b = (own[None] if own.ndim == 1 else own for own in (a, b.to(a.device)))
-        return cosines(a, b)
+        return cosines(*vectors_of(first, second))
 
     @torch.no_grad()
     def score(
@@ -164,20 +160,20 @@ class Model:
         """
         pairs = list(pairs)
         for number, pair in enumerate(pairs):
-            if isinstance(pair, str) or len(pair) != 2:
+            if not isinstance(pair, tuple | list | np.ndarray) or len(pair) != 2:
                 raise UserError(
                     f"`pairs` must hold pairs of texts, got {pair!r:.60} at place {number}; give two of them."
                 )
-        first, second = (_texts([pair[side] for pair in pairs], "pairs") for side in (0, 1))
+        first, second = (texts_of([pair[side] for pair in pairs], "pairs") for side in (0, 1))
         for side in (first, second):
-            _check_not_empty(self.strategy, side, "pairs")
+            check_not_empty(self.strategy, side, "pairs")
         distinct: dict[tuple[str, str], int] = {}  # equal pairs are scored once, or rounding might tell them apart
         place = [distinct.setdefault(pair, len(distinct)) for pair in zip(first, second, strict=True)]
         found = np.empty(len(distinct), np.float32)
         first, second = [pair[0] for pair in distinct], [pair[1] for pair in distinct]
         # Pairs of one document side by side, as a cross-encoder reads it once for all its queries.
         keys = [(len(document), document, len(query)) for query, document in distinct]
-        for chosen in _batches(keys, batch_size, "Scoring", show_progress_bar):
+        for chosen in batches(keys, batch_size, "Scoring", show_progress_bar):
             with self._precision():
                 scores = self.strategy.score([first[i] for i in chosen], [second[i] for i in chosen])
             found[chosen] = scores.float().cpu().numpy()
@@ -206,7 +202,13 @@ class Model:
         Returns:
             For each a mapping with `corpus_id` (its place in `documents`), `score`, and `text` if asked for.
         """
-        documents = _texts(documents, "documents")
+        if not isinstance(query, str):
+            raise UserError(f"`query` must be one text, got {type(query).__name__}; rank for one query at a time.")
+        documents = texts_of(documents, "documents")
+        if top_k is not None:
+            check_at_least_1(top_k, "top_k")
+        for argument, own in (("query", [query]), ("documents", documents)):
+            check_not_empty(self.strategy, own, argument)
         options: dict[str, Any] = {"show_progress_bar": show_progress_bar}
         if batch_size is not None:
             options["batch_size"] = batch_size
@@ -223,47 +225,3 @@ class Model:
 
     def _precision(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
-
-
-def _check_not_empty(strategy: EmbeddingStrategy, texts: Sequence[str], argument: str) -> None:
-    """Refuse empty texts where a decoder reads them."""
-    if strategy.backbone is not None and "" in texts:
-        raise UserError(
-            f"`{argument}` must hold no empty text, as a decoder reads at least one token, got one at place "
-            f"{texts.index('')}; leave it out, or write something."
-        )
-
-
-def _texts(texts: Sequence[str], argument: str) -> list[str]:
-    """Refuse what is no list of texts."""
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
-        came = "one text" if isinstance(texts, str) else type(texts).__name__
-        raise UserError(f"`{argument}` must be a list of texts, got {came}; put it into a list.")
-    several = list(texts)
-    for number, text in enumerate(several):
-        if not isinstance(text, str):
-            raise UserError(
-                f"`{argument}` must be texts, got {type(text).__name__} {text!r:.40} at place {number}; convert it, or leave it "
-                "out."
-            )
-    return several
-
-
-def _batches(keys: Sequence[tuple[int, str, int]], size: int, what: str, shown: bool) -> Iterator[list[int]]:
-    """Cut places into batches, longest texts first: what needs most memory is seen at once, and time left is not underrated.
-
-    Args:
-        keys: Of each place: characters of its text, the text, and characters beside it.
-        size: Places of a batch.
-        what: What is being done.
-        shown: Whether to show how far it is.
-    """
-    if size < 1:
-        raise UserError(f"`batch_size` must be at least 1, got {size}; leave it out for the default.")
-    order = sorted(range(len(keys)), key=lambda i: keys[i], reverse=True)
-    with Progress(transient=True, disable=not shown, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=sum(long + beside + 1 for long, _, beside in keys))
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
-            yield chosen
-            progress.advance(task, sum(keys[i][0] + keys[i][2] + 1 for i in chosen))

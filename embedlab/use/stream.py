@@ -29,7 +29,7 @@ from embedlab.runs.identity import content_hash
 __all__ = ["Rows", "again", "alone", "compute_rows", "read_once"]
 
 BLOCK: Final = 4096  # rows that a killed command loses at most
-HEARTBEAT: Final = 15.0  # seconds between lines
+HEARTBEAT: Final = 5.0  # seconds between lines
 
 Item = str | list[str]
 Given = TypeVar("Given")
@@ -58,7 +58,7 @@ def read_once(items: Iterable[Item], argument: str) -> Rows:
     for item in items:
         if "" in ([item] if isinstance(item, str) else item):
             raise UserError(
-                f"`{argument}` must hold no empty text, got one in row {count}; leave it out, or write something."
+                f"`{argument}` must hold no empty text, got one as text {count + 1}; leave it out, or write something."
             )
         _add(digest, item)
         count += 1
