@@ -323,7 +323,10 @@ def test_options_take_names_in_every_form() -> None:
     assert configs.with_files(["-c", "--print_config"]) == ["-c", "--print_config"], "for the parser to refuse"
 
 
-@pytest.mark.parametrize(("study", "architecture"), [("sgpt_nli", "gpt_neo"), ("sgpt_msmarco", "bloom")])
+@pytest.mark.parametrize(
+    ("study", "architecture"),
+    [pytest.param("sgpt_nli", "gpt_neo", marks=pytest.mark.slow), ("sgpt_msmarco", "bloom")],
+)
 def test_a_published_training_is_launched(
     study: str, architecture: str, tmp_path: Path, decoder_folder: Callable[[str], Path]
 ) -> None:
