@@ -39,6 +39,10 @@ LAW: dict[str, set[str]] = {
     "source_hash": {"source_imports"},
     "source_imports": set(),
     "yaml_files": {"errors"},
+    "analysis": {
+        *("arguments", "backbone", "configs", "data", "errors", "losses", "metrics", "packing", "pooling", "report"),
+        *("resources", "runs", "strategies", "use", "yaml_files"),
+    },
     "arguments": {"errors"},
     "configs": {"arguments", "errors", "yaml_files"},
     "losses": {"errors"},

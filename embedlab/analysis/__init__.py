@@ -1,0 +1,1 @@
+"""What runs, data and decoders look like inside: errors, leakage, layers."""
