@@ -10,7 +10,7 @@ from torch import nn
 
 from embedlab import losses, metrics, pooling
 from embedlab.packing import pack, token_batches
-from embedlab.strategies.freeze_network import LayerwiseAutoencoder
+from embedlab.strategies.freeze_encoders import LayerwiseAutoencoder
 
 CONTENT = torch.tensor([True] * 9 + [False])  # id 9 is a full stop
 

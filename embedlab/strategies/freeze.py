@@ -12,48 +12,29 @@ Semantic Tasks. Brown University, sections 3.2 and 4.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast, final
 
 from torch import Tensor, nn
 
 from embedlab import losses, pooling
-from embedlab.backbone import Backbone
+from embedlab.backbone import FINAL, Backbone, Layer
 from embedlab.backbone.features import Features, FinalPunctuation
-from embedlab.data import Pairs, Source, Texts
+from embedlab.data import Pairs, Texts
 from embedlab.distributed import gather
 from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
 from embedlab.strategies.base import Stage, Trainable, Training
-from embedlab.strategies.freeze_network import NetworkOptions, SiameseNetwork
+from embedlab.strategies.freeze_encoders import LayerwiseAutoencoder
+from embedlab.strategies.freeze_network import HeadOptions, NetworkOptions, SiameseNetwork, Standardize, chosen
+from embedlab.strategies.freeze_pretraining import PRETRAINING, Pretraining
 from embedlab.strategies.published import published
 
 __all__ = ["Freeze", "Pretraining"]
 
 CODE = "the authors' code"  # where the paper is silent
 NETWORK = NetworkOptions()
-# Stage 2 is Adam, which is AdamW without decay; in stage 1 everything decays. Constant rates, nothing clipped.
+# Stage 2 is Adam, which is AdamW without decay. A constant rate, nothing clipped.
 TRAINING = Training(3e-4, weight_decay=0, warmup=0, decay=False, gradient_clip=None)
-PRETRAINING = Training(3e-4, weight_decay=0.01, vectors_decay=True, warmup=0, decay=False, gradient_clip=None)
-
-
-@dataclass
-class Pretraining:
-    """Stage 1: autoencoders on plain sentences.
-
-    Args:
-        source: Where the sentences come from. Paper silent: which 20,000 of GenericsKB.
-        epochs: Passes over them. Differs from the paper: 10, not 250, as the reconstruction error falls fast.
-        batch_size: Sentences of a batch.
-        training: Learning rate, decay and so on of the autoencoders.
-        rate_growth: Block l of L, counted from 0, learns at the rate times 1 + rate_growth * l / L.
-    """
-
-    source: Source
-    epochs: int = 10
-    batch_size: int = 64
-    training: Training = PRETRAINING
-    rate_growth: float = 1.0
 
 
 @final
@@ -65,16 +46,23 @@ class Freeze(Trainable):
         pooling: From a block's token states to one latent per text; `last` in the paper.
         final_punctuation: Whether a final . ! or ? stays, is taken off, or is added where missing.
         bos: Whether a begin-of-text token is put first, as the authors' tool did by default; never pooled.
+        blocks: Blocks whose latents are read, counted from 1, and `final` for the last behind the decoder's final norm;
+            None is all blocks before that norm.
         center: Whether its own mean over the width is subtracted from each latent, as the authors' tool did for GPT-2.
-        standardize: Whether each coordinate of the latents is scaled by mean and deviation of the training texts.
-        network: Widths, activation, dropout and precision of encoders and head.
+        standardize: How latents are scaled: `none`; `vector` by their own mean and deviation over the width; `coordinate`
+            or `block` by those of each coordinate, or of each block, over the training texts.
+        network: How encoders and head are built.
+        frozen: Whether the encoders stay as they were pretrained, and only the head learns.
         loss: From predictions and gold scores to a scalar; `log_variance` in the paper.
         pretraining: Stage 1; None leaves it out.
         training: Learning rate, decay and so on of stage 2.
     """
 
     paper = (
-        published(CODE, final_punctuation="keep", bos=True, standardize=False, training=TRAINING)
+        published(CODE, final_punctuation="keep", bos=True, blocks=None, frozen=False)
+        | published("section 3.2", standardize="none")
+        | published(CODE, training=TRAINING, network__encoder=LayerwiseAutoencoder, network__depth=None)
+        | published(CODE, network__head=HeadOptions(), pretraining__relative=False)
         | published(CODE, pretraining__epochs=250, pretraining__batch_size=64, pretraining__rate_growth=1.0)
         | published(CODE, pretraining__training=PRETRAINING, network__dropout=0.1, network__precision="float32")
         | published("section 3.2", pooling=pooling.last, pretraining__source__path="community-datasets/generics_kb")
@@ -90,9 +78,11 @@ class Freeze(Trainable):
         pooling: Pooling = pooling.last,
         final_punctuation: FinalPunctuation = "keep",
         bos: bool = True,
+        blocks: Sequence[Layer] | None = None,
         center: bool = False,
-        standardize: bool = False,
+        standardize: Standardize = "none",
         network: NetworkOptions = NETWORK,
+        frozen: bool = False,
         loss: PairLoss = losses.log_variance,
         pretraining: Pretraining | None = None,
         training: Training = TRAINING,
@@ -100,51 +90,58 @@ class Freeze(Trainable):
         super().__init__()
         self.compare_with_paper(locals())
         self.backbone: Backbone = backbone
-        self.features: Features = Features(backbone, pooling, final_punctuation, bos)
+        # A subset is taken out of the features of all blocks, which other runs have computed already.
+        layers = blocks if blocks is not None and {0, FINAL} & {*blocks} else None
+        self.features: Features = Features(backbone, pooling, final_punctuation, bos, layers)
+        self.blocks, self.frozen = blocks, frozen
         self.center, self.standardize, self.options, self.pair_loss = center, standardize, network, loss
-        self.pretraining, self.plan, self.built, self.takes_statistics = pretraining, training, False, standardize
+        self.pretraining, self.plan, self.built = pretraining, training, False
+        self.takes_statistics = standardize in ("coordinate", "block") or network.encoder.fits()
 
     def configure_model(self) -> None:
         """Load the decoder; build an encoder per block and the head, and decoder halves for stage 1."""
         self.backbone.load()
         if not self.built:
-            layers, width = self.backbone.num_layers, self.backbone.width
-            self.siamese = SiameseNetwork(layers, width, self.options, self.center, self.standardize)
-            kind = self.backbone.files.config.model_type
-            own = {
-                "center": kind == "gpt2",
-                "dtype": "float32",
-                "network__activation": nn.SiLU if kind == "qwen2" else nn.GELU,
-            }
-            dtype = str(self.backbone.dtype).removeprefix("torch.")
-            chosen = {"center": self.center, "dtype": dtype, "network": self.options}
-            self.compare_with_paper(chosen, published(f"{CODE} on {kind}", **own))
+            self.chosen = chosen(self.blocks, self.backbone.num_layers)
+            size = (len(self.chosen), self.backbone.width)
+            self.siamese = SiameseNetwork(*size, self.options, self.center, self.standardize, self.frozen)
+            self._compare_with_code()
             self.built = True
         self.siamese.train_part(autoencoders=self.stage is not None)
+
+    def _compare_with_code(self) -> None:
+        """Note what the authors' code does otherwise for a decoder of this kind."""
+        kind = self.backbone.files.config.model_type
+        activation = nn.SiLU if kind == "qwen2" else nn.GELU
+        own = published(f"{CODE} on {kind}", center=kind == "gpt2", dtype="float32", network__activation=activation)
+        dtype = str(self.backbone.dtype).removeprefix("torch.")
+        self.compare_with_paper({"center": self.center, "dtype": dtype, "network": self.options}, own)
 
     def stages(self) -> tuple[Stage, ...]:
         """Stage 1, unless `pretraining` is None (section 4.2.3)."""
         if (own := self.pretraining) is None:
             return ()
-        how = (own.epochs, own.batch_size, own.training, self.reconstruction)
-        return (Stage("autoencoders", own.source, *how, trains="siamese.coders"),)
+        how = (own.epochs, own.batch_size, own.training, self.reconstruction, "siamese.coders")
+        return (Stage("autoencoders", own.source, *how),)
 
     def rate_factors(self, name: str) -> Sequence[float] | None:
         """Return higher learning rates for the autoencoders of later blocks."""
         if self.stage is None or self.pretraining is None:
             return None
         blocks = self.siamese.coders.blocks_of(name.removeprefix("siamese.coders."))
-        return [1 + self.pretraining.rate_growth * block / self.backbone.num_layers for block in blocks]
+        growth = self.pretraining.rate_growth / self.backbone.num_layers
+        return [1 + growth * (self.chosen[block] - 1) for block in blocks]
 
     def prepare(self, texts: Sequence[str]) -> None:
-        """Compute mean and standard deviation of each coordinate over the training texts' latents (section 3.2)."""
-        if self.standardize:
+        """Compute mean and deviation of the training texts' latents (section 3.2), or their principal components."""
+        if self.takes_statistics:
             self.precompute(texts, self.progress)
-            self.siamese.standardize(self._latents(texts))
+            self.siamese.fit(self._latents, texts)
 
     def reconstruction(self, batch: Texts) -> Tensor:
         """Return the reconstruction error of the autoencoders on sentences, ()."""
-        return self.siamese.reconstruction(self._latents(batch.text))
+        assert self.pretraining is not None, "or there is no such stage"
+        return self.siamese.reconstruction(self._latents(batch.text), self.pretraining.relative)
 
     def score(self, first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Score pairs by the head over the cosines of all blocks, (B,), 0 to 1."""
@@ -155,4 +152,7 @@ class Freeze(Trainable):
         return self.pair_loss(gather(self.score(*batch.sides)), gather(cast(Tensor, batch.score)))
 
     def _latents(self, texts: Sequence[str]) -> Tensor:
-        return self.features.get(texts).to(self.device)  # (B, L, D)
+        latents = self.features.get(texts)
+        if len(self.features.layers) != len(self.chosen):
+            latents = latents[:, [block - 1 for block in self.chosen]]
+        return latents.to(self.device)  # (B, L, D)

@@ -1,164 +1,52 @@
-"""The networks of FREEZE: one small network per block of a decoder, all blocks computed together.
-
-Blocks whose networks have the same shape form a group; a group is one batched product per layer of the network
-instead of a loop over modules.
-"""
+"""The siamese network of FREEZE: encoders of all blocks, the cosines of their codes, and a head over these."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedlab.backbone import FINAL, Layer
 from embedlab.errors import UserError
+from embedlab.strategies.freeze_encoders import Dropout, LayerwiseAutoencoder, LayerwiseEncoder, LayerwiseIdentity
 
-__all__ = ["CosineHead", "LayerwiseAutoencoder", "LayerwiseLinear", "NetworkOptions", "SiameseNetwork"]
+__all__ = ["CosineHead", "HeadOptions", "NetworkOptions", "SiameseNetwork", "Standardize", "chosen"]
 
 PAPER_WIDTH = 1024  # of gpt2-medium
+PART = 512  # texts whose latents are in memory while statistics are computed
+Standardize = Literal["none", "vector", "coordinate", "block"]
 
 
-class LayerwiseLinear(nn.Module):
-    """L separate linear layers, one per block, as one batched product: (L, B, in) to (L, B, out).
-
-    Args:
-        layers: L, the number of blocks.
-        inputs: Width of the input.
-        outputs: Width of the output.
-    """
-
-    def __init__(self, layers: int, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(layers, inputs, outputs))
-        self.bias = nn.Parameter(torch.empty(layers, 1, outputs))
-        for weight in self.weight:  # Xavier uniform with gain 0.5, the authors' code
-            nn.init.xavier_uniform_(weight, gain=0.5)
-        nn.init.uniform_(self.bias, -(inputs**-0.5), inputs**-0.5)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map (L, B, in) to (L, B, out)."""
-        return torch.baddbmm(self.bias.to(inputs.dtype), inputs, self.weight.to(inputs.dtype))
-
-
-class _LayerwiseNorm(nn.Module):
-    """L separate layer norms, one per block: (L, B, width) to the same shape."""
-
-    def __init__(self, layers: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(layers, 1, width))
-        self.bias = nn.Parameter(torch.zeros(layers, 1, width))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        normal = functional.layer_norm(inputs, inputs.shape[-1:])
-        return torch.addcmul(self.bias.to(normal.dtype), normal, self.weight.to(normal.dtype))
-
-
-class _Dropout(nn.Module):
-    """Dropout (Srivastava et al., 2014) whose mask takes 16 bits of a random number for each place.
-
-    On a processor `torch.nn.Dropout` draws one number a place, which took a sixth of a training step.
+@dataclass(frozen=True)
+class HeadOptions:
+    """How the head over the cosines is built.
 
     Args:
-        share: Share of the places that become 0, to the nearest 1 / 65,536; the others are scaled up.
+        layers: Hidden layers; 3 in the authors' code, 1 before the autoencoders came (section 4.2.2).
+        width: Width of the hidden layers.
+        norm: Whether each hidden layer has a layer norm.
+        squash: Class of what brings the output to 0 to 1; `torch.nn.Identity` leaves it. Paper: "sigmoid", which is a hard
+            one in the authors' code, but for section 4.2.1.
+        standardize: Whether all cosines are shifted and scaled by one mean and deviation, those of the batch while
+            training and of all training batches after (section 4.2.1). Differs from the paper: the authors' code takes
+            those of the test pairs for the test pairs.
     """
 
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.dropped = round(share * 2**16)
+    layers: int = 3
+    width: int = 512
+    norm: bool = True
+    squash: type[nn.Module] = nn.Hardsigmoid
+    standardize: bool = False
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        if not (self.training and self.dropped):
-            return inputs
-        numbers = torch.empty(-(-inputs.numel() // 4), dtype=torch.int64, device=inputs.device)
-        bits = numbers.random_(torch.iinfo(torch.int64).min, None).view(torch.int16)[: inputs.numel()]
-        kept = (bits >= self.dropped - 2**15).view(inputs.shape).to(inputs.dtype)
-        return inputs * kept.mul_(2**16 / (2**16 - self.dropped))
-
-
-class LayerwiseAutoencoder(nn.Module):
-    """An autoencoder for each block (FREEZE, section 4.2.3; sizes of the hidden layer from the authors' code).
-
-        encoder: Linear D to m, norm, dropout, activation, Linear m to b, norm, dropout, activation,   m = (D + b) // 2
-        decoder: Linear b to m, norm, dropout, activation, Linear m to D
-
-    Args:
-        width: D, the width of the latents.
-        bottlenecks: b for each block, L of them; equal neighbours are computed together.
-        dropout: Dropout after each norm.
-        activation: Class of the activations.
-    """
-
-    def __init__(
-        self, width: int, bottlenecks: Sequence[int], dropout: float, activation: type[nn.Module] = nn.GELU
-    ) -> None:
-        super().__init__()
-        self.width, self.dropout, self.activation = width, dropout, activation
-        self.groups = [(len(list(same)), bottleneck) for bottleneck, same in groupby(bottlenecks)]
-        self.encoders = nn.ModuleList(self._encoder(layers, code) for layers, code in self.groups)
-        self.decoders: nn.ModuleList | None = None
-
-    def keep_decoders(self, keep: bool) -> None:
-        """Add the decoder halves if `keep` and there are none; drop them if not `keep`."""
-        if not keep:
-            self.decoders = None
-        elif self.decoders is None:
-            self.decoders = nn.ModuleList(self._decoder(layers, code) for layers, code in self.groups)
-
-    def encode(self, latents: Tensor) -> list[Tensor]:
-        """Encode latents (B, L, D) to one tensor per group of blocks, (blocks of the group, B, b), in order."""
-        parts = torch.split(latents.transpose(0, 1), [layers for layers, _ in self.groups])
-        return [encoder(part) for encoder, part in zip(self.encoders, parts, strict=True)]
-
-    def decode(self, codes: Sequence[Tensor]) -> Tensor:
-        """Rebuild latents (B, L, D) from their codes."""
-        assert self.decoders is not None, "the decoder halves were dropped"
-        return torch.cat([decoder(code) for decoder, code in zip(self.decoders, codes, strict=True)]).transpose(0, 1)
-
-    def blocks_of(self, name: str) -> range:
-        """Return the blocks that a parameter's slices along its first axis belong to, by the parameter's name."""
-        group = int(name.split(".")[1])
-        start = sum(layers for layers, _ in self.groups[:group])
-        return range(start, start + self.groups[group][0])
-
-    def _encoder(self, layers: int, code: int) -> nn.Sequential:
-        middle = (self.width + code) // 2
-        return nn.Sequential(*self._half(layers, self.width, middle), *self._half(layers, middle, code))
-
-    def _decoder(self, layers: int, code: int) -> nn.Sequential:
-        middle = (self.width + code) // 2
-        return nn.Sequential(*self._half(layers, code, middle), LayerwiseLinear(layers, middle, self.width))
-
-    def _half(self, layers: int, inputs: int, outputs: int) -> list[nn.Module]:
-        dropout = _Dropout(self.dropout)
-        return [LayerwiseLinear(layers, inputs, outputs), _LayerwiseNorm(layers, outputs), dropout, self.activation()]
-
-
-class CosineHead(nn.Module):
-    """From the cosines of all blocks to one score (FREEZE, section 4.2; sizes from the authors' code).
-
-        3 times: Linear to 512, norm, dropout, activation;   Linear to 1, hard sigmoid
-
-    Args:
-        layers: L, the number of blocks.
-        dropout: Dropout after each norm.
-        activation: Class of the activations.
-    """
-
-    def __init__(self, layers: int, dropout: float, activation: type[nn.Module] = nn.GELU) -> None:
-        super().__init__()
-        parts: list[nn.Module] = []
-        for size in (layers, 512, 512):
-            parts += [nn.Linear(size, 512), nn.LayerNorm(512), _Dropout(dropout), activation()]
-        self.network = nn.Sequential(*parts, nn.Linear(512, 1), nn.Hardsigmoid())
-
-    def forward(self, cosines: Tensor) -> Tensor:
-        """Map cosines (B, L) to scores (B,), 0 to 1."""
-        scores: Tensor = self.network(cosines)
-        return scores.squeeze(-1)
+    def __post_init__(self) -> None:
+        if self.layers < 0:
+            raise UserError(f"`network.head.layers` must be at least 0, got {self.layers}; 0 is one linear layer.")
+        if self.width < 1:
+            raise UserError(f"`network.head.width` must be at least 1, got {self.width}.")
 
 
 @dataclass(frozen=True)
@@ -166,17 +54,23 @@ class NetworkOptions:
     """How the small networks of FREEZE are built.
 
     Args:
-        widths: Bottlenecks of equal shares of the blocks, lower first; section 4.2.3.
+        widths: Widths of the codes of equal shares of the blocks, lower first; section 4.2.3.
         scale_widths: Whether `widths` are for a decoder of width 1024 and are scaled to the decoder's own width.
+        encoder: Class of the encoders, see `embedlab.strategies.freeze_encoders`.
+        depth: Linear layers of an encoder; None is as published, 2 for an autoencoder and 3 for an MLP.
         activation: Class of the activations; GELU in the paper, `torch.nn.SiLU` in the authors' code for Qwen2.
         dropout: Dropout after each norm.
-        precision: Data type the autoencoders compute in; weights, cosines and the head stay float32.
+        head: How the head is built.
+        precision: Data type the encoders compute in; weights, cosines and the head stay float32.
     """
 
     widths: Sequence[int] = (256, 512)
     scale_widths: bool = False
+    encoder: type[LayerwiseEncoder] = LayerwiseAutoencoder
+    depth: int | None = None
     activation: type[nn.Module] = nn.GELU
     dropout: float = 0.1
+    head: HeadOptions = field(default_factory=HeadOptions)
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -184,6 +78,11 @@ class NetworkOptions:
             raise UserError(f"`network.widths` must be one or more positive bottlenecks, got {list(self.widths)}.")
         if not 0 <= self.dropout < 1:
             raise UserError(f"`network.dropout` must be at least 0 and less than 1, got {self.dropout}.")
+        if self.depth is not None and (self.depth < 1 or self.encoder is LayerwiseIdentity):
+            raise UserError(
+                f"`network.depth` must be at least 1 for encoders that have layers, got {self.depth} for "
+                f"{self.encoder.__name__}; leave it out."
+            )
 
     def bottlenecks(self, layers: int, width: int) -> list[int]:
         """Give each of the L blocks of a decoder of some width its bottleneck.
@@ -196,65 +95,161 @@ class NetworkOptions:
 
 
 @final
+class CosineHead(nn.Module):
+    """From the cosines of all blocks to one score (FREEZE, section 4.2; sizes from the authors' code).
+
+        3 times: Linear to 512, norm, dropout, activation;   Linear to 1, hard sigmoid
+
+    Args:
+        layers: L, the number of blocks.
+        dropout: Dropout after each hidden layer's norm.
+        activation: Class of the activations.
+        options: Depth, width and what follows the last layer.
+    """
+
+    def __init__(
+        self, layers: int, dropout: float, activation: type[nn.Module] = nn.GELU, options: HeadOptions | None = None
+    ) -> None:
+        super().__init__()
+        own = options or HeadOptions()
+        parts: list[nn.Module] = []
+        for size in [layers, *[own.width] * own.layers][: own.layers]:
+            norm = [nn.LayerNorm(own.width)] if own.norm else []
+            parts += [nn.Linear(size, own.width), *norm, Dropout(dropout), activation()]
+        last = nn.Linear(own.width if own.layers else layers, 1)
+        self.network = nn.Sequential(*parts, last, own.squash())
+        # Over batches the running mean is the plain mean, as `momentum` None says.
+        self.scale = nn.BatchNorm1d(1, affine=False, momentum=None) if own.standardize else None  # type: ignore[arg-type]
+
+    def forward(self, cosines: Tensor) -> Tensor:
+        """Map cosines (B, L) to scores (B,), 0 to 1."""
+        cosines = cosines if self.scale is None else self.scale(cosines[:, None])[:, 0]
+        scores: Tensor = self.network(cosines)
+        return scores.squeeze(-1)
+
+
+@final
 class SiameseNetwork(nn.Module):
-    """Autoencoders and head over the latents of all blocks (FREEZE, section 4).
+    """Encoders and head over the latents of all blocks (FREEZE, section 4).
 
     Args:
         layers: L, the number of blocks.
         width: D, the width of the latents.
         options: How the networks are built.
         center: Whether its own mean over the width is subtracted from each latent.
-        standardized: Whether each coordinate is scaled by what `standardize` finds.
+        standardize: How latents are scaled: `none`; `vector` each by its own mean and deviation over the width;
+            `coordinate` each coordinate, `block` all coordinates of a block together, by those of the training texts.
+        frozen: Whether the encoders stay as they were pretrained, and only the head learns.
     """
 
     mean: Tensor
     scale: Tensor
 
     def __init__(
-        self, layers: int, width: int, options: NetworkOptions, center: bool = False, standardized: bool = False
+        self,
+        layers: int,
+        width: int,
+        options: NetworkOptions,
+        center: bool = False,
+        standardize: Standardize = "none",
+        frozen: bool = False,
     ) -> None:
         super().__init__()
-        self.center, self.standardized, self.dtype = center, standardized, getattr(torch, options.precision)
+        self.center, self.standardized, self.dtype = center, standardize, getattr(torch, options.precision)
         own = options.bottlenecks(layers, width)
-        self.coders = LayerwiseAutoencoder(width, own, options.dropout, options.activation)
-        self.head = CosineHead(layers, options.dropout, options.activation)
+        self.coders = options.encoder(width, own, options.dropout, options.activation, options.depth)
+        self.head = CosineHead(layers, options.dropout, options.activation, options.head)
+        self.frozen, self.pretrains = frozen, False
         self.register_buffer("mean", torch.zeros(layers, width))
         self.register_buffer("scale", torch.ones(layers, width))
 
     def forward(self, latents: Tensor) -> Tensor:
         """Score pairs, (B,), 0 to 1, from the latents of their first texts and then of their second, (2B, L, D)."""
+        return self.head.forward(self.cosines(latents))
+
+    def cosines(self, latents: Tensor) -> Tensor:
+        """Return each block's cosine, (B, L), from the latents of first texts and then of second ones, (2B, L, D)."""
         with self._precision(latents):
             halves = [code.chunk(2, dim=1) for code in self.coders.encode(self.normal(latents))]
-        cosines = torch.cat([functional.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in halves])  # (L, B)
-        return self.head.forward(cosines.T)
+        return torch.cat([functional.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in halves]).T
 
-    def reconstruction(self, latents: Tensor) -> Tensor:
+    def reconstruction(self, latents: Tensor, relative: bool = False) -> Tensor:
         """Return the squared reconstruction error of latents (B, L, D), ().
 
         It is summed over blocks, so that each autoencoder trains as if alone.
+
+        Args:
+            latents: Of a batch of texts.
+            relative: Whether each block's error is divided by the variance of its latents in the batch.
         """
         latents = self.normal(latents)
         with self._precision(latents):
             rebuilt = self.coders.decode(self.coders.encode(latents))
-        return functional.mse_loss(rebuilt.float(), latents, reduction="none").mean((0, 2)).sum()
+        errors = functional.mse_loss(rebuilt.float(), latents, reduction="none").mean((0, 2))
+        return (errors / latents.var(0, correction=0).mean(-1).clamp_min(1e-8) if relative else errors).sum()
 
-    def standardize(self, latents: Tensor) -> None:
-        """Set the mean and standard deviation that latents are scaled by, from the latents given, (B, L, D)."""
-        assert self.standardized, "or `normal` would not see it"
-        latents = self.normal(latents).double()
-        self.mean.copy_(latents.mean(0))
-        self.scale.copy_(latents.std(0).clamp_min(1e-6))
+    @torch.no_grad()
+    def fit(self, latents: Callable[[Sequence[str]], Tensor], texts: Sequence[str]) -> None:
+        """Learn what is computed from the latents of texts.
+
+        Args:
+            latents: From B texts to their latents, (B, L, D).
+            texts: The training texts; the latents of a part of them are in memory at a time.
+        """
+
+        def parts() -> Iterator[Tensor]:
+            return (latents(texts[start : start + PART]) for start in range(0, len(texts), PART))
+
+        if self.standardized in ("coordinate", "block"):
+            count, total, squares = 0, torch.zeros(1), torch.zeros(1)
+            for part in parts():
+                own = self._centred(part).double().cpu()
+                count, total, squares = count + len(own), total + own.sum(0), squares + own.square().sum(0)
+            mean, square = total / count, squares / count
+            if self.standardized == "block":
+                mean, square = (own.mean(-1, keepdim=True).expand_as(own) for own in (mean, square))
+            deviation = (square - mean.square()).clamp_min(0) * count / max(1, count - 1)
+            self.mean.copy_(mean)
+            self.scale.copy_(deviation.sqrt().clamp_min(1e-6))
+        if self.coders.fits():
+            self.coders.fit(self.normal(part) for part in parts())
 
     def normal(self, latents: Tensor) -> Tensor:
         """Convert latents (B, L, D) to float32, centre them if `center`, and scale them."""
-        latents = latents.float()
-        latents = latents - latents.mean(-1, keepdim=True) if self.center else latents
-        return (latents - self.mean) / self.scale if self.standardized else latents
+        latents = self._centred(latents)
+        if self.standardized == "vector":
+            return functional.layer_norm(latents, latents.shape[-1:])
+        return latents if self.standardized == "none" else (latents - self.mean) / self.scale
+
+    def train(self, mode: bool = True) -> SiameseNetwork:
+        """Set training mode; frozen encoders stay in evaluation mode, without dropout."""
+        super().train(mode)
+        if self.frozen and not self.pretrains:
+            self.coders.eval()
+        return self
 
     def train_part(self, autoencoders: bool) -> None:
-        """Make the autoencoders trainable with their decoder halves, or the encoders with the head."""
+        """Make the autoencoders trainable with their decoder halves, or the encoders, unless frozen, with the head."""
+        self.pretrains = autoencoders
         self.coders.keep_decoders(autoencoders)
+        self.coders.requires_grad_(autoencoders or not self.frozen)
         self.head.requires_grad_(not autoencoders)
+
+    def _centred(self, latents: Tensor) -> Tensor:
+        latents = latents.float()
+        return latents - latents.mean(-1, keepdim=True) if self.center else latents
 
     def _precision(self, latents: Tensor) -> torch.autocast:
         return torch.autocast(latents.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def chosen(blocks: Sequence[Layer] | None, layers: int) -> list[int]:
+    """Return the numbers of the blocks that are read, of L blocks; the last one stands for `final`."""
+    if blocks is None:
+        return list(range(1, layers + 1))
+    numbers = [layers if block == FINAL else int(block) for block in blocks]
+    if not blocks or len({*blocks}) < len(blocks) or not 0 <= min(numbers) <= max(numbers) <= layers:
+        raise UserError(
+            f"`blocks` must be some of 0 to {layers} and {FINAL!r}, each once, got {list(blocks)}; mend it."
+        )
+    return numbers

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch import nn
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
 
 from embedlab import pooling
 from embedlab.backbone import Backbone
@@ -18,7 +21,15 @@ from embedlab.errors import UserError
 from embedlab.strategies import base
 from embedlab.strategies.base import Trainable, Training
 from embedlab.strategies.freeze import Freeze, Pretraining
-from embedlab.strategies.freeze_network import NetworkOptions, SiameseNetwork
+from embedlab.strategies.freeze_encoders import (
+    LayerwiseAutoencoder,
+    LayerwiseEncoder,
+    LayerwiseIdentity,
+    LayerwiseLinear,
+    LayerwiseMLP,
+    LayerwisePCA,
+)
+from embedlab.strategies.freeze_network import HeadOptions, NetworkOptions, SiameseNetwork
 from embedlab.strategies.sgpt_bi import SGPTBiEncoder
 from tests.conftest import SCORES, TEXTS
 
@@ -46,6 +57,187 @@ def test_sizes_are_those_the_authors_print(
         assert autoencoders is None or trained == autoencoders
         network.train_part(autoencoders=False)
         assert sum(p.numel() for p in network.parameters() if p.requires_grad) == supervised
+
+
+S0 = NetworkOptions(
+    encoder=LayerwiseIdentity,
+    activation=nn.ReLU,
+    dropout=0.0,
+    head=HeadOptions(layers=1, width=128, norm=False, squash=nn.Sigmoid, standardize=True),
+)
+S1 = NetworkOptions(encoder=LayerwiseMLP, widths=(512,), dropout=0.0, head=HeadOptions(layers=1))
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        pytest.param(S0, 3_329, id="S0"),
+        pytest.param(S1, 25_241_601, id="S1"),
+        pytest.param(replace(S1, widths=(256,)), 9_482_241, id="S1 of 256"),
+    ],
+)
+def test_sizes_before_the_autoencoders(options: NetworkOptions, size: int) -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in SiameseNetwork(24, 1024, options).parameters()) == size
+
+
+def plain(layers: Sequence[nn.Module], place: int, x: Tensor) -> Tensor:
+    """Apply the networks of one block of a group, one after the other, without batching over blocks."""
+    for layer in layers:
+        if isinstance(layer, LayerwiseLinear):
+            x = x @ layer.weight[place] + layer.bias[place, 0]
+        elif hasattr(layer, "weight"):
+            mean, var = x.mean(-1, keepdim=True), x.var(-1, keepdim=True, correction=0)
+            x = (x - mean) / (var + 1e-5).sqrt() * layer.weight[place, 0] + layer.bias[place, 0]
+        elif isinstance(layer, nn.GELU):
+            x = 0.5 * x * (1 + torch.erf(x / 2**0.5))
+    return x
+
+
+@pytest.mark.parametrize("encoder", [LayerwiseAutoencoder, LayerwiseMLP, LayerwiseIdentity, LayerwisePCA])
+@pytest.mark.parametrize("depth", [None, 3])
+def test_the_network_is_a_plain_loop(encoder: type[LayerwiseEncoder], depth: int | None) -> None:
+    """Section 4, block by block: the cosine of the codes, then the head over the cosines."""
+    if depth is not None and encoder in (LayerwiseIdentity, LayerwisePCA):
+        pytest.skip("has no depth")
+    torch.manual_seed(0)
+    options = NetworkOptions(widths=(4, 6), encoder=encoder, depth=depth, head=HeadOptions(layers=2, width=5))
+    network = SiameseNetwork(4, 12, options).eval()
+    first, second = torch.randn(3, 4, 12), torch.randn(3, 4, 12)
+    cosines = torch.zeros(3, 4)
+    for block in range(4):
+        group = network.coders.encoders[min(block // 2, len(network.coders.encoders) - 1)]
+        layers = list(group) if isinstance(group, nn.Sequential) else [group]
+        assert sum(isinstance(layer, LayerwiseLinear) for layer in layers) == (depth or encoder.published_depth)
+        a, b = (plain(layers, block % 2, own[:, block]) for own in (first, second))
+        cosines[:, block] = (a * b).sum(-1) / a.norm(dim=-1) / b.norm(dim=-1)
+    linears = [layer for layer in network.head.network if isinstance(layer, nn.Linear)]
+    norms = [layer for layer in network.head.network if isinstance(layer, nn.LayerNorm)]
+    x = cosines
+    for linear, norm in zip(linears[:2], norms, strict=True):
+        x = nn.functional.gelu(norm(linear(x)))
+    expected = ((linears[2](x)[:, 0] + 3) / 6).clamp(0, 1)
+    both = torch.cat([first, second])
+    assert torch.allclose(network.cosines(both), cosines, atol=1e-5)
+    assert torch.allclose(network(both), expected, atol=1e-5)
+
+
+def test_an_autoencoder_of_more_layers_mirrors_its_encoder() -> None:
+    coder = LayerwiseAutoencoder(12, [6, 6], depth=3)
+    coder.keep_decoders(True)
+    assert coder.decoders is not None
+    halves = [coder.encoders[0], coder.decoders[0]]
+    sizes = [[m.weight.shape[1:] for m in half.modules() if isinstance(m, LayerwiseLinear)] for half in halves]
+    assert sizes == [[(12, 10), (10, 8), (8, 6)], [(6, 8), (8, 10), (10, 12)]]
+
+
+def test_principal_components_are_those_of_scikit_learn() -> None:
+    torch.manual_seed(0)
+    latents = torch.randn(1500, 2, 8) @ torch.randn(8, 8) + 3
+    network = SiameseNetwork(2, 8, NetworkOptions(widths=(3,), encoder=LayerwisePCA))
+    network.fit(lambda own: latents[[int(text) for text in own]], [str(i) for i in range(1500)])
+    for block, code in enumerate(network.coders.encode(latents)[0]):
+        expected = PCA(3).fit_transform(latents[:, block].double().numpy())
+        signs = np.sign((code.detach().numpy() * expected).sum(0))
+        np.testing.assert_allclose(code.detach().numpy() * signs, expected, atol=1e-3)
+    with pytest.raises(
+        UserError, match="`network.widths` must be at most the decoder's width, 8, for LayerwisePCA, got 9"
+    ):
+        SiameseNetwork(2, 8, NetworkOptions(widths=(9,), encoder=LayerwisePCA))
+
+
+def test_latents_are_scaled_as_told() -> None:
+    torch.manual_seed(0)
+    latents = torch.randn(1100, 3, 4) * torch.rand(3, 4) + torch.randn(3, 4)  # in more than two parts
+    expected = {
+        "none": latents,
+        "vector": (latents - latents.mean(-1, keepdim=True)) / latents.std(-1, correction=0, keepdim=True),
+        "coordinate": (latents - latents.mean(0)) / latents.std(0),
+        "block": (latents - latents.mean((0, 2))[:, None]) / latents.std((0, 2))[:, None],
+    }
+    for way, wanted in expected.items():
+        network = SiameseNetwork(3, 4, S0, standardize=way)  # type: ignore[arg-type]
+        network.fit(lambda own: latents[[int(text) for text in own]], [str(i) for i in range(1100)])
+        torch.testing.assert_close(network.normal(latents), wanted, rtol=2e-3, atol=2e-3)
+
+
+def test_cosines_are_scaled_by_those_of_all_training_batches() -> None:
+    torch.manual_seed(0)
+    network = SiameseNetwork(3, 6, S0)
+    scale = network.head.scale
+    assert scale is not None
+    batches = [torch.randn(40, 3, 6) for _ in range(30)]
+    for batch in batches:
+        network.train()(batch)
+    cosines = torch.cat([network.cosines(batch) for batch in batches])
+    assert scale.running_mean is not None
+    assert scale.running_mean.item() == pytest.approx(cosines.mean().item(), abs=1e-5)
+    inside = network.eval().head.network((cosines - cosines.mean()) / cosines.std())[:, 0]
+    torch.testing.assert_close(network.head(cosines), inside, rtol=1e-3, atol=1e-3)
+
+
+def test_frozen_encoders_stay_as_they_were_pretrained(decoder_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    strategy = freeze(decoder_folder("llama"), frozen=True, pretraining=Pretraining(Source("stsb")))
+    strategy.set_stage(strategy.stages()[0])
+    strategy.configure_model()
+    assert all(p.requires_grad for p in strategy.siamese.coders.parameters())
+    strategy.set_stage(None)
+    strategy.configure_model()
+    before = {name: p.clone() for name, p in strategy.siamese.named_parameters()}
+    fit(strategy, tmp_path)
+    moved = {name for name, p in strategy.siamese.named_parameters() if not p.equal(before[name])}
+    assert moved
+    assert all(name.startswith("head.") for name in moved)
+    strategy.train()
+    assert not strategy.siamese.coders.training, "without dropout"
+    assert strategy.siamese.head.training
+
+
+def test_some_blocks_are_taken_out_of_the_features_of_all(decoder_folder: Callable[[str], Path]) -> None:
+    whole, some = freeze(decoder_folder("llama")), freeze(decoder_folder("llama"), blocks=[3, 1])
+    assert whole.features.store.folder == some.features.store.folder
+    assert torch.equal(some._latents(TEXTS), whole._latents(TEXTS)[:, [2, 0]])
+    last = freeze(decoder_folder("llama"), blocks=[0, "final"])
+    assert last.score(TEXTS, TEXTS).shape == (len(TEXTS),)
+    final = last.backbone.pool(TEXTS, pooling.last, ["final"], prefix=last.features._begin)
+    torch.testing.assert_close(last._latents(TEXTS)[:, 1], final[:, 0])
+    for wrong in ([], [1, 1], [9], [-1]):
+        with pytest.raises(UserError, match=r"`blocks` must be some of 0 to 3 and 'final', each once, got \["):
+            freeze(decoder_folder("llama"), blocks=wrong)
+
+
+def test_what_cannot_be_pretrained_is_not(decoder_folder: Callable[[str], Path]) -> None:
+    strategy = freeze(decoder_folder("llama"), network=S1, pretraining=Pretraining(Source("stsb")))
+    strategy.set_stage(strategy.stages()[0])
+    with pytest.raises(UserError, match="`pretraining` must be left out for LayerwiseMLP, which rebuilds no latents"):
+        strategy.configure_model()
+    for options, message in (
+        (
+            {"encoder": LayerwiseIdentity, "depth": 2},
+            "`network.depth` must be at least 1 for encoders that have layers",
+        ),
+        ({"depth": 0}, "`network.depth` must be at least 1 .* got 0 for LayerwiseAutoencoder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            NetworkOptions(**options)
+    for head, message in (
+        ({"layers": -1}, "`network.head.layers` must be at least 0"),
+        ({"width": 0}, "`network.head.width`"),
+    ):
+        with pytest.raises(UserError, match=message):
+            HeadOptions(**head)
+
+
+def test_a_relative_error_does_not_see_the_size_of_a_block() -> None:
+    torch.manual_seed(0)
+    network = SiameseNetwork(2, 8, NetworkOptions(widths=(3,), dropout=0.0), standardize="none")
+    network.train_part(autoencoders=True)
+    latents = torch.randn(20, 2, 8)
+    rebuilt = network.coders.decode(network.coders.encode(latents))
+    errors = (rebuilt - latents).square().mean((0, 2))
+    expected = (errors / latents.var(0, correction=0).mean(-1)).sum()
+    assert network.reconstruction(latents).item() == pytest.approx(errors.sum().item(), rel=1e-5)
+    assert network.reconstruction(latents, relative=True).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_widths_scale_only_when_asked() -> None:

@@ -1,0 +1,35 @@
+"""Stage 1 of FREEZE: what its autoencoders are pretrained on, and how (section 4.2.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embedlab.data import Source
+from embedlab.strategies.base import Training
+
+__all__ = ["PRETRAINING", "Pretraining"]
+
+# Everything decays; a constant rate, nothing clipped: the authors' code.
+PRETRAINING = Training(3e-4, weight_decay=0.01, vectors_decay=True, warmup=0, decay=False, gradient_clip=None)
+
+
+@dataclass
+class Pretraining:
+    """Stage 1: autoencoders on plain sentences.
+
+    Args:
+        source: Where the sentences come from. Paper silent: which 20,000 of GenericsKB.
+        epochs: Passes over them. Differs from the paper: 10, not 250, as the reconstruction error falls fast.
+        batch_size: Sentences of a batch.
+        training: Learning rate, decay and so on of the autoencoders.
+        rate_growth: Block l of L, counted from 0, learns at the rate times 1 + rate_growth * l / L.
+        relative: Whether each block's error is divided by the variance of its latents. Differs from the paper, whose later
+            blocks have the larger latents and so the larger errors (figure 2).
+    """
+
+    source: Source
+    epochs: int = 10
+    batch_size: int = 64
+    training: Training = PRETRAINING
+    rate_growth: float = 1.0
+    relative: bool = False
