@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -183,6 +184,7 @@ def test_a_killed_run_is_the_uninterrupted_one(
     run = f"{strategy}-{point}".replace(" ", "-")
     expected = whole(strategy)
     cache = {"EMBEDLAB_CACHE": str(place / f"cache-of-{run}")} if point.startswith("extraction") else {}
+    shutil.rmtree(place / "cache" / "stages", ignore_errors=True)  # of the other run, or this one would find it
     killed = processes.start(place, words(strategy, run), deadly, *POINTS[point], environment=cache).wait()
     assert killed.status == -signal.SIGKILL, f"it passed {point} alive\n{killed.stdout}\n{killed.stderr}"
     done = (place / run / "result.json").exists()
@@ -194,6 +196,32 @@ def test_a_killed_run_is_the_uninterrupted_one(
     for name, rows in predictions(place, run).items():
         for own, other in zip(rows, predictions(place, expected)[name], strict=True):
             assert own == {**other, "score": pytest.approx(other["score"], abs=0 if not cache else 1e-6)}
+
+
+def test_runs_that_share_a_stage_train_it_once(place: Path) -> None:
+    """With the same result, whoever trained it: what comes after may differ in anything."""
+    mse = ("--model.loss", "embedlab.losses.mse", "--model.network.head.layers", "1", "--model.network.head.width", "8")
+    shared, own = ({"EMBEDLAB_CACHE": str(place / name)} for name in ("cache-shared", "cache-own"))
+
+    def run(name: str, cache: dict[str, str], *more: str) -> str:
+        done = processes.start(place, words("freeze", name, *more), environment=cache).wait()
+        assert done.status == 0, done.stderr
+        return (place / name / "log.txt").read_text()
+
+    told = "stage autoencoders was trained by another run"
+    assert told not in run("first", shared)
+    assert told in run("second", shared, *mse)
+    assert told not in run("alone", own, *mse)
+    assert predictions(place, "second") == predictions(place, "alone")
+    assert predictions(place, "second") != predictions(place, "first")
+    first, second = (json.loads((place / name / "result.json").read_text())["seconds"] for name in ("first", "second"))
+    assert second["stages"] == first["stages"], "each is charged what it took"
+    for more in (("--seed_everything", "1"), ("--model.network.dropout", "0.2"), ("--model.standardize", "vector")):
+        assert told not in run(f"other-{more[1]}", shared, *more)
+    (weights,) = (path for path in (place / "cache-own" / "stages").rglob("weights.ckpt"))
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert "is damaged, so it is trained again" in run("damaged", own, *mse)
+    assert predictions(place, "damaged") == predictions(place, "alone")
 
 
 @pytest.mark.parametrize(

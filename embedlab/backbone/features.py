@@ -92,23 +92,27 @@ class Features:
         """Leave the open cache behind: a copy, or another process, opens its own."""
         return {**self.__dict__, "_store": None}
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the features of a text; final punctuation needs no place, as the text itself differs."""
+        blocks = self.backbone.num_layers
+        return {
+            "reading": _READING,
+            "decoder": self.backbone.files.sha256,
+            "computed_in": str(self.backbone.dtype),
+            "window": self.backbone.window,
+            "states": f"output of blocks 1 to {blocks}" if self._layers is None else list(self._layers),
+            "pooling": self._code or f"{self.pooling!r}, process {uuid.uuid4().hex}",
+            f"begin, {'' if self.pool_begin and self._begin else 'not '}pooled": list(self._begin),
+        }
+
     @property
     def store(self) -> FeatureCache:
-        """Where they are kept; final punctuation needs no place in its name, as the text itself differs."""
+        """Where they are kept."""
         if self._store is None:
-            own, blocks = None if self._code else uuid.uuid4().hex, self.backbone.num_layers
-            identity = {
-                "reading": _READING,
-                "decoder": self.backbone.files.sha256,
-                "computed_in": str(self.backbone.dtype),
-                "window": self.backbone.window,
-                "states": f"output of blocks 1 to {blocks}" if self._layers is None else list(self._layers),
-                "pooling": self._code or f"{self.pooling!r}, process {own}",
-                f"begin, {'' if self.pool_begin and self._begin else 'not '}pooled": list(self._begin),
-            }
             shape = (len(self.layers), self.backbone.width)
-            self._store = FeatureCache(identity, shape, self.kept_as or self.backbone.dtype)
-            if own is not None:
+            self._store = FeatureCache(self.identity, shape, self.kept_as or self.backbone.dtype)
+            if self._code is None:
                 log.warning(
                     "features are not shared with other runs, as the code of `pooling` %r cannot be told; make it a "
                     "function (`def`) of a module of its own to share them",
@@ -154,15 +158,9 @@ class Features:
 
     def _add(self, texts: Sequence[str], report: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Compute what is not on disk yet, and what others lack of it; each is charged by the blocks that it wants run."""
-        depths = [self._depth(own) for own in (self, *self._others)]
+        depths = [_depth(own) for own in (self, *self._others)]
         shares = [depth / max(depths) for depth in depths]
         self.store.add(texts, self._compute, 2048, report, [own.store for own in self._others], shares)
-
-    @staticmethod
-    def _depth(own: Features) -> int:
-        """Return how many blocks must be run for features, the embedding and the final norm counted as one each."""
-        blocks = own.backbone.num_layers
-        return 1 + max(blocks + 1 if layer == FINAL else int(layer) for layer in own.layers)
 
     def cost(self, texts: Sequence[str] | None = None) -> Cost:
         """Return what reading texts took, whether this process read them or found them on disk.
@@ -249,6 +247,12 @@ class Features:
             pooled = self.backbone.pool(texts, poolings, [layer for layer, *_ in wanted], prefix=prefix)
         places = {own: place for place, own in enumerate(wanted)}
         return [pooled[:, [places[layer, own.pooling, own.pool_begin] for layer in own.layers]] for own in every]
+
+
+def _depth(own: Features) -> int:
+    """Return how many blocks must be run for features, the embedding and the final norm counted as one each."""
+    blocks = own.backbone.num_layers
+    return 1 + max(blocks + 1 if layer == FINAL else int(layer) for layer in own.layers)
 
 
 def _discard(folder: Path, process: int) -> None:

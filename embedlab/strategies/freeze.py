@@ -31,8 +31,7 @@ from embedlab.strategies.published import published
 
 __all__ = ["Freeze", "Pretraining"]
 
-CODE = "the authors' code"  # where the paper is silent
-NETWORK = NetworkOptions()
+CODE, NETWORK = "the authors' code", NetworkOptions()  # the paper is silent on much
 # Stage 2 is Adam, which is AdamW without decay. A constant rate, nothing clipped.
 TRAINING = Training(3e-4, weight_decay=0, warmup=0, decay=False, gradient_clip=None)
 
@@ -93,9 +92,9 @@ class Freeze(Trainable):
         # A subset is taken out of the features of all blocks, which other runs have computed already.
         layers = blocks if blocks is not None and {0, FINAL} & {*blocks} else None
         self.features: Features = Features(backbone, pooling, final_punctuation, bos, layers)
-        self.blocks, self.frozen = blocks, frozen
-        self.center, self.standardize, self.options, self.pair_loss = center, standardize, network, loss
-        self.pretraining, self.plan, self.built = pretraining, training, False
+        self.blocks, self.frozen, self.built, self.pair_loss = blocks, frozen, False, loss
+        self.center, self.standardize, self.options = center, standardize, network
+        self.pretraining, self.plan = pretraining, training
         self.takes_statistics = standardize in ("coordinate", "block") or network.encoder.fits()
 
     def configure_model(self) -> None:
@@ -103,8 +102,10 @@ class Freeze(Trainable):
         self.backbone.load()
         if not self.built:
             self.chosen = chosen(self.blocks, self.backbone.num_layers)
-            size = (len(self.chosen), self.backbone.width)
-            self.siamese = SiameseNetwork(*size, self.options, self.center, self.standardize, self.frozen)
+            self.siamese = SiameseNetwork(
+                *(len(self.chosen), self.backbone.width, self.options, self.center),
+                *(self.standardize, self.frozen, self.stage is not None),
+            )
             self._compare_with_code()
             self.built = True
         self.siamese.train_part(autoencoders=self.stage is not None)
@@ -114,7 +115,7 @@ class Freeze(Trainable):
         kind = self.backbone.files.config.model_type
         activation = nn.SiLU if kind == "qwen2" else nn.GELU
         own = published(f"{CODE} on {kind}", center=kind == "gpt2", dtype="float32", network__activation=activation)
-        dtype = str(self.backbone.dtype).removeprefix("torch.")
+        dtype = f"{self.backbone.dtype}".removeprefix("torch.")
         self.compare_with_paper({"center": self.center, "dtype": dtype, "network": self.options}, own)
 
     def stages(self) -> tuple[Stage, ...]:
@@ -122,7 +123,9 @@ class Freeze(Trainable):
         if (own := self.pretraining) is None:
             return ()
         how = (own.epochs, own.batch_size, own.training, self.reconstruction, "siamese.coders")
-        return (Stage("autoencoders", own.source, *how),)
+        latents = [self.features.identity, self.blocks, self.center, self.standardize, self.features.final_punctuation]
+        decided = {"latents": latents, "how": [own.rate_growth, own.relative], **self.options.of_encoders}
+        return (Stage("autoencoders", own.source, *how, decided),)
 
     def rate_factors(self, name: str) -> Sequence[float] | None:
         """Return higher learning rates for the autoencoders of later blocks."""
@@ -153,6 +156,5 @@ class Freeze(Trainable):
 
     def _latents(self, texts: Sequence[str]) -> Tensor:
         latents = self.features.get(texts)
-        if len(self.features.layers) != len(self.chosen):
-            latents = latents[:, [block - 1 for block in self.chosen]]
-        return latents.to(self.device)  # (B, L, D)
+        some = len(self.features.layers) != len(self.chosen)
+        return (latents[:, [block - 1 for block in self.chosen]] if some else latents).to(self.device)  # (B, L, D)

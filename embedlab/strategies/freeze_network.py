@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,14 @@ class NetworkOptions:
                 f"{self.encoder.__name__}; leave it out."
             )
 
+    @property
+    def of_encoders(self) -> dict[str, Any]:
+        """What decides the encoders, and not the head, as plain values."""
+        classes = {name: getattr(self, name) for name in ("encoder", "activation")}
+        named = {name: f"{own.__module__}.{own.__qualname__}" for name, own in classes.items()}
+        others = ("scale_widths", "depth", "dropout", "precision")
+        return named | {name: getattr(self, name) for name in others} | {"widths": list(self.widths)}
+
     def bottlenecks(self, layers: int, width: int) -> list[int]:
         """Give each of the L blocks of a decoder of some width its bottleneck.
 
@@ -140,6 +148,7 @@ class SiameseNetwork(nn.Module):
         standardize: How latents are scaled: `none`; `vector` each by its own mean and deviation over the width;
             `coordinate` each coordinate, `block` all coordinates of a block together, by those of the training texts.
         frozen: Whether the encoders stay as they were pretrained, and only the head learns.
+        pretrains: Whether stage 1 comes first; what it begins with is then drawn before the head, whose size is no matter.
     """
 
     mean: Tensor
@@ -153,13 +162,15 @@ class SiameseNetwork(nn.Module):
         center: bool = False,
         standardize: Standardize = "none",
         frozen: bool = False,
+        pretrains: bool = False,
     ) -> None:
         super().__init__()
         self.center, self.standardized, self.dtype = center, standardize, getattr(torch, options.precision)
         own = options.bottlenecks(layers, width)
         self.coders = options.encoder(width, own, options.dropout, options.activation, options.depth)
+        self.coders.keep_decoders(pretrains)
         self.head = CosineHead(layers, options.dropout, options.activation, options.head)
-        self.frozen, self.pretrains = frozen, False
+        self.frozen, self.pretrains = frozen, pretrains
         self.register_buffer("mean", torch.zeros(layers, width))
         self.register_buffer("scale", torch.ones(layers, width))
 

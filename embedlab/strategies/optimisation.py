@@ -62,6 +62,8 @@ class Stage:
         training: Settings of its optimiser.
         loss: From one of its batches to a scalar ().
         trains: Attribute path of the submodule it trains.
+        decided_by: Plain values of the strategy that decide what the submodule learns, beside its class, decoder, texts and
+            the settings above. Runs that agree in all of it train the stage once; None trains it in every run.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Stage:
     training: Training
     loss: Callable[[Any], Tensor]
     trains: str
+    decided_by: Mapping[str, Any] | None = None
 
 
 def adamw(

@@ -216,7 +216,7 @@ class RunCLI(LightningCLI):
             return
         for stage in model.stages():
             model.set_stage(stage)
-            train_stage(stage, model, config, self.run_dir, datamodule, self.stopwatch)
+            train_stage(stage, model, config, self.run_dir, datamodule, self.stopwatch, self.trainer.world_size)
         model.set_stage(None)
         seed_everything(config.seed_everything, verbose=False)  # whether or not stages ran just now
         if last.exists():

@@ -1,31 +1,51 @@
-"""Training stages that come before the main one."""
+"""Training stages that come before the main one.
+
+What a stage has learned is kept beside the cached features where the stage says what decides it (`Stage.decided_by`), so
+that runs of a study that differ only in what comes after train it once. Each is charged what it took.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, final
 
 import torch
-from lightning.pytorch import Trainer
+from filelock import FileLock
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
 from embedlab import runs
 from embedlab.data import DataModule
 from embedlab.errors import UserError
+from embedlab.resources import cache_root
+from embedlab.runs.identity import content_hash
+from embedlab.source_hash import sources_of
 from embedlab.strategies.base import Stage, Trainable
 from embedlab.training.callbacks import Finite, Preparation, Progress, RandomState, Resumable, Stopwatch
 
 __all__ = ["train_stage"]
 
+WEIGHTS: Final = "weights.ckpt"
+DONE: Final = "done.json"
 log = logging.getLogger(__name__)
 
 
 def train_stage(
-    stage: Stage, model: Trainable, config: Any, run_dir: Path, main_data: DataModule, main_stopwatch: Stopwatch
+    stage: Stage,
+    model: Trainable,
+    config: Any,
+    run_dir: Path,
+    main_data: DataModule,
+    main_stopwatch: Stopwatch,
+    processes: int = 1,
 ) -> None:
-    """Train a stage that comes first, from where it was killed; load it if it was finished before.
+    """Train a stage that comes first, from where it was killed; load it if it was finished before, here or elsewhere.
 
     Args:
         stage: The stage.
@@ -34,17 +54,35 @@ def train_stage(
         run_dir: The run folder.
         main_data: The run's own data, whose training texts give the statistics.
         main_stopwatch: The run's own, to which the stage's time is added.
+        processes: How many the run has; those of several train every stage themselves.
     """
     folder = run_dir / runs.STAGES / stage.name
-    weights, last, done = folder / "weights.ckpt", folder / "last.ckpt", folder / "done.json"
-    if done.exists():
+    # Whatever was drawn before: the same initial weights, whether the stage is trained or found.
+    seed_everything(config.seed_everything, verbose=False)
+    if (folder / DONE).exists():
         model.configure_model()
-        checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"], strict=False)
-        main_stopwatch.add(json.loads(done.read_text()))
+        main_stopwatch.add(json.loads((folder / DONE).read_text()))
         return
-    log.info("stage %s", stage.name)
+    with _kept(stage, model, config, main_data, processes) as kept:
+        if kept is not None and (found := _find(kept, model, stage.trains)) is not None:
+            log.info("stage %s was trained by another run: %s", stage.name, kept)
+            main_stopwatch.add(found)
+            return
+        log.info("stage %s", stage.name)
+        counts = _train(stage, model, config, folder, run_dir, main_data)
+        main_stopwatch.add(counts)
+        if kept is not None:
+            _keep(kept, model, stage.trains, counts)
+
+
+def _train(
+    stage: Stage, model: Trainable, config: Any, folder: Path, run_dir: Path, main_data: DataModule
+) -> dict[str, Any]:
+    """Train a stage from its start, or from where it was killed; return what its stopwatch says."""
+    last = folder / "last.ckpt"
     data = DataModule(train=stage.source, seed=config.seed_everything, batch_size=stage.batch_size)
     try:
         data.setup("fit")
@@ -65,7 +103,7 @@ def train_stage(
         logger=CSVLogger(str(folder), name="", version=""),
         callbacks=[
             *(Preparation(main_data, stopwatch, progress.features), progress, stopwatch),
-            *(Finite(), RandomState(), Resumable(last)),
+            *(_Reseed(config.seed_everything), Finite(), RandomState(), Resumable(last)),
         ],
         default_root_dir=str(folder),
         enable_checkpointing=False,
@@ -74,12 +112,86 @@ def train_stage(
         enable_model_summary=False,
     )
     trainer.fit(model, datamodule=data, ckpt_path=str(last) if last.exists() else None)
-    trainer.save_checkpoint(weights, weights_only=True)
+    trainer.save_checkpoint(folder / WEIGHTS, weights_only=True)
     counts = stopwatch.state_dict()
-    main_stopwatch.add(counts)
     if trainer.is_global_zero:
-        runs.write_json_atomic(done, counts)
+        runs.write_json_atomic(folder / DONE, counts)
         last.unlink(missing_ok=True)
+    return counts
+
+
+@final
+class _Reseed(Callback):
+    """Draw the same random numbers in a stage, whatever was built for what comes after it."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed before other callbacks part the processes, or restore what a checkpoint holds."""
+        seed_everything(self.seed, verbose=False)
+
+
+@contextmanager
+def _kept(stage: Stage, model: Trainable, config: Any, main_data: DataModule, processes: int) -> Iterator[Path | None]:
+    """Give the folder where runs that share a stage keep it, locked; None where it is not shared."""
+    wish = config.trainer
+    if stage.decided_by is None or model.backbone is None or processes > 1:
+        yield None
+        return
+    kind = type(model)
+    decided = {
+        "name": stage.name,
+        "sources": sources_of([f"{kind.__module__}.{kind.__qualname__}"]),
+        "decoder": [model.backbone.files.sha256, str(model.backbone.dtype), model.backbone.window],
+        "texts": [stage.source.read().sha256, main_data.fingerprint()["train"]["sha256"]],
+        "settings": [stage.epochs, stage.batch_size, asdict(stage.training), stage.trains],
+        "trainer": [str(wish.accelerator), str(wish.precision), wish.gradient_clip_val, wish.gradient_clip_algorithm],
+        "seed": config.seed_everything,
+        "strategy": dict(stage.decided_by),
+        "torch": torch.__version__,
+    }
+    folder = cache_root() / "stages" / content_hash(decided)[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire()
+    except OSError as error:
+        log.warning("stage %s is not shared with other runs, as %s cannot be written: %s", stage.name, folder, error)
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        lock.release()
+
+
+def _find(folder: Path, model: Trainable, part: str) -> dict[str, Any] | None:
+    """Load what a stage has learned, and return what its stopwatch said; None where it is not kept, or damaged."""
+    try:
+        counts: dict[str, Any] = json.loads((folder / DONE).read_text())
+        learned = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RuntimeError, EOFError) as error:
+        log.warning("what %s holds of a stage is damaged, so it is trained again: %s", folder, error)
+        return None
+    model.configure_model()
+    model.get_submodule(part).load_state_dict(learned)
+    return counts
+
+
+def _keep(folder: Path, model: Trainable, part: str, counts: Mapping[str, Any]) -> None:
+    """Keep what a stage has learned; where that fails, other runs train it themselves."""
+    unfinished = folder / f"{uuid.uuid4().hex}.unfinished"
+    try:
+        torch.save(model.get_submodule(part).state_dict(), unfinished)
+        unfinished.replace(folder / WEIGHTS)
+        runs.write_json_atomic(folder / DONE, counts)
+    except (OSError, RuntimeError) as error:  # torch's word for a full disk
+        log.warning("stage %s is not kept for other runs: %s", folder.name, error)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def _named(strategy: Any) -> str:
