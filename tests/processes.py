@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = ".process-"  # files with what a run printed
@@ -215,6 +220,11 @@ class Serving:
         """Wait for its end; give its exit status."""
         self._process.join()
         return self._process.exitcode
+
+
+def serve(patch: pytest.MonkeyPatch) -> None:
+    """Let studies of this process have a warmed server."""
+    patch.setattr("embedlab.study.check.subprocess", SimpleNamespace(PIPE=subprocess.PIPE, Popen=Serving))
 
 
 def _serve(requests: Connection, answers: Connection, module: str, place: str, environment: dict[str, str]) -> None:

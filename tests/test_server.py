@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -74,7 +73,7 @@ def place(
         patch.setenv("EMBEDLAB_CACHE", str(folder / "cache"))
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setattr(check, "subprocess", SimpleNamespace(PIPE=subprocess.PIPE, Popen=processes.Serving))
+        processes.serve(patch)
         with check.server() as server:
             yield folder, server
 

@@ -1,7 +1,8 @@
 """What the server of `tests.processes` does before it is forked: imports all that a run needs, and reads what it reads.
 
 A first command line takes a second, as signatures and docstrings are looked at, and every later one a fifth of that;
-sources are hashed once, as the server of `embedlab compare` does it. Processes that are not forked begin without this.
+sources are hashed once, as the server of `embedlab compare` does it. wandb is among what the protocol imports. Processes
+that are not forked begin without this.
 """
 
 import contextlib
