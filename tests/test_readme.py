@@ -73,19 +73,19 @@ COMMANDS = {
         "--index-url https://download.pytorch.org/whl/cpu torch==", "-nB", why="as above"
     ),
     f".venv/bin/embedlab compare demo --model.backbone.name {HUB} --runs runs-gpt2": Entry(
-        "in runs-gpt2/demo, 0 finished, 2 to run",
-        "--dry-run --only tfidf pooled",
+        "in runs-gpt2/demo, 0 finished, 6 to run",
+        "--dry-run",
         {HUB: "DECODER"},
-        "the decoder comes from the hub, and takes hours; all strategies are planned by tests/test_configs.py",
+        "the decoder comes from the hub, and takes hours",
     ),
     "embedlab configs stsb > study.yaml": Entry(writes="study.yaml"),
     "embedlab fit -c protocol -c strategies/lora_bi -c backbones/smollm2-135m": Entry(
         "test/stsb: Spearman", SMALL, why="a tiny decoder and few rows take seconds"
     ),
     "embedlab compare stsb --seeds 0 1 2": Entry(
-        "6 to run",
-        "--dry-run --only freeze lora --model.backbone.name DECODER",
-        why="the study takes hours, and converting the real decoder half a minute; all strategies are planned as above",
+        "15 to run",
+        "--dry-run --model.backbone.name DECODER",
+        why="the study takes hours, and converting the real decoder half a minute",
     ),
     "embedlab report runs --markdown table.md": Entry("Tfidf", writes="table.md"),
     "embedlab predict -c RUN/config.yaml --data.predict.path my.csv": Entry(
