@@ -13,13 +13,19 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = ".process-"  # files with what a run printed
@@ -164,6 +170,71 @@ def call(place: Path, function: Callable[..., Any], *arguments: Any) -> Any:
     result = mine.recv()
     process.join()
     return result
+
+
+@contextlib.contextmanager
+def talk(function: Callable[..., None], *arguments: Any) -> Iterator[tuple[BaseProcess, Connection]]:
+    """Call a function at module level in a process of its own; give the process, and what talks with it.
+
+    Args:
+        function: Takes its end of a pipe, and what follows. It must have ended, or be about to, when the block ends;
+            where the block fails, it is killed.
+        arguments: What follows.
+    """
+    mine, theirs = _SERVER.Pipe()
+    process = _SERVER.Process(target=function, args=(theirs, *arguments))
+    process.start()
+    theirs.close()
+    try:
+        yield process, mine
+        process.join()
+    finally:
+        process.kill()
+        process.join()
+        mine.close()
+
+
+class Serving:
+    """In place of `subprocess.Popen` of the server of a study: its `main` in a warmed process, in this working directory.
+
+    What it says of itself goes where this process says such things.
+    """
+
+    def __init__(self, words: Sequence[str], *, env: dict[str, str], **_: Any) -> None:
+        (requests, to), (of, answers) = (_SERVER.Pipe(duplex=False) for _ in range(2))
+        *_, module = words
+        self._process = _SERVER.Process(target=_serve, args=(requests, answers, module, os.getcwd(), env))
+        self._process.start()
+        self.stdin, self.stdout = (
+            os.fdopen(os.dup(end.fileno()), mode, buffering=0) for end, mode in ((to, "wb"), (of, "rb"))
+        )
+        for end in (requests, to, of, answers):
+            end.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Its number."""
+        return self._process.pid
+
+    def wait(self) -> int | None:
+        """Wait for its end; give its exit status."""
+        self._process.join()
+        return self._process.exitcode
+
+
+def serve(patch: pytest.MonkeyPatch) -> None:
+    """Let studies of this process have a warmed server."""
+    patch.setattr("embedlab.study.check.subprocess", SimpleNamespace(PIPE=subprocess.PIPE, Popen=Serving))
+
+
+def _serve(requests: Connection, answers: Connection, module: str, place: str, environment: dict[str, str]) -> None:
+    os.setsid()
+    for own, number in ((requests, 0), (answers, 1)):
+        os.dup2(own.fileno(), number)
+        own.close()  # what is forked from here must not hold it
+    os.chdir(place)
+    os.environ.update(environment)
+    sys.exit(importlib.import_module(module).main())
 
 
 def _call(place: str, results: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

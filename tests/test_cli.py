@@ -17,6 +17,7 @@ import embedlab
 from embedlab import cli, runs, yaml_files
 from embedlab.errors import UserError
 from embedlab.study import compare
+from tests import processes
 
 ROOT = Path(embedlab.__file__).parent.parent
 STRATEGIES = """
@@ -188,8 +189,13 @@ def test_an_output_that_takes_nothing_is_one_sentence(tmp_path: Path, words: lis
     )
 
 
+def _as_a_module() -> None:
+    """Be called as `python -m embedlab` is."""
+    sys.argv[0] = str(ROOT / "embedlab" / "__main__.py")
+
+
 def test_a_module_that_is_run_has_the_name_of_the_program(tmp_path: Path) -> None:
-    done = typed(["test", "--help"], stdout=subprocess.PIPE, cwd=tmp_path)
+    done = processes.run(tmp_path, ["test", "--help"], 0, _as_a_module)
     assert done.stdout.startswith("usage: embedlab "), done.stdout[:60]
 
 

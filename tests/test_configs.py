@@ -131,7 +131,14 @@ AT_HAND = {
 }
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+# By default the README's commands plan these two, every strategy of them.
+SHOWN = {"demo", "stsb"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(own, id=own.stem, marks=pytest.mark.slow if own.stem in SHOWN else ()) for own in STUDIES],
+)
 def test_a_study_can_be_planned(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(path), "--dry-run", "--runs", str(tmp_path), *AT_HAND.get(path.stem, [])]
     assert compare.main(arguments, server=lambda: nullcontext(Judge(tmp_path))) == 0
@@ -310,6 +317,7 @@ def test_a_study_names_its_own_files_and_what_ships(
         Path("studies/mine.yaml"),
         Path("far.yaml"),
     ]
+    processes.serve(monkeypatch)
     assert cli.main(["compare", "studies/study.yaml", "--dry-run"]) == 0
     assert "3 to run" in capsys.readouterr().out
 
@@ -328,7 +336,11 @@ def test_options_take_names_in_every_form() -> None:
     [pytest.param("sgpt_nli", "gpt_neo", marks=pytest.mark.slow), ("sgpt_msmarco", "bloom")],
 )
 def test_a_published_training_is_launched(
-    study: str, architecture: str, tmp_path: Path, decoder_folder: Callable[[str], Path]
+    study: str,
+    architecture: str,
+    tmp_path: Path,
+    decoder_folder: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On 16 triplets in place of the hub's, in two batches of 8, by a tiny decoder of the class."""
     names = ("query", "positive", "negative") if study == "sgpt_msmarco" else ("anchor", "positive", "negative")
@@ -348,7 +360,11 @@ def test_a_published_training_is_launched(
     words += [f"data.validation={json.dumps(validation)}", f"data.test={json.dumps({'own': test})}"]
     words += [f"model.backbone.name={decoder_folder(architecture)}", "model.backbone.revision=null"]
     words += ["trainer.log_every_n_steps=1", "trainer.accelerator=cpu"]
-    processes.run(tmp_path, words)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMBEDLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    processes.serve(monkeypatch)
+    assert cli.main(words) == 0
     (folder,) = tmp_path.glob("runs/*/bitfit/seed-0")
     with (folder / "metrics.csv").open() as file:
         logged = [row["train/negatives"] for row in csv.DictReader(file) if row.get("train/negatives")]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import subprocess
 import sys
 from importlib import metadata
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from embedlab import resources
 from embedlab.backbone import pretrained
 from embedlab.backbone.gguf import convert_gguf
 from embedlab.errors import UserError
+from tests import processes
 
 
 @pytest.fixture
@@ -77,18 +81,41 @@ def test_another_file_is_another_folder(gguf: Path) -> None:
     assert convert_gguf(gguf, convert) != first
 
 
+class _Waits(logging.Handler):
+    """Says once that a lock is waited for."""
+
+    def __init__(self, parent: Connection) -> None:
+        super().__init__()
+        self.parent = parent
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "not acquired" in record.getMessage():
+            self.parent.send("waits")
+            logging.getLogger("filelock").removeHandler(self)
+
+
+def _child(parent: Connection, cache: Path, file: Path) -> None:
+    """Convert, when told to go on; say which folder came of it."""
+
+    def told(own: Path, folder: Path) -> None:
+        parent.send("converts")
+        parent.recv()
+        convert(own, folder)
+
+    os.environ["EMBEDLAB_CACHE"] = str(cache)
+    logging.getLogger("filelock").setLevel(logging.DEBUG)
+    logging.getLogger("filelock").addHandler(_Waits(parent))
+    parent.send(convert_gguf(file, told))
+
+
 def test_of_several_processes_one_converts(gguf: Path) -> None:
-    program = (
-        "import sys, time; from pathlib import Path; from embedlab.backbone.gguf import convert_gguf\n"
-        "from tests.test_embedded import convert\n"
-        "def slowly(file, folder): time.sleep(1); convert(file, folder)\n"
-        "print(convert_gguf(Path(sys.argv[1]), slowly))"
-    )
-    words = [sys.executable, "-c", program, str(gguf)]
-    root = Path(__file__).parents[1]
-    started = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=root) for _ in range(3)]
-    assert len({process.communicate()[0] for process in started}) == 1
-    assert [process.returncode for process in started] == [0, 0, 0]
+    child = (_child, gguf.parent / "cache", gguf)
+    with processes.talk(*child) as (_, first):
+        assert first.recv() == "converts"
+        with processes.talk(*child) as (_, second), processes.talk(*child) as (_, third):
+            assert [second.recv(), third.recv()] == ["waits", "waits"]
+            first.send("go on")
+            assert len({end.recv() for end in (first, second, third)}) == 1
     assert conversions(gguf) == 1
 
 

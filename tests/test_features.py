@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +19,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-import embedlab
 from embedlab.backbone.feature_cache import Cost, FeatureCache
+from tests import processes
 
 SHAPE = (3, 8)
 TEXTS = ["d", "ef", "abc", "a man", "a woman", "two dogs run"]
@@ -141,120 +142,103 @@ def test_a_shard_is_bounded_in_bytes(tmp_path: Path) -> None:
     assert asked == [2]
 
 
-READ_ALL = """
-import sys, torch
-from pathlib import Path
-from embedlab.backbone.feature_cache import FeatureCache
-
-def anonymous():
+def _anonymous() -> int:
+    """Return the bytes of this process that are in no file."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
 
-texts = [str(i) for i in range(600)]
-cache = FeatureCache({}, (30, 2048), torch.float32, Path(sys.argv[1]))
-cache.add(texts, lambda part: [torch.zeros(len(part), 30, 2048)])
-cache = FeatureCache({}, (30, 2048), torch.float32, Path(sys.argv[1]))
-before = anonymous()
-cache.add(texts, None)
-for start in range(0, 600, 5):
-    cache.get(texts[start:start + 5])
-print(cache.size, anonymous() - before)
-"""
+
+def _read_all(root: Path) -> tuple[int, int]:
+    """Write many features and read all of them; return their bytes, and by how many this process has grown."""
+    texts = [str(i) for i in range(600)]
+    cache = FeatureCache({}, (30, 2048), torch.float32, root)
+    cache.add(texts, lambda part: [torch.zeros(len(part), 30, 2048)])
+    cache = FeatureCache({}, (30, 2048), torch.float32, root)
+    before = _anonymous()
+    cache.add(texts, Compute())
+    for start in range(0, 600, 5):
+        cache.get(texts[start : start + 5])
+    return cache.size, _anonymous() - before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's own status")
 def test_nothing_of_the_set_is_held_in_memory(tmp_path: Path) -> None:
-    output = subprocess.run(
-        [sys.executable, "-c", READ_ALL, tmp_path], check=True, capture_output=True, env=ENVIRONMENT
-    )
-    size, grown = map(int, output.stdout.split())
+    size, grown = processes.call(tmp_path, _read_all, tmp_path)
     assert size > 140 * 2**20
     assert grown < 16 * 2**20
 
 
 # Several processes ------------------------------------------------------------------------------------------
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(embedlab.__file__).parent.parent)}
-CHILD = """
-import logging, os, signal, sys, torch
-from pathlib import Path
-from embedlab.backbone import shards
-from embedlab.backbone.feature_cache import FeatureCache
-sys.path.insert(0, sys.argv[4])
-from tests.test_features import SHAPE, TEXTS, expected
 
-root, role, block = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-asked = []
+class _Tell(logging.Handler):
+    """Says what is logged."""
 
-def say(*words):
-    print(*words, flush=True)
+    def __init__(self, parent: Connection) -> None:
+        super().__init__()
+        self.parent = parent
 
-def die(*_):
+    def emit(self, record: logging.LogRecord) -> None:
+        self.parent.send("waits" if "waiting" in record.getMessage() else record.getMessage())
+
+
+def _die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
-class Tell(logging.Handler):
-    def emit(self, record):
-        say("waits" if "waiting" in record.getMessage() else record.getMessage())
 
-logging.getLogger("embedlab").addHandler(Tell())
-logging.getLogger("embedlab").setLevel(logging.INFO)
+def _child(parent: Connection, root: Path, role: str, block: int) -> None:
+    """Add the texts as a role would; say how many were computed, and whether all came out right."""
+    logger, compute = logging.getLogger("embedlab"), Compute()
+    logger.addHandler(_Tell(parent))
+    logger.setLevel(logging.INFO)
 
-def compute(texts):
-    if asked and role == "dies while computing":
-        die()
-    if asked and role == "waits while computing":
-        say("computes")
-        sys.stdin.readline()
-    asked.extend(texts)
-    return [expected(texts)]
+    def computed(texts: Sequence[str]) -> list[Tensor]:
+        if compute.asked and role == "dies while computing":
+            _die()
+        if compute.asked and role == "waits while computing":
+            parent.send("computes")
+            parent.recv()
+        return compute(texts)
 
-if role == "dies before the rename":
-    real = os.replace
-    shards.os.replace = lambda old, new: die() if asked[block:] else real(old, new)
-if role == "dies while writing":
-    real_sync = os.fsync
-    def cut(file):
-        if asked[block:]:
-            os.ftruncate(file, 100)
-            die()
-        real_sync(file)
-    shards.os.fsync = cut
-cache = FeatureCache({"a": 1}, SHAPE, torch.float32, root)
-cache.add(TEXTS, compute, block, lambda done, total: die() if role == "dies between two shards" else None)
-say("computed", len(asked), "right", torch.equal(cache.get(TEXTS), expected(TEXTS)))
-"""
+    if role == "dies before the rename":
+        real = os.replace
+        os.replace = lambda old, new: _die() if compute.asked[block:] else real(old, new)
+    if role == "dies while writing":
+        real_sync = os.fsync
 
+        def cut(file: int) -> None:
+            if compute.asked[block:]:
+                os.ftruncate(file, 100)
+                _die()
+            real_sync(file)
 
-def start(root: Path, role: str, block: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CHILD, str(root), role, str(block), str(Path(__file__).parent.parent)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=ENVIRONMENT)
+        os.fsync = cut
+    cache = open_cache(root)
+    cache.add(TEXTS, computed, block, lambda done, total: _die() if role == "dies between two shards" else None)
+    parent.send((len(compute.asked), torch.equal(cache.get(TEXTS), expected(TEXTS))))
 
 
 def test_of_two_processes_one_computes_and_the_other_waits(tmp_path: Path) -> None:
-    with start(tmp_path, "waits while computing", 4) as first:
-        assert first.stdout is not None
-        assert first.stdin is not None
-        assert first.stdout.readline() == "computes\n"  # its second shard
+    with processes.talk(_child, tmp_path, "waits while computing", 4) as (_, first):
+        assert first.recv() == "computes"  # its second shard
         reader = open_cache(tmp_path)  # reading goes on meanwhile
         ready = sorted(TEXTS, key=len)[:4]
         assert reader.missing(ready) == []
         assert torch.equal(reader.get(ready), expected(ready))
-        with start(tmp_path, "waits", 4) as second:
-            assert second.stdout is not None
-            assert second.stdout.readline() == "waits\n"
-            first.stdin.write("go on\n")
-            first.stdin.flush()
-            assert first.stdout.readline() == "computed 6 right True\n"
-            assert second.stdout.readline() == "computed 0 right True\n"
+        with processes.talk(_child, tmp_path, "waits", 4) as (_, second):
+            assert second.recv() == "waits"
+            first.send("go on")
+            assert first.recv() == (6, True)
+            assert second.recv() == (0, True)
 
 
 @pytest.mark.parametrize(
     "point", ["dies while computing", "dies while writing", "dies before the rename", "dies between two shards"]
 )
 def test_a_killed_process_loses_only_the_shard_at_hand(tmp_path: Path, point: str) -> None:
-    with start(tmp_path, point, 4) as child:
-        assert child.wait() == -signal.SIGKILL
+    with processes.talk(_child, tmp_path, point, 4) as (child, _):
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
     remains = list(tmp_path.rglob("*.unfinished"))
     assert bool(remains) == (point in ("dies while writing", "dies before the rename"))
     cache, compute = open_cache(tmp_path), Compute()

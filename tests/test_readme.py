@@ -13,7 +13,9 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import yaml
 
 from embedlab import cli
 from tests import processes, test_packaging
+from tests.studies import Judge
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -214,6 +217,13 @@ def place(tmp_path_factory: pytest.TempPathFactory, decoder_folder: Callable[[st
     return folder
 
 
+def _judged_here() -> None:
+    """Let a study be checked by the process that is asked for it, which is warmed."""
+    processes.patch(
+        "embedlab.study.compare:main", lambda main: partial(main, server=lambda: nullcontext(Judge(Path())))
+    )
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_does_what_it_says(command: str, place: Path, decoder_folder: Callable[[str], Path]) -> None:
     entry = COMMANDS[command]
@@ -223,7 +233,8 @@ def test_a_command_does_what_it_says(command: str, place: Path, decoder_folder: 
         done = subprocess.run([program, *words], cwd=ROOT, capture_output=True, text=True, check=True)
     else:
         target = words.pop() if ">" in words else None
-        done = processes.run(place, [word for word in words if word != ">"])
+        words = [word for word in words if word != ">"]
+        done = processes.run(place, words, 0, _judged_here if "--dry-run" in words else None)
         if target is not None:
             (place / target).write_text(done.stdout)
     assert entry.shows in done.stdout

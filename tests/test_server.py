@@ -20,6 +20,7 @@ from embedlab import runs
 from embedlab.errors import UserError
 from embedlab.study import check, compare
 from embedlab.study.jobs import Job, Process
+from tests import processes
 from tests.studies import Gate, Watched, kill_and_wait, make_study
 
 ROOT = Path(embedlab.__file__).parent.parent
@@ -57,7 +58,10 @@ pytestmark = pytest.mark.skipif(not check.FORKS, reason="runs are not forked her
 def place(
     tmp_path_factory: pytest.TempPathFactory, decoder_folder: Callable[[str], Path]
 ) -> Iterator[tuple[Path, check.Server]]:
-    """A working directory with a study of three shipped strategies, and the one process that serves all tests here."""
+    """A working directory with a study of shipped strategies, and the one process that serves nearly all tests here.
+
+    It is warmed; a study that is a process of its own starts its server as users do.
+    """
     folder = tmp_path_factory.mktemp("served")
     make_study(folder, str(decoder_folder("llama")))
     (folder / "hold.py").write_text(HOLD)
@@ -69,6 +73,7 @@ def place(
         patch.setenv("EMBEDLAB_CACHE", str(folder / "cache"))
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("PYTHONPATH", str(ROOT))
+        processes.serve(patch)
         with check.server() as server:
             yield folder, server
 
@@ -138,12 +143,14 @@ def test_a_check_leaves_nothing_behind_for_the_next(place: tuple[Path, check.Ser
         assert answer["faults"] == []
 
 
+@pytest.mark.slow  # by default: `test_what_was_loaded_counts_not_what_the_file_became`
 def test_a_source_edited_later_is_not_what_runs(
     place: tuple[Path, check.Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs are forked with what was imported, so what they say of themselves must be that."""
     shutil.copytree(ROOT / "embedlab", tmp_path / "embedlab", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(check, "subprocess", subprocess)
     wanted = {"files": ["protocol.yaml", str(STRATEGIES / "tfidf.yaml")], "backbone": None, "shared": {}, "own": {}}
     with check.server() as server:
         (before,) = server.check([{**wanted, "seeds": [0], "places": ["--run_dir", "x"]}])

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -257,24 +258,29 @@ def test_interrupting_a_fit_says_that_it_resumes(place: Path) -> None:
     assert (status["state"], status["error"]) == ("interrupted", None)
 
 
+def _without_wandb() -> None:
+    """Put wandb out of reach, which this process may have imported."""
+
+    class Block(MetaPathFinder):
+        def find_spec(self, name: str, path: object, target: object = None) -> None:
+            if name.partition(".")[0] == "wandb":
+                raise ModuleNotFoundError(name)
+
+    for name in [own for own in sys.modules if own.partition(".")[0] == "wandb"]:
+        del sys.modules[name]
+    processes.patch(
+        "importlib.util:find_spec", lambda find: lambda name, *a: None if name == "wandb" else find(name, *a)
+    )
+    sys.meta_path.insert(0, Block())
+
+
 def test_works_without_wandb(place: Path) -> None:
     """With the logger of the shipped protocol, and wandb out of reach."""
-    (place / "block.py").write_text(
-        "import sys, importlib.abc\n"
-        "class Block(importlib.abc.MetaPathFinder):\n"
-        "    def find_spec(self, name, path, target=None):\n"
-        "        if name.split('.')[0] == 'wandb': raise ModuleNotFoundError(name)\n"
-        "import importlib.util as u; find = u.find_spec\n"
-        "u.find_spec = lambda name, *a: None if name == 'wandb' else find(name, *a)\n"
-        "sys.meta_path.insert(0, Block())\n"
-        "from embedlab.cli import main; sys.exit(main(sys.argv[1:]))\n"
-    )
     shipped = yaml.safe_load((ROOT / "configs" / "protocol.yaml").read_text())
     own = yaml.safe_load((place / "protocol.yaml").read_text())
     own["trainer"]["logger"] = shipped["trainer"]["logger"]
     (place / "protocol.yaml").write_text(yaml.safe_dump(own))
-    words = command(place, "tfidf", "r")
-    run_afresh(place, [sys.executable, "block.py", *words])
+    processes.run(place, command(place, "tfidf", "r"), 0, _without_wandb)
     assert (place / "r" / "metrics.csv").exists()
     assert not (place / "r" / "wandb").exists()
 
