@@ -50,7 +50,7 @@ LAW: dict[str, set[str]] = {
     "pooling": {"packing"},
     "backbone": {"errors", "packing", "pooling", "resources", "source_hash"},
     "data": {"errors", "resources"},
-    "strategies": {"backbone", "data", "distributed", "errors", "losses", "packing", "pooling"},
+    "strategies": {"backbone", "data", "distributed", "errors", "losses", "packing", "pooling", "resources"},
     "runs": {"errors", "source_hash", "source_imports", "yaml_files"},
     "training": {
         *("arguments", "backbone", "data", "distributed", "errors", "losses", "metrics", "pooling", "runs"),
