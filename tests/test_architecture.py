@@ -64,7 +64,7 @@ LAW: dict[str, set[str]] = {
     "retrieval": {"arguments", "errors"},
     "report": {"arguments", "errors", "runs", "yaml_files"},
     "precheck": {"errors", "yaml_files"},
-    "study": {"arguments", "configs", "errors", "precheck", "report", "resources", "runs", "yaml_files"},
+    "study": {"arguments", "configs", "errors", "precheck", "report", "resources", "retrieval", "runs", "yaml_files"},
 }
 ANYTHING = {"", "__main__", "cli"}  # import what they need, when they need it
 LIGHT_ROOMS = (
