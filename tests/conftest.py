@@ -13,6 +13,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
     BloomConfig,
     Cohere2Config,
     Gemma2Config,
@@ -169,6 +171,22 @@ def decoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
 def own_decoder(decoder_folder: Callable[[str], Path], tmp_path: Path) -> Path:
     """Return a tiny Llama of a test's own, which it may change."""
     return Path(shutil.copytree(decoder_folder("llama"), tmp_path / "decoder"))
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a tiny random model of sentence-transformers, which has prompts."""
+    from sentence_transformers import SentenceTransformer, models
+
+    place = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    BertModel(BertConfig(vocab_size=VOCABULARY, pad_token_id=0, **sizes)).save_pretrained(place / "bert")
+    byte_tokenizer().save_pretrained(place / "bert")
+    transformer = models.Transformer(str(place / "bert"), max_seq_length=64)
+    modules = [transformer, models.Pooling(transformer.get_embedding_dimension(), "mean")]
+    SentenceTransformer(modules=modules, prompts={"query": "ask: "}, device="cpu").save(str(place / "model"))
+    return place / "model"
 
 
 @pytest.fixture(autouse=True)

@@ -50,7 +50,7 @@ LAW: dict[str, set[str]] = {
     "pooling": {"packing"},
     "backbone": {"errors", "packing", "pooling", "resources", "source_hash"},
     "data": {"errors", "resources"},
-    "strategies": {"backbone", "data", "distributed", "errors", "losses", "packing", "pooling"},
+    "strategies": {"backbone", "data", "distributed", "errors", "losses", "packing", "pooling", "resources"},
     "runs": {"errors", "source_hash", "source_imports", "yaml_files"},
     "training": {
         *("arguments", "backbone", "data", "distributed", "errors", "losses", "metrics", "pooling", "runs"),
@@ -64,7 +64,7 @@ LAW: dict[str, set[str]] = {
     "retrieval": {"arguments", "errors"},
     "report": {"arguments", "errors", "runs", "yaml_files"},
     "precheck": {"errors", "yaml_files"},
-    "study": {"arguments", "configs", "errors", "precheck", "report", "resources", "runs", "yaml_files"},
+    "study": {"arguments", "configs", "errors", "precheck", "report", "resources", "retrieval", "runs", "yaml_files"},
 }
 ANYTHING = {"", "__main__", "cli"}  # import what they need, when they need it
 LIGHT_ROOMS = (

@@ -27,6 +27,7 @@ from tests.studies import Judge
 CONFIGS = Path(__file__).parents[1] / "configs"
 STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
 BACKBONES = sorted((CONFIGS / "backbones").glob("*.yaml"))
+WITHOUT_DECODER = ("sentence_transformer", "tfidf")
 STUDIES = sorted((CONFIGS / "compare").glob("*.yaml"))
 # A tiny random decoder of the same class stands in for each that would be fetched.
 STANDS_FOR = {
@@ -77,12 +78,14 @@ def test_a_strategy_file_tells_its_story(path: Path) -> None:
 
 @pytest.mark.parametrize("path", STRATEGIES, ids=lambda p: p.stem)
 def test_a_strategy_file_declares_what_differs_from_the_paper(
-    path: Path, decoder_folder: Callable[[str], Path]
+    path: Path, decoder_folder: Callable[[str], Path], request: pytest.FixtureRequest
 ) -> None:
     """Its run notes every such argument; each of them is named in the first lines."""
     text = path.read_text()
     model = yaml.safe_load(text)["model"]
-    if path.stem != "tfidf":
+    if path.stem == "sentence_transformer":
+        model["init_args"] = {"model": str(request.getfixturevalue("encoder_folder"))}
+    elif path.stem != "tfidf":
         backbone = {"name": str(decoder_folder("llama")), "dtype": "float32"}
         model["init_args"] = {**model.get("init_args", {}), "backbone": backbone}
     parser = ArgumentParser(exit_on_error=False)
@@ -154,7 +157,7 @@ def launch(strategy: Path, backbone: Path, place: Path, decoder: Path) -> dict[s
     table.write_text("sentence1\tsentence2\tscore\n" + "\n".join(rows) + "\n")
     source = json.dumps({"path": str(table), "split": "train", "score_range": [0, 5]})
     words = ["fit", "-c", str(CONFIGS / "protocol.yaml"), "-c", str(strategy)]
-    needs_decoder = strategy.stem != "tfidf"
+    needs_decoder = strategy.stem not in WITHOUT_DECODER
     words += ["-c", str(backbone)] if needs_decoder else []
     words += ["--run_dir", str(place / "run"), "--trainer.accelerator", "cpu", "--trainer.logger", "false"]
     words += [f"--data.train={source}", f"--data.validation={source}", f'--data.test={{"own": {source}}}']
@@ -162,6 +165,8 @@ def launch(strategy: Path, backbone: Path, place: Path, decoder: Path) -> dict[s
     words += ["--trainer.limit_train_batches", "1"]
     if needs_decoder:
         words += ["--model.backbone.name", str(decoder), "--model.backbone.revision", "null"]
+    if strategy.stem == "sentence_transformer":
+        words += ["--model.model", str(decoder), "--model.revision", "null"]
     if strategy.stem.startswith("freeze"):
         words += ["--model.pretraining.source.limit", "8", "--model.pretraining.epochs", "1"]
     processes.run(place, words)
@@ -171,7 +176,7 @@ def launch(strategy: Path, backbone: Path, place: Path, decoder: Path) -> dict[s
 
 ALL = [(s, b) for s in STRATEGIES for b in BACKBONES]
 # By default each file is launched once, with the decoders taking turns; all combinations are `slow`.
-DECODING = [path for path in STRATEGIES if path.stem != "tfidf"]
+DECODING = [path for path in STRATEGIES if path.stem not in WITHOUT_DECODER]
 ROTATED = {
     (DECODING[i % len(DECODING)], BACKBONES[i % len(BACKBONES)]) for i in range(max(len(DECODING), len(BACKBONES)))
 }
@@ -182,14 +187,20 @@ ROTATED = {
     [
         pytest.param(s, b, id=f"{s.stem}-{b.stem}", marks=() if (s, b) in ROTATED else pytest.mark.slow)
         for s, b in ALL
-        if s.stem != "tfidf"
+        if s.stem not in WITHOUT_DECODER
     ]
-    + [pytest.param(CONFIGS / "strategies" / "tfidf.yaml", BACKBONES[0], id="tfidf")],
+    + [pytest.param(CONFIGS / "strategies" / f"{own}.yaml", BACKBONES[0], id=own) for own in WITHOUT_DECODER],
 )
 def test_is_launched_for_one_batch(
-    strategy: Path, backbone: Path, tmp_path: Path, decoder_folder: Callable[[str], Path]
+    strategy: Path,
+    backbone: Path,
+    tmp_path: Path,
+    decoder_folder: Callable[[str], Path],
+    request: pytest.FixtureRequest,
 ) -> None:
-    result = launch(strategy, backbone, tmp_path, decoder_folder(STANDS_FOR[backbone.stem]))
+    borrows = strategy.stem == "sentence_transformer"
+    model = request.getfixturevalue("encoder_folder") if borrows else decoder_folder(STANDS_FOR[backbone.stem])
+    result = launch(strategy, backbone, tmp_path, model)
     assert set(result["metrics"]) == {"validation", "test/own"}
 
 

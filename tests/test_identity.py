@@ -77,6 +77,7 @@ OWN_HELPER = "def first(states, batch):\n    return states[batch.offsets[:-1]].f
 PAIRS = "sentence1,sentence2,score\n" + "".join(f"Birds sing {i}.,A bird sings.,{i / 9}\n" for i in range(10))
 
 # Of each strategy the file under configs/strategies, and options.
+ENCODER = ["--model.init_args.model", "encoder", "--model.init_args.revision", "null"]
 TAKE = ["--model.init_args.pooling", "own_project.pooling.take"]
 STRATEGIES: dict[str, tuple[str, list[str]]] = {
     "freeze": ("freeze", []),
@@ -86,10 +87,12 @@ STRATEGIES: dict[str, tuple[str, list[str]]] = {
     "sgpt_cross": ("sgpt_cross", []),
     "pooled_decoder": ("pooled_decoder", []),
     "tfidf": ("tfidf", []),
+    "sentence_transformer": ("sentence_transformer", ENCODER),
     "own": ("own", TAKE),
 }
 ALL = set(STRATEGIES)
-WITH_DECODER = ALL - {"tfidf"}
+WITHOUT_DECODER = {"sentence_transformer", "tfidf"}
+WITH_DECODER = ALL - WITHOUT_DECODER
 FREEZE = {"freeze", "freeze, own pooling"}
 BI = {"sgpt_bi", "lora_bi"}
 
@@ -133,7 +136,7 @@ class Place:
     def run(self, strategy: str, *more: str) -> Run:
         name, options = STRATEGIES[strategy]
         words = ["-c", str(self.folder / "protocol.yaml"), "-c", str(self.folder / f"{name}.yaml")]
-        words += [] if strategy == "tfidf" else ["-c", str(self.folder / "backbone.yaml")]
+        words += [] if strategy in WITHOUT_DECODER else ["-c", str(self.folder / "backbone.yaml")]
         config = self.parser.parse_args([*words, *options, *more])
         resolved = yaml.load(self.parser.dump(config, skip_none=False), yaml.CSafeLoader)
         return Run(resolved, lambda: self.parser.instantiate_classes(config))
@@ -175,7 +178,9 @@ def forget(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, decoder_folder: Callable[[str], Path]) -> Iterator[Place]:
+def place(
+    tmp_path_factory: pytest.TempPathFactory, decoder_folder: Callable[[str], Path], encoder_folder: Path
+) -> Iterator[Place]:
     """Return a folder with a user's project, data and a decoder."""
     folder = tmp_path_factory.mktemp("identity")
     project = folder / "own_project"
@@ -191,6 +196,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, decoder_folder: Callable[[st
     (folder / "pairs.csv").write_text(PAIRS)
     (folder / "texts.csv").write_text("text\nBirds sing.\nDogs bark.\n")
     shutil.copytree(decoder_folder("llama"), folder / "decoder")
+    shutil.copytree(encoder_folder, folder / "encoder")
     source = {"path": str(folder / "pairs.csv")}
     protocol = {"data": {"train": source, "validation": source, "test": {"own": source}}, "trainer": {"max_epochs": 1}}
     (folder / "protocol.yaml").write_text(f"# what runs share\n{yaml.safe_dump(protocol)}")
@@ -300,6 +306,12 @@ EDITS = [
     Edit("source: contrastive", BI, source=("strategies.contrastive", "label = ", "labels = label = ")),
     Edit("source: strategy sgpt_cross", {"sgpt_cross"}, source=("strategies.sgpt_cross",)),
     Edit("source: sgpt_prompts", {"sgpt_cross"}, source=("strategies.sgpt_prompts",)),
+    Edit("a file of a borrowed model", {"sentence_transformer"},
+         file=("encoder/1_Pooling/config.json", "{", "{\n")),
+    Edit("path of a borrowed model, written otherwise", set(),
+         ("--model.init_args.model", "./encoder/."), {"sentence_transformer"}),
+    Edit("source: strategy sentence_transformer", {"sentence_transformer"}, source=("strategies.sentence_transformer",)),
+    Edit("source: how it loads a model", {"sentence_transformer"}, source=("strategies.borrowed",)),
     Edit("source: strategy tfidf", {"tfidf"}, source=("strategies.tfidf",)),
     Edit("source: strategy of the user's", {"own"}, file=("own_project/strategy.py", "= mean", "= None")),
     Edit("source: pooling of the user's", {"freeze, own pooling", "own"},
@@ -377,7 +389,7 @@ def strings(value: Any) -> Iterator[str]:
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
 def test_all_that_shipped_configurations_name_is_decided(place: Place, path: Path) -> None:
     """Whether the file names it, or it is a default of what the file names."""
-    words = ["-c", str(path), *([] if path.stem == "tfidf" else ["-c", str(place.folder / "backbone.yaml")])]
+    words = ["-c", str(path), *([] if path.stem in WITHOUT_DECODER else ["-c", str(place.folder / "backbone.yaml")])]
     resolved = yaml.safe_load(place.parser.dump(place.parser.parse_args(words), skip_none=False))
     named = {own for own in strings(resolved["model"]) if own.startswith("embedlab.")}
     assert resolved["model"]["class_path"] in named

@@ -53,9 +53,14 @@ def points(strategy: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, decoder_folder: Callable[[str], Path]) -> Path:
+def place(
+    tmp_path_factory: pytest.TempPathFactory,
+    decoder_folder: Callable[[str], Path],
+    encoder_folder: Path,
+) -> Path:
     """Return a folder with data and a protocol for tiny runs of three epochs of twelve steps."""
     place = tmp_path_factory.mktemp("survival")
+    (place / "encoder").symlink_to(encoder_folder)
     nouns = ["man", "woman", "child", "dog", "cat", "horse", "bird", "market", "train"]
     rows = [
         f"A {a} sees a {b}.\tThe {b} is seen by some {a}s\t{(3 * i + j) % 51 / 10}\n"
@@ -87,7 +92,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, decoder_folder: Callable[[st
 
 def words(strategy: str, run: str, *more: str, subcommand: str = "fit") -> list[str]:
     files = ["protocol.yaml", str(CONFIGS / f"{strategy}.yaml"), "small.yaml"]
-    files += [] if strategy == "tfidf" else ["backbone.yaml"]
+    files += [] if strategy in ("sentence_transformer", "tfidf") else ["backbone.yaml"]
+    if strategy == "sentence_transformer":
+        more = (*more, "--model.model", "encoder", "--model.revision", "null")
     if strategy.startswith("freeze"):
         more = (*more, "--model.network.widths", "[8, 16]", "--model.pretraining.source.path", "pairs.tsv")
         more = (*more, "--model.pretraining.epochs", "1", "--model.pretraining.batch_size", "8")

@@ -18,6 +18,7 @@ from embedlab.arguments import Parser
 from embedlab.errors import UserError, did_you_mean
 from embedlab.report import notes, render, statistics
 from embedlab.report.predictions import interval_over_seeds
+from embedlab.report.ranked import tables
 from embedlab.report.render import Report, Row, Table
 from embedlab.report.rows import Group, Run, group_runs
 from embedlab.yaml_files import read_yaml
@@ -171,6 +172,7 @@ def summarise(found: Sequence[Run], only: str | None = None, resamples: int = RE
         tables=shown,
         unfinished=[_line(run) for run in found if run.state != "done"],
         footnotes=list(footnotes),
+        ranked=[] if only is not None else tables(groups, resamples, len(studies) > 1),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -14,12 +15,16 @@ from rich.text import Text
 from embedlab.report.statistics import Interval
 from embedlab.runs import Progress
 
-__all__ = ["Report", "Row", "Table", "duration", "markdown", "progress", "runs_of", "show"]
+__all__ = ["Plain", "Report", "Row", "Table", "duration", "markdown", "over_seeds", "progress", "runs_of", "show"]
 
 CAPTION = (
     "Spearman and Pearson x 100: mean and standard deviation over seeds; 95 % interval of Spearman by "
     "bootstrap over pairs. Trained: parameters. Times and tokens: means over seeds, training with features "
     "and earlier stages."
+)
+RANKED = (
+    "Retrieval x 100: mean and standard deviation over seeds; 95 % interval of nDCG@10 by bootstrap over queries. Time: "
+    "mean over seeds, encoding the corpus or the first stage included."
 )
 NAMES = ("Study", "Strategy")
 COST = ("Backbone", "Trained", "Training", "Scoring", "Tokens")
@@ -98,9 +103,9 @@ class Table:
             row.label,
             row.backbone or "-",
             str(row.finished) if row.finished == row.planned else f"{row.finished} of {row.planned}",
-            _over_seeds(row.spearman),
+            over_seeds(row.spearman),
             f"{100 * interval.low:.1f} to {100 * interval.high:.1f}" if interval is not None else "-",
-            _over_seeds(row.pearson),
+            over_seeds(row.pearson),
             _count(row.trainable),
             duration(row.training),
             duration(row.scoring),
@@ -108,6 +113,25 @@ class Table:
             ", ".join(map(str, row.notes)),
         ]
         return [row.study, *cells] if self.with_study else cells
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A table whose cells are written already.
+
+    Args:
+        title: What it is about.
+        header: Names of the columns.
+        rows: Their cells, best first.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def cells(self, row: Sequence[str]) -> Sequence[str]:
+        """Return a row as text."""
+        return row
 
 
 @dataclass(frozen=True)
@@ -120,6 +144,7 @@ class Report:
         tables: One per test set.
         unfinished: A line for each run without a result.
         footnotes: What the numbers in the columns of notes stand for.
+        ranked: Tables of retrieval sets.
     """
 
     title: str
@@ -127,6 +152,7 @@ class Report:
     tables: list[Table]
     unfinished: list[str]
     footnotes: list[str]
+    ranked: Sequence[Plain] = ()
 
 
 def show(report: Report, console: Console) -> None:
@@ -143,13 +169,18 @@ def show(report: Report, console: Console) -> None:
         console.print(_draw(table, cost))
     if report.tables:
         console.print(Text(CAPTION, style="dim"))
+    for plain in report.ranked:
+        console.print(Text(plain.title))
+        console.print(_draw(plain, plain.header))
+    if report.ranked:
+        console.print(Text(RANKED, style="dim"))
     for number, note in enumerate(report.footnotes, 1):
         console.print(Text(f"{number}: {note}", style="dim"))
     for line in report.unfinished:
         console.print(Text(line, style="red" if line.startswith("failed") else ""), soft_wrap=True)
 
 
-def _draw(table: Table, columns: Sequence[str]) -> RichTable:
+def _draw(table: Any, columns: Sequence[str]) -> RichTable:
     """Draw some columns of a table."""
     drawn = RichTable()
     for name in columns:
@@ -167,17 +198,26 @@ def markdown(report: Report) -> str:
     """Return a report as Markdown."""
     parts = [f"# {_plain(report.title)}", f"{report.summary.capitalize()}."]
     for table in report.tables:
-        rule = ["---" if name in (*NAMES, "Backbone") else "---:" for name in table.header]
-        lines = [table.header, rule]
-        lines += [[_plain(cell) for cell in table.cells(row)] for row in table.rows]
-        parts += [f"## {_plain(table.title)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        parts += _written(table)
     if report.tables:
         parts.append(CAPTION)
+    for plain in report.ranked:
+        parts += _written(plain)
+    if report.ranked:
+        parts.append(RANKED)
     if report.footnotes:
         parts += ["Notes:", "\n".join(f"{n}. {_plain(note)}" for n, note in enumerate(report.footnotes, 1))]
     if report.unfinished:
         parts += ["## Without a result", "\n".join(f"- {_plain(line)}" for line in report.unfinished)]
     return "\n\n".join(parts) + "\n"
+
+
+def _written(table: Any) -> list[str]:
+    """Return a heading and a table as Markdown."""
+    rule = ["---" if name in (*NAMES, "Backbone") else "---:" for name in table.header]
+    lines = [table.header, rule]
+    lines += [[_plain(cell) for cell in table.cells(row)] for row in table.rows]
+    return [f"## {_plain(table.title)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
 
 
 def progress(now: Progress) -> str:
@@ -214,7 +254,7 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
 
 
-def _over_seeds(value: tuple[float, float | None] | None) -> str:
+def over_seeds(value: tuple[float, float | None] | None) -> str:
     """Write a mean, with its standard deviation where there is one."""
     if value is None:
         return "undefined"

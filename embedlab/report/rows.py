@@ -202,6 +202,8 @@ def _changes_outside(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterat
     old, new = (own.get("backbone") or {} for own in (one, other))
     if old.get("sha256") != new.get("sha256"):
         yield "the files of the decoder"
+    if (one.get("model") or {}).get("sha256") != (other.get("model") or {}).get("sha256"):
+        yield "the files of the model"
     if old.get("dtype") != new.get("dtype"):
         yield f"what `dtype: auto` was: {_shown(new.get('dtype'))} instead of {_shown(old.get('dtype'))}"
     if not (one.get("code") and other.get("code")):  # before a run's code was told, the version made it another one

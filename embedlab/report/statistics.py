@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Interval", "mean_and_sd", "pearson_interval", "spearman_interval"]
+__all__ = ["Interval", "mean_and_sd", "mean_interval", "pearson_interval", "spearman_interval"]
 
 Array = NDArray[np.float64]
 DEFINED: Final = 0.99  # share of the resamples whose correlation must be defined
@@ -74,6 +74,26 @@ def pearson_interval(
 ) -> Interval | None:
     """Bootstrap pairs for an interval of Pearson's correlation; see `spearman_interval`."""
     return _interval(scores, labels, resamples, level, seed, _Keeper)
+
+
+def mean_interval(values: ArrayLike, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval | None:
+    """Bootstrap queries for an interval of a measure's mean; percentile bootstrap, as in `spearman_interval`.
+
+    Args:
+        values: The measure of each query, (Q,), or (S, Q) for S seeds, whose mean is taken.
+        resamples: How often queries are drawn.
+        level: Share of the resamples inside the interval.
+        seed: Of the drawing.
+
+    Returns:
+        The interval; None for fewer than two queries.
+    """
+    own = np.atleast_2d(np.asarray(values, dtype=np.float64)).mean(axis=0)
+    if len(own) < 2:
+        return None
+    means = np.concatenate([counts @ own / len(own) for counts in _resamples(len(own), resamples, seed)])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
 
 
 class _Keeper:

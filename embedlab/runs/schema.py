@@ -42,6 +42,7 @@ RESULT: Final = {
     "settings": TEXT,
     "metrics": _Each({"spearman": NUMBER, "pearson": NUMBER, "pairs": WHOLE, "undefined": TEXT}),
     "backbone": {"name": TEXT, "sha256": TEXT},
+    "model": {"name": TEXT, "sha256": TEXT},
     "data": _Each({"path": TEXT, "split": TEXT, "query": TEXT, "rows": WHOLE, "sha256": TEXT}),
     "parameters": {"trainable": NUMBER},
     "seconds": {

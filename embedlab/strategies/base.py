@@ -27,7 +27,7 @@ from embedlab.backbone.feature_cache import Cost
 from embedlab.backbone.features import Features
 from embedlab.data import Pairs, Texts, Triplets
 from embedlab.strategies import contract
-from embedlab.strategies.checkpoint import check, trim
+from embedlab.strategies.checkpoint import Borrowed, check, trim
 from embedlab.strategies.optimisation import Stage, Training, adamw, num_steps
 from embedlab.strategies.published import Published, differences
 from embedlab.strategies.recipe import Recipe
@@ -54,6 +54,7 @@ class EmbeddingStrategy(LightningModule, ABC):
             Each `__init__` calls `compare_with_paper`, which adds what differs to the run's notes.
         departures: What differs from the paper whatever the arguments.
         needs: Attributes that `__init__` must set, and of which class.
+        borrowed: A model of another library, in place of a decoder of ours.
         features: Cached hidden states of a frozen decoder; set by a strategy that uses nothing else of the decoder.
         takes_statistics: Whether `prepare` learns anything; False where arguments of a strategy say that it need not.
     """
@@ -61,6 +62,7 @@ class EmbeddingStrategy(LightningModule, ABC):
     paper: ClassVar[Mapping[str, Published]] = {}
     departures: ClassVar[Sequence[str]] = ()
     needs: ClassVar[Mapping[str, type]] = {}
+    borrowed: Borrowed | None = None
     backbone: Backbone | None
     prepared: Tensor
 

@@ -1,7 +1,8 @@
-"""What of a strategy is kept in a checkpoint: what it learned, and of which decoders; never their frozen weights."""
+"""What of a strategy is kept in a checkpoint: what it learned, and of which models; never their frozen weights."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import nn
@@ -9,12 +10,43 @@ from torch import nn
 from embedlab.backbone import Backbone
 from embedlab.errors import UserError
 
-__all__ = ["check", "decoders", "trim"]
+__all__ = ["Borrowed", "check", "decoders", "trim"]
+
+
+class Borrowed(ABC):
+    """A frozen model of another library, which a strategy keeps as no module of its own.
+
+    Attributes:
+        argument: The strategy's argument that names it.
+        name: What stands there.
+        revision: Commit of a hub id.
+    """
+
+    argument: str
+    name: str
+    revision: str | None
+
+    @property
+    @abstractmethod
+    def sha256(self) -> str:
+        """Hash of all that decides its numbers."""
+
+    @property
+    @abstractmethod
+    def num_parameters(self) -> int:
+        """How many it has; asked for once it is loaded."""
 
 
 def decoders(strategy: nn.Module) -> dict[str, Backbone]:
     """Return the decoders of a strategy by the name of the attribute, nested ones with their path."""
     return {name: own for name, own in strategy.named_modules() if isinstance(own, Backbone)}
+
+
+def _models(strategy: nn.Module) -> dict[str, tuple[str, str, str]]:
+    """Return what names each model that a strategy stands on, its name and its hash, by the attribute or argument."""
+    found = {name: (f"{name}.name", own.name, own.files.sha256) for name, own in decoders(strategy).items()}
+    other: Borrowed | None = getattr(strategy, "borrowed", None)
+    return found if other is None else {**found, other.argument: (other.argument, other.name, other.sha256)}
 
 
 def trim(strategy: nn.Module, checkpoint: dict[str, Any]) -> None:
@@ -25,7 +57,7 @@ def trim(strategy: nn.Module, checkpoint: dict[str, Any]) -> None:
     weights = checkpoint["state_dict"]
     checkpoint["state_dict"] = {n: v for n, v in weights.items() if n not in frozen | buffers}
     checkpoint["strategy"] = type(strategy).__qualname__
-    checkpoint["decoders"] = {name: own.files.sha256 for name, own in decoders(strategy).items()}
+    checkpoint["decoders"] = {name: sha256 for name, (_, _, sha256) in _models(strategy).items()}
 
 
 def check(strategy: nn.Module, checkpoint: dict[str, Any]) -> None:
@@ -40,16 +72,16 @@ def check(strategy: nn.Module, checkpoint: dict[str, Any]) -> None:
             f"`ckpt_path` must hold a checkpoint of {name}, got one of {came or 'another program'}; name the class it was "
             "trained with."
         )
-    own, theirs = decoders(strategy), checkpoint.get("decoders", {"backbone": checkpoint.get("backbone")})
+    own, theirs = _models(strategy), checkpoint.get("decoders", {"backbone": checkpoint.get("backbone")})
     for attribute in sorted({*own, *theirs}):
-        wanted = own[attribute].files.sha256 if attribute in own else None
+        option, model, wanted = own.get(attribute, (f"{attribute}.name", "no decoder", None))
         if wanted != theirs.get(attribute):
-            model = own[attribute].name if attribute in own else "no decoder"
+            kind = "decoder" if option != attribute else "model"
             raise UserError(
-                f"`ckpt_path` must hold a checkpoint for {model}, got one of another decoder (hash "
-                f"{str(theirs.get(attribute))[:12]} instead of {str(wanted)[:12]}); set `{attribute}.name` to that one."
+                f"`ckpt_path` must hold a checkpoint for {model}, got one of another {kind} (hash "
+                f"{str(theirs.get(attribute))[:12]} instead of {str(wanted)[:12]}); set `{option}` to that one."
             )
-    inside = tuple(f"{attribute}." for attribute in own)
+    inside = tuple(f"{attribute}." for attribute in decoders(strategy))
     learned = {n for n, p in strategy.named_parameters() if p.requires_grad or not n.startswith(inside)}
     found, shapes = checkpoint["state_dict"], {n: p.shape for n, p in strategy.named_parameters()}  # buffers may grow
     missing = learned - set(found)

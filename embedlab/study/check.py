@@ -36,6 +36,7 @@ class Checked:
         content: The same as a YAML file.
         identities: What decides a run, by seed.
         wish: A hash of a pass of a decoder over texts, and what it wants of it; None if nothing.
+        embeds: Whether it gives vectors.
     """
 
     strategy: Strategy
@@ -44,6 +45,7 @@ class Checked:
     content: Mapping[str, Any]
     identities: Mapping[int, str]
     wish: tuple[str, Mapping[str, Any]] | None = None
+    embeds: bool = True
 
 
 class Checker(Protocol):
@@ -94,6 +96,7 @@ def check(study: Study, root: Path, checker: Checker) -> list[Checked]:
                 answer["content"],
                 {int(seed): own for seed, own in answer["identities"].items()},
                 answer["wish"],
+                answer.get("embeds", True),
             )
             for strategy, answer in zip(study.strategies, answers, strict=True)
         ]

@@ -25,7 +25,7 @@ from embedlab.report import render
 from embedlab.report.command import collect, console, summarise, write_markdown
 from embedlab.resources import READ_TOO
 from embedlab.runs.code import older_code
-from embedlab.study import check, launcher
+from embedlab.study import check, launcher, retrieval
 from embedlab.study.check import Checked, Checker
 from embedlab.study.jobs import Job
 from embedlab.study.options import chosen, read_options
@@ -77,6 +77,7 @@ def main(
     with launcher.interruptible(), server() as checker:
         with screen.status("checking the study"):
             every = plan(study, options.runs, check.check(study, options.runs, checker))
+            sets = retrieval.opened(study, configs.find(options.study))
         jobs = [job for job in every if job.seed in seeds and job.label in labels]
         if options.dry_run:
             todo = _todo(jobs, options.rerun_older)
@@ -85,6 +86,8 @@ def main(
                 say(f"{_standing(job):8}  {job.name}")
                 if job in todo:
                     _show(job, say)
+            for own in retrieval.measurements(jobs, sets, study, folder):
+                say(f"measure   {own.name}")
             return 0
         with _locked(folder):
             _repair(folder)
@@ -96,6 +99,7 @@ def main(
             also = _read_too(todo)
             expected = [replace(job, expected=times.get(job.label), environment=also) for job in todo]
             outcomes = launcher.run_all(expected, options.jobs, screen, checker.start, heartbeat)
+            lost = retrieval.measure(jobs, sets, study, folder, checker.start, say)
     found = summarise(collect(folder))
     write_markdown(found, folder / REPORT)
     render.show(found, screen)
@@ -105,7 +109,7 @@ def main(
         if job not in jobs and _standing_if_known(job) == "changed":
             say(f"outdated: {job.name} was finished under other settings; compare it again")
     say(f"written: {folder / REPORT}")
-    if failed := any(outcome.error is not None for outcome in outcomes):
+    if failed := lost or any(outcome.error is not None for outcome in outcomes):
         say("next: mend what failed and give the same command again; what is finished is kept")
     elif len(seeds) == 1:
         more = shlex.join(
@@ -152,7 +156,7 @@ def plan(study: Study, root: Path, checked: Sequence[Checked]) -> list[Job]:
             arguments += ["--seed_everything", str(seed), *study.places(strategy, seed, root)]
             identity = found.identities[seed]
             decided = (identity, arguments, found.overrides, found.content, found.wish)
-            jobs.append(Job(strategy.label, seed, folder, *decided))
+            jobs.append(Job(strategy.label, seed, folder, *decided, embeds=found.embeds))
     return jobs
 
 

@@ -32,6 +32,7 @@ class Job:
         content: The same as a YAML file, to be written into the folder.
         wish: A hash of the pass of a decoder over texts that its features come from, and what it wants of it.
         environment: Variables it is started with.
+        embeds: Whether its strategy gives vectors, so that it can rank a whole corpus.
         expected: Seconds that runs of this strategy took before; None if there were none.
     """
 
@@ -45,6 +46,7 @@ class Job:
     wish: tuple[str, Mapping[str, Any]] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     expected: float | None = None
+    embeds: bool = True
 
     @property
     def name(self) -> str:

@@ -13,6 +13,9 @@ It is described by a YAML file, in which paths are relative to the file; what sh
         overrides: {model.pretraining: null}
         seeds: [0]                    # of the seeds above; for what no seed changes
     overrides: {trainer.max_epochs: 1}    # for every run
+    retrieval:                        # sets that every finished run is measured on, see `embedlab.study.retrieval`
+      scifact: {path: BeIR/scifact}
+    rerank_top_k: 20                  # of BM25's best, for strategies without vectors
 """
 
 from __future__ import annotations
@@ -25,12 +28,13 @@ from typing import Any, Final
 
 from embedlab import configs, precheck, runs
 from embedlab.errors import UserError, did_you_mean
+from embedlab.study.retrieval_sets import TOP_K, RetrievalSet, read_sets, read_top_k
 from embedlab.study.rules import SECTIONS, check_file, check_keys, check_override, check_seeds
 from embedlab.yaml_files import read_yaml
 
 __all__ = ["Strategy", "Study", "read_overrides", "read_seeds", "read_study"]
 
-KEYS: Final = ("study", "protocol", "backbone", "seeds", "strategies", "overrides")
+KEYS: Final = ("study", "protocol", "backbone", "seeds", "strategies", "overrides", "retrieval", "rerank_top_k")
 OURS: Final = ("seed_everything", "run_dir", "study", "label", "config", "ckpt_path", "print_config")
 
 
@@ -57,6 +61,8 @@ class Study:
     seeds: Sequence[int]
     strategies: Sequence[Strategy]
     overrides: Mapping[str, Any]
+    retrieval: Sequence[RetrievalSet] = ()
+    rerank_top_k: int = TOP_K
 
     def seeds_of(self, strategy: Strategy) -> list[int]:
         """Return the seeds that a strategy runs with."""
@@ -115,6 +121,8 @@ def read_study(path: Path) -> Study:
         seeds=seeds,
         strategies=strategies,
         overrides=read_overrides(content.get("overrides") or {}, f"`overrides` in {path}"),
+        retrieval=read_sets(content.get("retrieval"), path),
+        rerank_top_k=read_top_k(content.get("rerank_top_k", TOP_K), path),
     )
 
 

@@ -15,7 +15,7 @@ from jsonargparse import Namespace
 
 from embedlab.data import DataModule
 from embedlab.errors import UserError
-from embedlab.strategies.base import EmbeddingStrategy
+from embedlab.strategies.base import Embedder, EmbeddingStrategy
 from embedlab.training.cli import RunCLI
 from embedlab.training.complaints import options_of, strategy_of
 from embedlab.training.identity import identify
@@ -35,7 +35,7 @@ def check(strategies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         For each, the `files` and `overrides` that apply, the latter also as the `content` of a YAML file, `identities`
-        by seed, the `wish` of its features, and `faults`.
+        by seed, the `wish` of its features, whether it `embeds`, and `faults`.
     """
     prepare()
     read: dict[str, DataModule] = {}
@@ -45,7 +45,7 @@ def check(strategies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _answer(wanted: Mapping[str, Any], read: dict[str, DataModule]) -> dict[str, Any]:
     files, overrides, faults = _applying(wanted)
     answer: dict[str, Any] = {"files": files, "overrides": overrides, "faults": faults}
-    answer |= {"content": {}, "identities": {}, "wish": None}
+    answer |= {"content": {}, "identities": {}, "wish": None, "embeds": True}
     try:
         found = run(lambda: _Check(files, overrides, wanted, read))
     except _FaultsError as error:
@@ -57,7 +57,7 @@ def _answer(wanted: Mapping[str, Any], read: dict[str, DataModule]) -> dict[str,
         faults.append(f"{type(cause).__name__}: {' '.join(str(cause).split())}")
     else:
         faults += found.faults
-        answer |= {"content": found.content, "identities": found.identities, "wish": found.wish}
+        answer |= {"content": found.content, "identities": found.identities, "wish": found.wish, "embeds": found.embeds}
     return answer
 
 
@@ -112,6 +112,7 @@ class _Check(RunCLI):
         self.content: dict[str, Any] = {}
         self.identities: dict[int, str] = {}
         self.wish: tuple[str, dict[str, Any]] | None = None
+        self.embeds = True
         self.faults: list[str] = []
         super().__init__(["fit", *_words(files), "--seed_everything", str(self.seeds[0]), *wanted["places"]])
 
@@ -185,6 +186,7 @@ class _Check(RunCLI):
                 seed: identify({**config, "seed_everything": seed}, model, datamodule, self.trainer).run
                 for seed in self.seeds
             }
+            self.embeds = isinstance(model, Embedder)
             self.wish = None if model.features is None else model.features.wish
 
 

@@ -7,7 +7,7 @@ What decides it:
 - the content of the data, those of earlier stages included, and of each file that an option of a strategy or a callback
   names, or `ckpt_path`; not how their paths are written. Of a folder, only the path counts. What an option has is a path
   if a folder or a suffix stands in it;
-- the files of the decoder; of a hub id, its commit too;
+- the files of the decoder, or of the model of another library; of a hub id, its commit too;
 - the precision that the decoder computes in, `auto` resolved;
 - the source of the classes and functions that the configuration names, with what they import of the user's own modules,
   of the strategies and of poolings, losses and tuning, see `embedlab.source_hash`. A strategy of embedlab so counts with
@@ -94,6 +94,8 @@ def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataM
     stages = strategy.stages() if isinstance(strategy, Trainable) else ()
     settle = _Settle([content_hash(asdict(stage.source)) for stage in stages])
     kept = {key: settle(value) for key, value in kept.items()}
+    if (other := strategy.borrowed) is not None and Path(other.name).expanduser().is_dir():
+        kept["model"]["init_args"][other.argument] = None  # by its content, however the path is written
     if isinstance(checkpoint := kept.get("ckpt_path"), str):
         kept["ckpt_path"] = _content(checkpoint)
     decided = {
@@ -103,6 +105,8 @@ def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataM
         "decoder": None if backbone is None else backbone.files.sha256,
         "sources": sources,
     }
+    if strategy.borrowed is not None:
+        decided["borrowed"] = strategy.borrowed.sha256
     without_seed = {**decided, "config": {**kept, "seed_everything": None}}
     return Identity(content_hash(decided), content_hash(without_seed), shared_code(), _versions())
 

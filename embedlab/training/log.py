@@ -76,7 +76,7 @@ def keep_log(folder: Path) -> Iterator[None]:
 def quiet() -> None:
     """Silence what a user of embedlab can do nothing about."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Screen()])
-    for name in ("lightning.pytorch", "lightning.fabric", "httpx", "huggingface_hub"):
+    for name in ("lightning.pytorch", "lightning.fabric", "httpx", "huggingface_hub", "sentence_transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # what `trainer.profiler` was asked for
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -70,7 +70,7 @@ def finish(
     """Write `result.json`, then the status; the last things a run does."""
     parts = parts_of(folder)
     first, evaluation = parts[0], measured.evaluation
-    backbone = strategy.backbone
+    backbone, other = strategy.backbone, strategy.borrowed
     own = [p for n, p in strategy.named_parameters() if not n.startswith("backbone.")]
     trainable = sum(p.numel() for p in strategy.parameters() if p.requires_grad)
     seconds, charges = dict(measured.stopwatch.seconds), dict(measured.stopwatch.charges)
@@ -102,12 +102,13 @@ def finish(
             "read": backbone.reader.way,
             "begin_of_text": (strategy.features or backbone.tokenization).beginning,
         },
+        "model": None if other is None else {"name": other.name, "revision": other.revision, "sha256": other.sha256},
         "data": data.fingerprint(),
         "metrics": evaluation.metrics,
         "selected": evaluation.selected,
         "parameters": {
             "trainable": trainable,
-            "total": sum(p.numel() for p in own) + (0 if backbone is None else backbone.num_parameters),
+            "total": sum(p.numel() for p in own) + sum(m.num_parameters for m in (backbone, other) if m is not None),
         },
         "seconds": {
             **known,

@@ -161,6 +161,8 @@ def _run(arguments: Sequence[str]) -> int:
     # Lightning starts the other processes of a run by what this one was started by.
     sys.argv = ["embedlab", *arguments]
     sys.modules["__main__"].__spec__ = importlib.util.find_spec("embedlab.__main__")
+    if arguments[0] != "fit":  # what a finished run is measured by
+        return int(importlib.import_module("embedlab.cli").main(list(arguments)))
     return exit_status(lambda: int(importlib.import_module("embedlab.training.cli").main(arguments)))
 
 

@@ -92,6 +92,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("what", metavar="RUN", help="folder of a finished run, the name of a strategy, or bm25")
     parser.add_argument("--retrieval", metavar="DIR", required=True, help="a folder in BEIR's form, or a hub id")
+    parser.add_argument("--name", help="what the set is called in files and reports (default: its folder or hub id)")
     parser.add_argument("--split", default="test", help="whose judgements (default: %(default)s)")
     parser.add_argument("--revision", help="commit of the hub id")
     parser.add_argument("--judgements-revision", metavar="COMMIT", help="commit of the hub id of the judgements")
@@ -131,7 +132,7 @@ def _read(options: argparse.Namespace) -> Collection:
     """Read the collection; what is wrong with it is said in the words of this command."""
     same_id = None if options.same_id is None else options.same_id == "no-answer"
     try:
-        return read_retrieval(
+        found = read_retrieval(
             options.retrieval,
             options.split,
             options.revision,
@@ -139,6 +140,7 @@ def _read(options: argparse.Namespace) -> Collection:
             options.leave_out_unknown,
             same_id,
         )
+        return found if options.name is None else replace(found, name=options.name)
     except UserError as error:
         said = str(error)
         for old, new in SAID.items():

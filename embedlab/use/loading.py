@@ -101,6 +101,8 @@ def load(
     if strategy.features is not None:
         strategy.features.kept = False
     decoder = None if strategy.backbone is None else [strategy.backbone.files.sha256, str(strategy.backbone.dtype)]
+    if strategy.borrowed is not None:
+        decoder = [strategy.borrowed.sha256]
     sources = sources_of(_paths(model))  # of what a module of the user's own, or of ours, computes
     code = [sources, embedlab.__version__, str(autocast)]
     identity = content_hash([model, learned, decoder, texts, strategy.device.type, code])
