@@ -45,7 +45,15 @@ def train_stage(
         main_stopwatch.add(json.loads(done.read_text()))
         return
     log.info("stage %s", stage.name)
-    data = DataModule(train=stage.source, seed=config.seed_everything, batch_size=stage.batch_size)
+    filters = main_data.leak_filter != "none"
+    data = DataModule(
+        train=stage.source,
+        validation=main_data.validation if filters else None,  # to be filtered by, else nothing need be read
+        test=main_data.test if filters else None,
+        seed=config.seed_everything,
+        batch_size=stage.batch_size,
+        leak_filter=main_data.leak_filter,
+    )
     try:
         data.setup("fit")
     except UserError as error:  # the source is an option of the strategy here
