@@ -9,6 +9,8 @@ threshold itself is missed once in ten million; one above it, less often.
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -20,19 +22,21 @@ HASHES: Final = 256  # at most, of a text
 
 
 def spaced(text: str) -> str:
-    r"""Lower-case a text, with one space for each run of white space.
+    """Lower-case a text and keep its runs of letters and digits, of any script, with a space around each.
 
-    >>> spaced(" A  man\n")
-    'a man'
+    >>> spaced("A  man's dog."), spaced("?!")
+    (' a man s dog ', ' ?! ')
     """
-    return " ".join(text.lower().split())
+    text = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    words = re.findall(r"[^\W_]+", text.lower())
+    return f" {' '.join(words) or text.strip()} "
 
 
 def grams(text: str) -> frozenset[str]:
-    """Return the 5-grams of a lower-cased text; a shorter text is its own gram.
+    """Return the 5-grams of a text, `spaced`; a shorter one is its own gram.
 
-    >>> sorted(grams("A  man s")), sorted(grams("No"))
-    ([' man ', 'a man', 'man s'], ['no'])
+    >>> sorted(grams("A man.")), sorted(grams("No"))
+    ([' a ma', ' man ', 'a man'], [' no '])
     """
     text = spaced(text)
     return frozenset(text[start : start + LENGTH] for start in range(max(1, len(text) - LENGTH + 1)))

@@ -14,7 +14,7 @@ from rich.text import Text
 from embedlab.report.statistics import Interval
 from embedlab.runs import Progress
 
-__all__ = ["Report", "Row", "Table", "duration", "markdown", "progress", "runs_of", "show"]
+__all__ = ["Report", "Row", "Sheet", "Table", "duration", "markdown", "progress", "runs_of", "show"]
 
 CAPTION = (
     "Spearman and Pearson x 100: mean and standard deviation over seeds; 95 % interval of Spearman by "
@@ -111,6 +111,23 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Sheet:
+    """A further table of a set.
+
+    Args:
+        title: What stands above it.
+        header: Names of its columns, the first one of the strategy.
+        rows: Its cells.
+        remarks: Lines below it.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    remarks: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything there is to show.
 
@@ -120,6 +137,7 @@ class Report:
         tables: One per test set.
         unfinished: A line for each run without a result.
         footnotes: What the numbers in the columns of notes stand for.
+        sheets: Further tables.
     """
 
     title: str
@@ -127,6 +145,7 @@ class Report:
     tables: list[Table]
     unfinished: list[str]
     footnotes: list[str]
+    sheets: Sequence[Sheet] = ()
 
 
 def show(report: Report, console: Console) -> None:
@@ -145,8 +164,23 @@ def show(report: Report, console: Console) -> None:
         console.print(Text(CAPTION, style="dim"))
     for number, note in enumerate(report.footnotes, 1):
         console.print(Text(f"{number}: {note}", style="dim"))
+    for sheet in report.sheets:
+        _show_sheet(sheet, console)
     for line in report.unfinished:
         console.print(Text(line, style="red" if line.startswith("failed") else ""), soft_wrap=True)
+
+
+def _show_sheet(sheet: Sheet, console: Console) -> None:
+    console.print(Text(sheet.title))
+    drawn = RichTable(*sheet.header)
+    for column in drawn.columns[1:]:
+        column.justify = "right"
+    for row in sheet.rows:
+        drawn.add_row(*map(Text, row))
+    if sheet.rows:
+        console.print(drawn)
+    for line in sheet.remarks:
+        console.print(Text(line, style="dim"))
 
 
 def _draw(table: Table, columns: Sequence[str]) -> RichTable:
@@ -175,6 +209,13 @@ def markdown(report: Report) -> str:
         parts.append(CAPTION)
     if report.footnotes:
         parts += ["Notes:", "\n".join(f"{n}. {_plain(note)}" for n, note in enumerate(report.footnotes, 1))]
+    for sheet in report.sheets:
+        parts.append(f"## {_plain(sheet.title)}")
+        if sheet.rows:
+            lines = [list(sheet.header), ["---", *["---:"] * (len(sheet.header) - 1)]]
+            lines += [[_plain(cell) for cell in row] for row in sheet.rows]
+            parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        parts += [_plain(line) for line in sheet.remarks]
     if report.unfinished:
         parts += ["## Without a result", "\n".join(f"- {_plain(line)}" for line in report.unfinished)]
     return "\n\n".join(parts) + "\n"
