@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     from embedlab.data.leaks import row_texts
 
     found = Overlaps(row_texts(rows["TRAIN"]), row_texts(rows["TEST"]))
-    counts = found.counts()
+    counts = [*found.equal(), *found.similar()]
     _show(sources, rows, counts)
     _write(options, given, rows, counts, found)
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Final, final
 
 from embedlab.data.leaks import normalised
@@ -79,9 +80,9 @@ class Overlaps:
         self._pairs = self._test_pairs and all(len(row) == 2 for row in train)
         self._equal = _places(train, normalised)
         self._near_places = _places(train, spaced)
-        self._near = self._near_duplicates()
 
-    def _near_duplicates(self) -> dict[str, dict[str, float]]:
+    @cached_property
+    def _near(self) -> dict[str, dict[str, float]]:
         """Return for each test text the training texts that are similar, with how similar they are."""
         own = list(dict.fromkeys(spaced(text) for row in self.test for text in row))
         others = list(self._near_places)
@@ -94,10 +95,13 @@ class Overlaps:
                 found[own[number]][others[other]] = similarity
         return dict(found)
 
-    def counts(self) -> list[Count]:
-        """Count with texts as they are, normalised, and as near-duplicates at each threshold."""
-        exact = [self._exact("equal", str), self._exact("equal, normalised", normalised)]
-        return [*exact, *(self._similar(threshold) for threshold in THRESHOLDS)]
+    def equal(self) -> list[Count]:
+        """Count with texts as they are, and normalised."""
+        return [self._exact("equal", str), self._exact("equal, normalised", normalised)]
+
+    def similar(self) -> list[Count]:
+        """Count near-duplicates at each threshold."""
+        return [self._similar(threshold) for threshold in THRESHOLDS]
 
     def _exact(self, compared: str, norm: Callable[[str], str]) -> Count:
         train = [tuple(norm(text) for text in row) for row in self.train]
