@@ -113,7 +113,9 @@ class DataModule(LightningDataModule):
             said = str(error)
             raise UserError(f"`{argument}.{said[1:]}" if said[0] == "`" else f"`{argument}`: {said}") from None
         _check(name, rows, source, argument)
-        self._refuse_equal_rows(name, source, argument)
+        _refuse_equal_rows(
+            {other: own for other, own in self._sources().items() if other in self._rows}, source, argument
+        )
         self._rows[name] = self._without_leaks(rows) if name == "train" and self.leak_filter != "none" else rows
         return self._rows[name]
 
@@ -124,28 +126,8 @@ class DataModule(LightningDataModule):
             own.replace("/", " "): self._read(own, source, f"data.{own.replace('/', '.')}")
             for own, source in others.items()
         }
-        if not evaluated:
-            raise UserError(
-                f"`data.leak_filter` must be none without validation and test sets, got {self.leak_filter}; name a set."
-            )
-        rows, self._left_out = leave_out(train, evaluated, self.leak_filter)
-        if not len(rows):
-            raise UserError(
-                f"`data.leak_filter` must leave training rows, but {self._left_out.replace(' left out, as', ' go, as', 1)}; "
-                "take a weaker filter, or other data."
-            )
+        rows, self._left_out = _filtered(train, evaluated, self.leak_filter)
         return rows
-
-    def _refuse_equal_rows(self, name: str, source: Source, argument: str) -> None:
-        """Refuse what was meant as two splits of one file, and is the same rows twice."""
-        for other, own in self._sources().items():
-            if other in self._rows and own.split != source.split and replace(own, split=source.split) == source:
-                if Path(source.path).expanduser().is_file():
-                    raise UserError(
-                        f"`{argument}` must hold other rows than `data.{other.replace('/', '.')}`, got the same rows of "
-                        f"{source.path} for both, as a file has no splits; choose rows by `where`, name another file, or, if "
-                        "that is meant, give both the same `split`."
-                    )
 
     def _sources(self) -> dict[str, Source]:
         """Return every source by its name."""
@@ -242,6 +224,33 @@ class DataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         """Go through the pairs to predict in order."""
         return self._scored("predict")
+
+
+def _refuse_equal_rows(others: dict[str, Source], source: Source, argument: str) -> None:
+    """Refuse what was meant as two splits of one file, and is the same rows twice."""
+    for other, own in others.items():
+        if own.split != source.split and replace(own, split=source.split) == source:
+            if Path(source.path).expanduser().is_file():
+                raise UserError(
+                    f"`{argument}` must hold other rows than `data.{other.replace('/', '.')}`, got the same rows of "
+                    f"{source.path} for both, as a file has no splits; choose rows by `where`, name another file, or, if "
+                    "that is meant, give both the same `split`."
+                )
+
+
+def _filtered(train: Rows, evaluated: dict[str, Rows], leak_filter: LeakFilter) -> tuple[Rows, str]:
+    """Leave training rows out, with a note; refuse a filter that has nothing to go by, or leaves nothing."""
+    if not evaluated:
+        raise UserError(
+            f"`data.leak_filter` must be none without validation and test sets, got {leak_filter}; name a set."
+        )
+    rows, note = leave_out(train, evaluated, leak_filter)
+    if not len(rows):
+        raise UserError(
+            f"`data.leak_filter` must leave training rows, but {note.replace(' left out, as', ' go, as', 1)}; take a weaker "
+            "filter, or other data."
+        )
+    return rows, note
 
 
 def _check(name: str, rows: Rows, source: Source, argument: str) -> None:
