@@ -97,6 +97,8 @@ def test_a_whole_run_and_its_folder(place: Path) -> None:
     assert rows[0]["first"] == ROWS[0][0] + " 0"
     assert rows[0]["label"] == pytest.approx(4.8 / 5)
     assert rows[0]["genre"] == "captions"
+    assert {row["overlap"] for row in rows} == {"pair"}  # what is tested is what was trained on
+    assert result["metrics"]["test/own"]["overlapping"] == 48
     assert json.loads((place / "r" / "status.json").read_text())["state"] == "done"
 
     # The validation table is that of the epoch that was kept, and so is the test table.
@@ -111,6 +113,7 @@ def test_a_whole_run_and_its_folder(place: Path) -> None:
     again = ["fit", "-c", "r/config.yaml", "--run_dir", "again"]
     run(place, again)
     assert predictions(place, "again") == rows
+    rows = [{key: own for key, own in row.items() if key != "overlap"} for row in rows]  # `test` reads no other rows
     tested = ["test", "-c", "r/config.yaml"]
     run(place, [*tested, "--ckpt_path", "again/checkpoints/best.ckpt"])
     assert predictions(place, "r/test") == rows

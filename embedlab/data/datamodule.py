@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, final, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from embedlab.data.batches import Pairs, Texts, Triplets
+from embedlab.data.leaks import LeakFilter, leave_out, overlap
 from embedlab.data.sampler import TrainLoader, shard
-from embedlab.data.sources import Rows, Source
-from embedlab.errors import UserError, did_you_mean
+from embedlab.data.sources import Rows, Source, as_source
+from embedlab.errors import UserError
 
 __all__ = ["DataModule"]
 
@@ -37,6 +38,9 @@ class DataModule(LightningDataModule):
         eval_batch_size: Pairs scored at once; it changes a result by no more than rounding does.
         seed: Decides the order of training rows; None takes the run's seed.
         drop_last: Whether an incomplete last training batch is left out.
+        leak_filter: Which training rows are left out for what they share with validation and test rows: `pair` those that
+            are such a pair, in either order; `sentence` those with such a text, whatever its case and punctuation; `near_dup`
+            also those with a near-duplicate of one; `component` all that are connected with one through shared texts.
     """
 
     def __init__(
@@ -49,17 +53,24 @@ class DataModule(LightningDataModule):
         eval_batch_size: int = 256,
         seed: int | None = None,
         drop_last: bool = True,
+        leak_filter: LeakFilter = "none",
     ) -> None:
         super().__init__()
+        if leak_filter not in get_args(LeakFilter):
+            raise UserError(
+                f"`data.leak_filter` must be one of {', '.join(get_args(LeakFilter))}, got {leak_filter!r}; name one."
+            )
         for name, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if size < 1:
                 raise UserError(f"`data.{name}` must be at least 1, got {size}; raise it, or leave it out.")
-        self.train, self.validation = _source(train, "train"), _source(validation, "validation")
-        self.predict, test = _source(predict, "predict"), test or {}
-        self.test = {name: own for name in test if (own := _source(test[name], f"test.{name}")) is not None}
+        self.train, self.validation = as_source(train, "data.train"), as_source(validation, "data.validation")
+        self.predict, test = as_source(predict, "data.predict"), test or {}
+        self.test = {name: own for name in test if (own := as_source(test[name], f"data.test.{name}")) is not None}
         self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
-        self.seed = seed
+        self.seed, self.leak_filter = seed, leak_filter
         self._rows: dict[str, Rows] = {}
+        self._left_out = ""  # a note of the training rows that the filter left out
+        self._overlap: dict[str, list[str]] = {}
 
     @property
     def test_names(self) -> list[str]:
@@ -101,33 +112,22 @@ class DataModule(LightningDataModule):
         except UserError as error:  # which of the sources it is about
             said = str(error)
             raise UserError(f"`{argument}.{said[1:]}" if said[0] == "`" else f"`{argument}`: {said}") from None
-        needed = {"train": "scored pairs, triplets or texts", "predict": "pairs"}.get(name, "scored pairs")
-        if rows.kind == "pairs" and rows.score is None and name != "predict":
-            raise UserError(
-                f"`{argument}` must hold {needed}, got pairs without scores of {source.path}; name their column, as in "
-                "`columns: {first: A, second: B, score: C}`."
-            )
-        if rows.kind != "pairs" and name != "train":
-            raise UserError(f"`{argument}` must hold {needed}, got {rows.kind} of {source.path}; name other columns.")
-        if name not in ("train", "predict") and len(set(rows.score or ())) < 2:
-            raise UserError(
-                f"`{argument}` must hold pairs of two different scores at least, or no correlation with them is defined, got "
-                f"{len(rows)} of the same in {source.path}; give other rows, or score them as `data.predict`."
-            )
-        self._refuse_equal_rows(name, source, argument)
-        self._rows[name] = rows
-        return rows
+        _check(name, rows, source, argument)
+        _refuse_equal_rows(
+            {other: own for other, own in self._sources().items() if other in self._rows}, source, argument
+        )
+        self._rows[name] = self._without_leaks(rows) if name == "train" and self.leak_filter != "none" else rows
+        return self._rows[name]
 
-    def _refuse_equal_rows(self, name: str, source: Source, argument: str) -> None:
-        """Refuse what was meant as two splits of one file, and is the same rows twice."""
-        for other, own in self._sources().items():
-            if other in self._rows and own.split != source.split and replace(own, split=source.split) == source:
-                if Path(source.path).expanduser().is_file():
-                    raise UserError(
-                        f"`{argument}` must hold other rows than `data.{other.replace('/', '.')}`, got the same rows of "
-                        f"{source.path} for both, as a file has no splits; choose rows by `where`, name another file, or, if "
-                        "that is meant, give both the same `split`."
-                    )
+    def _without_leaks(self, train: Rows) -> Rows:
+        """Leave training rows out that overlap with validation or test rows."""
+        others = {own: source for own, source in self._sources().items() if own not in ("train", "predict")}
+        evaluated: dict[str, Rows] = {
+            own.replace("/", " "): self._read(own, source, f"data.{own.replace('/', '.')}")
+            for own, source in others.items()
+        }
+        rows, self._left_out = _filtered(train, evaluated, self.leak_filter)
+        return rows
 
     def _sources(self) -> dict[str, Source]:
         """Return every source by its name."""
@@ -164,7 +164,16 @@ class DataModule(LightningDataModule):
     @property
     def notes(self) -> list[str]:
         """What a reader of the results must know of the training rows, once they are read."""
-        return [f"training cut to {self.train.limit} rows"] if self.train and self._rows["train"].cut else []
+        cut = [f"training cut to {self.train.limit} rows"] if self.train and self._rows["train"].cut else []
+        return [*cut, self._left_out] if self._left_out else cut
+
+    def overlap(self, name: str) -> list[str] | None:
+        """Tell for each row of a set what training rows hold of it, see `leaks.overlap`; None where none were read."""
+        if "train" not in self._rows or name not in self._rows:
+            return None
+        if name not in self._overlap:
+            self._overlap[name] = overlap(self._rows[name], self._rows["train"])
+        return self._overlap[name]
 
     def _process(self) -> tuple[int, int]:
         """Return the number of this process and of all."""
@@ -217,16 +226,48 @@ class DataModule(LightningDataModule):
         return self._scored("predict")
 
 
-def _source(given: Any, argument: str) -> Source | None:
-    """Return a source that is given as itself or by its arguments."""
-    if given is None or isinstance(given, Source):
-        return given
-    names = [own.name for own in fields(Source)]
-    if not isinstance(given, Mapping) or "path" not in given:
-        raise UserError(f"`data.{argument}` must be a `Source`, or a mapping with its `path`, got {given!r}.")
-    if unknown := next((str(name) for name in given if name not in names), None):
-        raise UserError(f"`data.{argument}.{unknown}` must be an argument of `Source`{did_you_mean(unknown, names)}.")
-    return Source(**given)
+def _refuse_equal_rows(others: dict[str, Source], source: Source, argument: str) -> None:
+    """Refuse what was meant as two splits of one file, and is the same rows twice."""
+    for other, own in others.items():
+        if own.split != source.split and replace(own, split=source.split) == source:
+            if Path(source.path).expanduser().is_file():
+                raise UserError(
+                    f"`{argument}` must hold other rows than `data.{other.replace('/', '.')}`, got the same rows of "
+                    f"{source.path} for both, as a file has no splits; choose rows by `where`, name another file, or, if "
+                    "that is meant, give both the same `split`."
+                )
+
+
+def _filtered(train: Rows, evaluated: dict[str, Rows], leak_filter: LeakFilter) -> tuple[Rows, str]:
+    """Leave training rows out, with a note; refuse a filter that has nothing to go by, or leaves nothing."""
+    if not evaluated:
+        raise UserError(
+            f"`data.leak_filter` must be none without validation and test sets, got {leak_filter}; name a set."
+        )
+    rows, note = leave_out(train, evaluated, leak_filter)
+    if not len(rows):
+        raise UserError(
+            f"`data.leak_filter` must leave training rows, but {note.replace(' left out, as', ' go, as', 1)}; take a weaker "
+            "filter, or other data."
+        )
+    return rows, note
+
+
+def _check(name: str, rows: Rows, source: Source, argument: str) -> None:
+    """Refuse rows of a kind that cannot be trained on, or scored."""
+    needed = {"train": "scored pairs, triplets or texts", "predict": "pairs"}.get(name, "scored pairs")
+    if rows.kind == "pairs" and rows.score is None and name != "predict":
+        raise UserError(
+            f"`{argument}` must hold {needed}, got pairs without scores of {source.path}; name their column, as in "
+            "`columns: {first: A, second: B, score: C}`."
+        )
+    if rows.kind != "pairs" and name != "train":
+        raise UserError(f"`{argument}` must hold {needed}, got {rows.kind} of {source.path}; name other columns.")
+    if name not in ("train", "predict") and len(set(rows.score or ())) < 2:
+        raise UserError(
+            f"`{argument}` must hold pairs of two different scores at least, or no correlation with them is defined, got "
+            f"{len(rows)} of the same in {source.path}; give other rows, or score them as `data.predict`."
+        )
 
 
 def _collate(rows: Rows) -> Callable[[list[int]], Pairs | Triplets | Texts]:

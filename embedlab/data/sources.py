@@ -7,7 +7,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import NoneType
 from typing import Any
@@ -17,7 +17,7 @@ from embedlab.data.batches import Side
 from embedlab.data.readers import BUILT_IN, Table, read_table
 from embedlab.errors import UserError, did_you_mean
 
-__all__ = ["Rows", "Source"]
+__all__ = ["Rows", "Source", "as_source"]
 
 ROLES = {
     "pairs": ("first", "second", "score"),
@@ -113,8 +113,11 @@ class Source:
     distinct: bool = True
     query: Side = "first"
 
-    def read(self) -> Rows:
+    def read(self, scored: bool = True) -> Rows:
         """Read and check the rows.
+
+        Args:
+            scored: Whether the scores of pairs are wanted; else their column counts among the others.
 
         Raises:
             UserError: If anything is missing or wrong; the sentence names file and line.
@@ -126,6 +129,8 @@ class Source:
                 raise UserError(f"`{name}` must not be empty, got ''; give one, or leave it out.")
         table = read_table(self.path, self.split, self.subset, self.revision, self.quoting)
         kind, columns = self._roles(table)
+        if not scored:
+            columns.pop("score", None)
         if kind != "pairs" and self.query != "first":
             raise UserError(f"`query` must be left out for {kind}, got {self.query!r}; it is a side of pairs.")
         fitting = self._fitting(table)
@@ -230,6 +235,18 @@ class Source:
                 f"{table.place(row)}: `score` must lie in {low:g} to {high:g}, got {came}; set `score_range` to its scale."
             )
         return (value - low) / (high - low)
+
+
+def as_source(given: Any, argument: str) -> Source | None:
+    """Return a source that is given as itself or by its arguments; messages call it `argument`."""
+    if given is None or isinstance(given, Source):
+        return given
+    names = [own.name for own in fields(Source)]
+    if not isinstance(given, Mapping) or "path" not in given:
+        raise UserError(f"`{argument}` must be a `Source`, or a mapping with its `path`, got {given!r}.")
+    if unknown := next((str(name) for name in given if name not in names), None):
+        raise UserError(f"`{argument}.{unknown}` must be an argument of `Source`{did_you_mean(unknown, names)}.")
+    return Source(**given)
 
 
 def _has(table: Table) -> str:

@@ -16,6 +16,7 @@ from rich.console import Console
 from embedlab import runs
 from embedlab.arguments import Parser
 from embedlab.errors import UserError, did_you_mean
+from embedlab.report import leakage as apart
 from embedlab.report import notes, render, statistics
 from embedlab.report.predictions import interval_over_seeds
 from embedlab.report.ranked import tables
@@ -55,12 +56,15 @@ def main(arguments: list[str]) -> int:
         default=RESAMPLES,
         help="of the bootstrap (default: %(default)s; 0: none)",
     )
+    parser.add_argument(
+        "--leakage", action="store_true", help="also show scores apart by overlap with the training rows"
+    )
     options = parser.read(arguments)
     if options.resamples < 0:
         raise UserError(f"`--resamples` must be at least 0, got {options.resamples}.")
     if options.markdown is not None:
         check_markdown(options.markdown)
-    report = summarise(collect(options.runs), options.set, options.resamples)
+    report = summarise(collect(options.runs), options.set, options.resamples, options.leakage)
     render.show(report, console())
     if options.markdown is not None:
         write_markdown(report, options.markdown)
@@ -143,13 +147,16 @@ def _named(folder: Path) -> tuple[str, str, int | None]:
     return study, label, own if isinstance(own := config.get("seed_everything"), int) else seed
 
 
-def summarise(found: Sequence[Run], only: str | None = None, resamples: int = RESAMPLES) -> Report:
+def summarise(
+    found: Sequence[Run], only: str | None = None, resamples: int = RESAMPLES, leakage: bool = False
+) -> Report:
     """Sum runs up, one table per test set and one row per strategy and its settings.
 
     Args:
         found: The runs.
         only: Name of the one set to show; None shows all test sets.
         resamples: Of the bootstrap; 0 leaves intervals out.
+        leakage: Whether scores are also shown apart by overlap with the training rows.
 
     Raises:
         UserError: If no run has the set.
@@ -157,12 +164,14 @@ def summarise(found: Sequence[Run], only: str | None = None, resamples: int = RE
     groups = group_runs(found)
     studies = list(dict.fromkeys(run.study for run in found))
     footnotes: dict[str, int] = {}
-    shown = []
+    shown, sheets = [], []
     for name in _sets(found, only):
         there = [own for own in groups if any(name in result["metrics"] for _, result in own.results)]
         compared = notes.compare([result for own in there for _, result in own.results], name)
         rows = [_row(own, name, resamples, footnotes, compared) for own in there]
         rows.sort(key=lambda row: (row.spearman is None, -row.spearman[0] if row.spearman else 0.0, row.label))
+        if leakage:
+            sheets.append(apart.sheet(there, name))
         pairs = sorted({row.pairs for row in rows if row.pairs})
         shown.append(Table(name.removeprefix("test/"), pairs, rows, with_study=len(studies) > 1))
     done = sum(run.state == "done" for run in found)
@@ -173,6 +182,7 @@ def summarise(found: Sequence[Run], only: str | None = None, resamples: int = RE
         unfinished=[_line(run) for run in found if run.state != "done"],
         footnotes=list(footnotes),
         ranked=[] if only is not None else tables(groups, resamples, len(studies) > 1),
+        sheets=sheets,
     )
 
 

@@ -63,6 +63,7 @@ def of_row(results: Sequence[Result], name: str, compared: Compared) -> list[str
     told = [note for result in results for note in result.get("notes") or [] if not (trained and note.startswith(CUT))]
     told += [compared.data[own] for own in contents]
     told += _costs(results)
+    told += [note for result in results if (note := _overlap(result["metrics"][name])) is not None]
     told += [note for result in results if (note := _code(result)) is not None]
     if changed := different_code(results):
         told.append(f"its seeds were made by different code: {', '.join(changed)}")
@@ -138,6 +139,16 @@ def _costs(results: Sequence[Result]) -> list[str]:
         cost = render.duration(sum(charged) / len(charged))
         notes.append(f"features were found in the cache; the {cost} they once cost are charged")
     return notes + [f"{number} processes" for result in results if (number := result.get("processes") or 1) > 1]
+
+
+def _overlap(metric: Mapping[str, Any]) -> str | None:
+    """Say how many pairs overlap with the training rows; None where none does, or it was not counted."""
+    if not (number := metric.get("overlapping")):
+        return None
+    return (
+        f"{number} of {metric.get('pairs')} pairs share a sentence with the training rows; `embedlab report --leakage` shows "
+        "scores apart"
+    )
 
 
 def _code(result: Result) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 from embedlab import runs
 from embedlab.report import statistics
 
-__all__ = ["interval_over_seeds"]
+__all__ = ["interval_over_seeds", "read_predictions"]
 
 
 def interval_over_seeds(
@@ -30,14 +30,14 @@ def interval_over_seeds(
         path = runs.predictions_file(folder, name)
         if not path.is_file():
             return None, f"no interval: {path.name} is missing for {folder.name}"
-        columns = _predictions(path)
+        columns = read_predictions(path)
         if columns is None:
             return None, f"no interval: {path.name} is damaged for {folder.name}"
-        if pairs is not None and len(columns[0]) != pairs:
-            damage = f"it holds {len(columns[0])} of {pairs} pairs"
+        if pairs is not None and len(columns["id"]) != pairs:
+            damage = f"it holds {len(columns['id'])} of {pairs} pairs"
             return None, f"no interval: {path.name} is damaged for {folder.name}: {damage}"
-        for values, own in zip((ids, scores, labels), columns, strict=True):
-            values.append(own)
+        for values, own in zip((ids, scores, labels), ("id", "score", "label"), strict=True):
+            values.append(columns[own])
     if any(not np.array_equal(own, ids[0]) for own in ids) or any(not np.array_equal(own, labels[0]) for own in labels):
         return None, "no interval: the seeds were scored on different pairs"
     if not all(np.isfinite(own).all() for own in (*scores, *labels)):
@@ -49,17 +49,21 @@ def interval_over_seeds(
     )
 
 
-def _predictions(path: Path) -> list[np.ndarray] | None:
-    """Read ids, scores and labels of scored pairs, sorted by id; None where the file is damaged."""
+def read_predictions(path: Path, more: Sequence[str] = ()) -> dict[str, np.ndarray] | None:
+    """Read ids, scores and labels of scored pairs, sorted by id; None where the file is damaged or not there.
+
+    Args:
+        path: The file.
+        more: Names of further columns.
+    """
     import pyarrow as pa
     from pyarrow import parquet  # 0.2 s that only this needs
 
     try:
-        columns = parquet.read_table(path)
-        ids = columns["id"].to_numpy()
-        order = np.argsort(ids, kind="stable")
-        return [
-            own[order] for own in (ids, *(columns[name].to_numpy().astype(np.float64) for name in ("score", "label")))
-        ]
+        table = parquet.read_table(path)
+        columns = {name: table[name].to_numpy() for name in ("id", "score", "label", *more)}
+        order = np.argsort(columns["id"], kind="stable")
+        numbers = {name: columns[name].astype(np.float64) for name in ("score", "label")}
+        return {name: own[order] for name, own in {**columns, **numbers}.items()}
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ import numpy as np
 from embedlab import runs
 from embedlab.errors import UserError
 from embedlab.report import statistics
-from embedlab.report.render import Plain, duration, over_seeds
+from embedlab.report.render import Sheet, duration, over_seeds
 from embedlab.report.rows import Group
 
 __all__ = ["BASELINE", "BASELINES", "FOLDER", "Found", "found_in", "tables"]
@@ -22,6 +22,10 @@ BASELINES: Final = ".retrieval"  # in the folder of a study
 BASELINE: Final = "bm25"
 MEASURES: Final = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@100": "Recall@100", "map": "MAP"}
 DEPTH: Final = 1000  # that `evaluate` ranks unless told otherwise
+TELLS: Final = (
+    "Retrieval x 100: mean and standard deviation over seeds; 95 % interval of nDCG@10 by bootstrap over queries. Time: "
+    "mean over seeds, encoding the corpus or the first stage included."
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ class _Row:
         return statistics.mean_interval(values, resamples)
 
 
-def tables(groups: Sequence[Group], resamples: int, with_study: bool) -> list[Plain]:
+def tables(groups: Sequence[Group], resamples: int, with_study: bool) -> list[Sheet]:
     """Return a table for each set that a run was measured on, and one of averages where there are several.
 
     Args:
@@ -151,8 +155,9 @@ def tables(groups: Sequence[Group], resamples: int, with_study: bool) -> list[Pl
         shown.append(_table(title, list(rows.values()), resamples, with_study))
         missing = [own.label for own in groups if not any(_is_of(key, own) for key in rows)]
         if missing:
-            shown[-1] = Plain(f"{title}; not measured: {', '.join(missing)}", shown[-1].header, shown[-1].rows)
-    return [*shown, _averages(list(sets.values()), with_study)] if len(sets) > 1 else shown
+            shown[-1] = replace(shown[-1], title=f"{title}; not measured: {', '.join(missing)}")
+    shown += [_averages(list(sets.values()), with_study)] if len(sets) > 1 else []
+    return [*shown[:-1], replace(shown[-1], remarks=[TELLS])] if shown else []
 
 
 def _is_of(key: tuple[str, str], group: Group) -> bool:
@@ -183,7 +188,7 @@ def _rows(groups: Sequence[Group]) -> Iterator[tuple[_Row, Found]]:
             yield _Row(BASELINE, study, (1, 1), [own]), own
 
 
-def _table(title: str, rows: Sequence[_Row], resamples: int, with_study: bool) -> Plain:
+def _table(title: str, rows: Sequence[_Row], resamples: int, with_study: bool) -> Sheet:
     """Draw a set up, best first."""
     lines = []
     for row in sorted(rows, key=lambda own: (-own.over_seeds("ndcg@10")[0], own.label)):
@@ -193,10 +198,10 @@ def _table(title: str, rows: Sequence[_Row], resamples: int, with_study: bool) -
         seeds = str(there) if there == planned else f"{there} of {planned}"
         lines.append([*_named(row, with_study), seeds, values[0], shown, *values[1:], duration(row.seconds)])
     first, *others = MEASURES.values()
-    return Plain(title, [*_names(with_study), "Seeds", first, "95 % interval", *others, "Time"], lines)
+    return Sheet(title, [*_names(with_study), "Seeds", first, "95 % interval", *others, "Time"], lines)
 
 
-def _averages(sets: Sequence[Mapping[tuple[str, str], _Row]], with_study: bool) -> Plain:
+def _averages(sets: Sequence[Mapping[tuple[str, str], _Row]], with_study: bool) -> Sheet:
     """Average over the sets; a row that lacks one has no average, as it would be over other sets."""
     whole: list[tuple[float, list[str]]] = []
     for key in dict.fromkeys(key for rows in sets for key in rows):
@@ -209,7 +214,7 @@ def _averages(sets: Sequence[Mapping[tuple[str, str], _Row]], with_study: bool) 
         whole.append((means[0] if complete else -1.0, line))
     lines = [line for _, line in sorted(whole, key=lambda own: (-own[0], own[1]))]
     title = f"average over {len(sets)} retrieval sets"
-    return Plain(title, [*_names(with_study), "Sets", *MEASURES.values(), "Time"], lines)
+    return Sheet(title, [*_names(with_study), "Sets", *MEASURES.values(), "Time"], lines)
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -15,16 +14,12 @@ from rich.text import Text
 from embedlab.report.statistics import Interval
 from embedlab.runs import Progress
 
-__all__ = ["Plain", "Report", "Row", "Table", "duration", "markdown", "over_seeds", "progress", "runs_of", "show"]
+__all__ = ["Report", "Row", "Sheet", "Table", "duration", "markdown", "over_seeds", "progress", "runs_of", "show"]
 
 CAPTION = (
     "Spearman and Pearson x 100: mean and standard deviation over seeds; 95 % interval of Spearman by "
     "bootstrap over pairs. Trained: parameters. Times and tokens: means over seeds, training with features "
     "and earlier stages."
-)
-RANKED = (
-    "Retrieval x 100: mean and standard deviation over seeds; 95 % interval of nDCG@10 by bootstrap over queries. Time: "
-    "mean over seeds, encoding the corpus or the first stage included."
 )
 NAMES = ("Study", "Strategy")
 COST = ("Backbone", "Trained", "Training", "Scoring", "Tokens")
@@ -96,6 +91,11 @@ class Table:
         columns += ["Trained", "Training", "Scoring", "Tokens", "Notes"]
         return ["Study", *columns] if self.with_study else columns
 
+    @property
+    def lines(self) -> Sequence[Sequence[str]]:
+        """All rows as text."""
+        return [self.cells(row) for row in self.rows]
+
     def cells(self, row: Row) -> list[str]:
         """Return a row as text."""
         interval = row.interval
@@ -116,22 +116,25 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Plain:
-    """A table whose cells are written already.
+class Sheet:
+    """A further table, whose cells are written already.
 
     Args:
-        title: What it is about.
-        header: Names of the columns.
-        rows: Their cells, best first.
+        title: What stands above it.
+        header: Names of its columns.
+        rows: Its cells.
+        remarks: Lines below it.
     """
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    remarks: Sequence[str] = ()
 
-    def cells(self, row: Sequence[str]) -> Sequence[str]:
-        """Return a row as text."""
-        return row
+    @property
+    def lines(self) -> Sequence[Sequence[str]]:
+        """All rows as text."""
+        return self.rows
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,7 @@ class Report:
         unfinished: A line for each run without a result.
         footnotes: What the numbers in the columns of notes stand for.
         ranked: Tables of retrieval sets.
+        sheets: Further tables.
     """
 
     title: str
@@ -152,7 +156,8 @@ class Report:
     tables: list[Table]
     unfinished: list[str]
     footnotes: list[str]
-    ranked: Sequence[Plain] = ()
+    ranked: Sequence[Sheet] = ()
+    sheets: Sequence[Sheet] = ()
 
 
 def show(report: Report, console: Console) -> None:
@@ -169,18 +174,25 @@ def show(report: Report, console: Console) -> None:
         console.print(_draw(table, cost))
     if report.tables:
         console.print(Text(CAPTION, style="dim"))
-    for plain in report.ranked:
-        console.print(Text(plain.title))
-        console.print(_draw(plain, plain.header))
-    if report.ranked:
-        console.print(Text(RANKED, style="dim"))
+    for sheet in report.ranked:
+        _show_sheet(sheet, console)
     for number, note in enumerate(report.footnotes, 1):
         console.print(Text(f"{number}: {note}", style="dim"))
+    for sheet in report.sheets:
+        _show_sheet(sheet, console)
     for line in report.unfinished:
         console.print(Text(line, style="red" if line.startswith("failed") else ""), soft_wrap=True)
 
 
-def _draw(table: Any, columns: Sequence[str]) -> RichTable:
+def _show_sheet(sheet: Sheet, console: Console) -> None:
+    console.print(Text(sheet.title))
+    if sheet.rows:
+        console.print(_draw(sheet, sheet.header))
+    for line in sheet.remarks:
+        console.print(Text(line, style="dim"))
+
+
+def _draw(table: Table | Sheet, columns: Sequence[str]) -> RichTable:
     """Draw some columns of a table."""
     drawn = RichTable()
     for name in columns:
@@ -188,8 +200,8 @@ def _draw(table: Any, columns: Sequence[str]) -> RichTable:
             drawn.add_column(name, overflow="fold", min_width=len(name))
         else:
             drawn.add_column(name, justify="right", no_wrap=True)
-    for row in table.rows:
-        cells = dict(zip(table.header, table.cells(row), strict=True))
+    for line in table.lines:
+        cells = dict(zip(table.header, line, strict=True))
         drawn.add_row(*(Text(cells[name]) for name in columns))
     return drawn
 
@@ -201,23 +213,24 @@ def markdown(report: Report) -> str:
         parts += _written(table)
     if report.tables:
         parts.append(CAPTION)
-    for plain in report.ranked:
-        parts += _written(plain)
-    if report.ranked:
-        parts.append(RANKED)
+    for sheet in report.ranked:
+        parts += [*_written(sheet), *map(_plain, sheet.remarks)]
     if report.footnotes:
         parts += ["Notes:", "\n".join(f"{n}. {_plain(note)}" for n, note in enumerate(report.footnotes, 1))]
+    for sheet in report.sheets:
+        parts += [*_written(sheet), *map(_plain, sheet.remarks)]
     if report.unfinished:
         parts += ["## Without a result", "\n".join(f"- {_plain(line)}" for line in report.unfinished)]
     return "\n\n".join(parts) + "\n"
 
 
-def _written(table: Any) -> list[str]:
+def _written(table: Table | Sheet) -> list[str]:
     """Return a heading and a table as Markdown."""
     rule = ["---" if name in (*NAMES, "Backbone") else "---:" for name in table.header]
     lines = [table.header, rule]
-    lines += [[_plain(cell) for cell in table.cells(row)] for row in table.rows]
-    return [f"## {_plain(table.title)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    lines += [[_plain(cell) for cell in line] for line in table.lines]
+    drawn = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return [f"## {_plain(table.title)}", *([drawn] if table.rows else [])]
 
 
 def progress(now: Progress) -> str:

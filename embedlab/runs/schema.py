@@ -40,7 +40,7 @@ RESULT: Final = {
     "seed": WHOLE,
     "identity": TEXT,
     "settings": TEXT,
-    "metrics": _Each({"spearman": NUMBER, "pearson": NUMBER, "pairs": WHOLE, "undefined": TEXT}),
+    "metrics": _Each({"spearman": NUMBER, "pearson": NUMBER, "pairs": WHOLE, "undefined": TEXT, "overlapping": WHOLE}),
     "backbone": {"name": TEXT, "sha256": TEXT},
     "model": {"name": TEXT, "sha256": TEXT},
     "data": _Each({"path": TEXT, "split": TEXT, "query": TEXT, "rows": WHOLE, "sha256": TEXT}),

@@ -85,6 +85,8 @@ def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataM
     """
     kept = {key: value for key, value in config.items() if key not in PLACES}
     kept["data"] = {key: value for key, value in config["data"].items() if key not in SOURCES}
+    if kept["data"].get("leak_filter") == "none":  # a run made before there was such an option is the same one
+        del kept["data"]["leak_filter"]
     kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in SHOWN}
     kept["trainer"] |= {"devices": trainer.num_devices, "precision": trainer.precision}
     if (clip := kept["trainer"].get("gradient_clip_val")) is not None:

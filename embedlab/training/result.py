@@ -34,6 +34,10 @@ def notes(config: Any, strategy: EmbeddingStrategy, data: DataModule, evaluation
             dtype = str(own.dtype).removeprefix("torch.")
             told.append(f"`{name}` is a decoder too: {own.name} in {dtype}, hash {own.files.sha256[:12]}")
     told += data.notes
+    if data.leak_filter != "none" and isinstance(strategy, Trainable):
+        told += [
+            f"the same filter ({data.leak_filter}) over the texts of stage {own.name}" for own in strategy.stages()
+        ]
     told += [f"trainer.{name} {config.trainer[name]}" for name in PARTS if config.trainer[name] not in (None, 0)]
     if isinstance(strategy, Trainable) and evaluation.selected is None:
         undefined = evaluation.metrics["validation"]["undefined"]

@@ -83,7 +83,15 @@ def _train(
 ) -> dict[str, Any]:
     """Train a stage from its start, or from where it was killed; return what its stopwatch says."""
     last = folder / "last.ckpt"
-    data = DataModule(train=stage.source, seed=config.seed_everything, batch_size=stage.batch_size)
+    filters = main_data.leak_filter != "none"
+    data = DataModule(
+        train=stage.source,
+        validation=main_data.validation if filters else None,  # to be filtered by, else nothing need be read
+        test=main_data.test if filters else None,
+        seed=config.seed_everything,
+        batch_size=stage.batch_size,
+        leak_filter=main_data.leak_filter,
+    )
     try:
         data.setup("fit")
     except UserError as error:  # the source is an option of the strategy here
@@ -144,6 +152,12 @@ def _kept(stage: Stage, model: Trainable, config: Any, main_data: DataModule, pr
         "name": stage.name,
         "sources": sources_of([f"{kind.__module__}.{kind.__qualname__}"]),
         "decoder": [model.backbone.files.sha256, str(model.backbone.dtype), model.backbone.window],
+        "left_out": [
+            main_data.leak_filter,
+            *(own.read().sha256 for own in (main_data.validation, *main_data.test.values()) if own),
+        ]
+        if main_data.leak_filter != "none"
+        else [],
         "texts": [stage.source.read().sha256, main_data.fingerprint()["train"]["sha256"]],
         "settings": [stage.epochs, stage.batch_size, asdict(stage.training), stage.trains],
         "trainer": [str(wish.accelerator), str(wish.precision), wish.gradient_clip_val, wish.gradient_clip_algorithm],

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from embedlab import runs
-from embedlab.data import Pairs
+from embedlab.data import DataModule, Pairs
 from embedlab.distributed import gather_lists
 from embedlab.errors import UserError
 from embedlab.metrics import UndefinedCorrelation, pearson, spearman
@@ -36,6 +36,7 @@ class Evaluation(Callback):
         self.metrics: dict[str, dict[str, Any]] = {}
         self.selected: dict[str, Any] | None = None
         self._kept: list[tuple[Tensor, Pairs]] = []
+        self._overlap: dict[str, list[str] | None] = {}
         self._own = False  # whether the checkpoint that is being loaded is of this run
 
     def _keep(self, outputs: Any, batch: Any) -> None:
@@ -45,8 +46,10 @@ class Evaluation(Callback):
         self._kept.append((outputs.detach().float().cpu(), batch))
 
     def _correlate(self, columns: dict[str, Any]) -> dict[str, Any]:
-        """Correlate scores with labels."""
+        """Correlate scores with labels, and count the pairs of which training rows hold something."""
         result: dict[str, Any] = {"pairs": len(columns["id"]), "undefined": None}
+        if "overlap" in columns:
+            result["overlapping"] = sum(own != "none" for own in columns["overlap"])
         for metric, correlate in {"pearson": pearson, "spearman": spearman}.items():
             try:
                 scores, labels = (torch.tensor(columns[own], dtype=torch.float64) for own in ("score", "label"))
@@ -55,10 +58,20 @@ class Evaluation(Callback):
                 result[metric], result["undefined"] = None, str(reason)
         return result
 
-    def _take(self) -> dict[str, Any]:
-        """Return what was kept as columns, and forget it."""
+    def _take(self, name: str) -> dict[str, Any]:
+        """Return what was kept of a set as columns, and forget it."""
         kept, self._kept = self._kept, []
-        return _columns(gather_lists(kept))
+        columns = _columns(gather_lists(kept))
+        if (overlap := self._overlap.get(name)) is not None:
+            columns["overlap"] = [overlap[own] for own in columns["id"]]
+        return columns
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find out what training rows hold of the pairs, before anything is timed; where none were read, nothing is told."""
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
+        if isinstance(data, DataModule):
+            names = ("validation", *(f"test/{own}" for own in data.test_names))
+            self._overlap = {name: data.overlap(name) for name in names}
 
     def _write(self, trainer: Trainer, name: str, columns: dict[str, Any]) -> None:
         if not trainer.is_global_zero:
@@ -95,7 +108,7 @@ class Evaluation(Callback):
         Raises:
             UserError: If a score is not finite: no epoch could be selected, nor a test set correlated.
         """
-        columns = self._take()
+        columns = self._take("validation")
         _check_finite(columns, pl_module)
         result = self._correlate(columns)
         for metric in ("pearson", "spearman"):
@@ -124,7 +137,7 @@ class Evaluation(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
         if batch_idx + 1 == trainer.num_test_batches[dataloader_idx]:
             name = f"test/{data.test_names[dataloader_idx]}"
-            columns = self._take()
+            columns = self._take(name)
             result = self.metrics[name] = self._correlate(columns)
             self._write(trainer, name, columns)
             for metric in ("pearson", "spearman"):
@@ -133,7 +146,7 @@ class Evaluation(Callback):
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the scores; there is nothing to compare them with."""
-        self._write(trainer, "predict", self._take())
+        self._write(trainer, "predict", self._take("predict"))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note whether the checkpoint is the run's own."""
