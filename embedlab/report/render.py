@@ -14,7 +14,7 @@ from rich.text import Text
 from embedlab.report.statistics import Interval
 from embedlab.runs import Progress
 
-__all__ = ["Report", "Row", "Table", "duration", "markdown", "progress", "runs_of", "show"]
+__all__ = ["Report", "Row", "Table", "duration", "markdown", "plain", "progress", "runs_of", "show"]
 
 CAPTION = (
     "Spearman and Pearson x 100: mean and standard deviation over seeds; 95 % interval of Spearman by "
@@ -165,18 +165,18 @@ def _draw(table: Table, columns: Sequence[str]) -> RichTable:
 
 def markdown(report: Report) -> str:
     """Return a report as Markdown."""
-    parts = [f"# {_plain(report.title)}", f"{report.summary.capitalize()}."]
+    parts = [f"# {plain(report.title)}", f"{report.summary.capitalize()}."]
     for table in report.tables:
         rule = ["---" if name in (*NAMES, "Backbone") else "---:" for name in table.header]
         lines = [table.header, rule]
-        lines += [[_plain(cell) for cell in table.cells(row)] for row in table.rows]
-        parts += [f"## {_plain(table.title)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        lines += [[plain(cell) for cell in table.cells(row)] for row in table.rows]
+        parts += [f"## {plain(table.title)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     if report.tables:
         parts.append(CAPTION)
     if report.footnotes:
-        parts += ["Notes:", "\n".join(f"{n}. {_plain(note)}" for n, note in enumerate(report.footnotes, 1))]
+        parts += ["Notes:", "\n".join(f"{n}. {plain(note)}" for n, note in enumerate(report.footnotes, 1))]
     if report.unfinished:
-        parts += ["## Without a result", "\n".join(f"- {_plain(line)}" for line in report.unfinished)]
+        parts += ["## Without a result", "\n".join(f"- {plain(line)}" for line in report.unfinished)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -236,6 +236,6 @@ def _count(number: float | None) -> str:
     return f"{number:.0f}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Keep Markdown from reading signs in names and messages as its own."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))

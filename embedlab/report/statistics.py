@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Interval", "mean_and_sd", "pearson_interval", "spearman_interval"]
+__all__ = ["Interval", "mean_and_sd", "mean_interval", "midranks", "pearson_interval", "spearman_interval"]
 
 Array = NDArray[np.float64]
 DEFINED: Final = 0.99  # share of the resamples whose correlation must be defined
@@ -42,6 +42,37 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
         raise ValueError("`values` must hold at least one number, got none.")
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return float(np.mean(values)), sd
+
+
+def midranks(values: ArrayLike) -> Array:
+    """Return the ranks of values (N,), from 1 to N; equal values share their mean rank.
+
+    >>> midranks([0.5, 0.1, 0.5]).tolist()
+    [2.5, 1.0, 2.5]
+    """
+    _, place, held = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
+    ranks: Array = (np.cumsum(held) - (held - 1) / 2)[place]
+    return ranks
+
+
+def mean_interval(values: ArrayLike, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval | None:
+    """Bootstrap pairs for an interval of the mean of one number per pair; see `spearman_interval`.
+
+    Args:
+        values: One number per pair, (N,).
+        resamples: How often pairs are drawn.
+        level: Share of the resamples inside the interval.
+        seed: Of the drawing.
+
+    Returns:
+        The interval; None for fewer than two pairs.
+    """
+    own = np.asarray(values, dtype=np.float64)
+    if len(own) < 2:
+        return None
+    means = np.concatenate([counts @ own / len(own) for counts in _resamples(len(own), resamples, seed)])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
 
 
 def spearman_interval(
