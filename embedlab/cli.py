@@ -29,7 +29,7 @@ commands:
   fit | validate | test | predict
                             one run; -c FILE takes options from YAML, --model.X, --data.X, --trainer.X set one
   evaluate RUN              nDCG@10 and more on a retrieval set; BM25 beside it, and re-ranking
-  errors RUN...             pairs and kinds of pairs that runs get wrong, and what moves scores that should not
+  errors RUN ...            pairs, and kinds of pairs, that runs get wrong; what moves scores but should not
   mine DIR                  triplets with hard negatives by BM25, to train on
   export RUN DIR            a folder that sentence-transformers, transformers or peft loads
   configs [NAME]            list the YAML files that ship, or print one; -c and compare take their names

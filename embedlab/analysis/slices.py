@@ -88,7 +88,7 @@ def slices_of(pairs: PairSet) -> list[Slice]:
         "overlap of words": _by_quarter(overlaps, "{:.2f}"),
         "overlap against gold": {
             "upper quarter, gold up to its median": (quarter == 3) & ~high,
-            "lower quarter, gold above its median": (quarter == 0) & high,
+            "lower quarter, gold above its median": (quarter == 0) & high & (np.ptp(overlaps) > 0),
         },
         "negation": _by_sides(texts, is_negated),
         "numbers": _by_numbers(texts),
