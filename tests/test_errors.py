@@ -34,8 +34,8 @@ def rows(number: int = 90) -> list[dict[str, Any]]:
     made = []
     for i in range(number):
         a, b = (NAMES[int(j)] for j in generator.integers(0, 5, 2))
-        first = f"A {a} sees {'no' if i % 7 == 0 else 'the'} {b}{ENDS[i % 3]}"
-        second = f"The {b} and {i % 4 + 2} others see a {a}{' again' * (i % 5)}{ENDS[i % 2]}"
+        first = f"A {a} sees {'no' if i % 7 == 0 else 'the'} {b}{' 3 times' * (i % 5 == 0)}{ENDS[i % 3]}"
+        second = f"The {b}{f' and {i % 4 + 1} others' * (i % 4 > 0)} see a {a}{' again' * (i % 5)}{ENDS[i % 2]}"
         label = float(generator.integers(0, 11)) / 10
         made.append({"id": i, "label": label, "genre": ("news", "forums")[i % 2], "first": first, "second": second})
     return made
@@ -109,7 +109,7 @@ def test_rank_errors_do_not_see_the_scale_and_add_up_to_spearman() -> None:
 
 
 def test_the_worst_are_the_largest_of_either_sign() -> None:
-    found = worst(np.array([0.1, -0.5, 0.0, 0.7, -0.1, 0.7]), 3)
+    found = worst(np.array([0.1, -0.5, 0.0, 0.7, -0.1, 0.7]), 4)
     assert found.overrated == [3, 5, 0]
     assert found.underrated == [1, 4]
 
@@ -180,6 +180,10 @@ def test_final_punctuation(text: str, ends: bool) -> None:
     assert slices.ends_in_punctuation(text) is ends
 
 
+def i_of(holds: Callable[[int], Any]) -> list[int]:
+    return [i for i in range(90) if holds(i)]
+
+
 def read(*folders: Path) -> tuple[PairSet, np.ndarray]:
     pairs, (strategy,), _ = read_scored(folders)
     return pairs, strategy.scores
@@ -202,8 +206,12 @@ def test_slices_hold_the_pairs_they_are_called_after(tmp_path: Path) -> None:
         for i, row in enumerate(made):
             held = sum(row[side][-1] in ".!" for side in ("first", "second"))
             assert own.members[i] == (held == count)
+    kinds = {"none": i_of(lambda i: i % 4 < 1 and i % 5), "the same": i_of(lambda i: i % 4 == 2 and i % 5 == 0)}
+    for own in by_respect["numbers"]:
+        if own.name in kinds:
+            assert list(np.flatnonzero(own.members)) == kinds[own.name]
     (negated,) = [own for own in by_respect["negation"] if own.name == "in one text"]
-    assert list(np.flatnonzero(negated.members)) == [i for i in range(90) if i % 7 == 0]
+    assert list(np.flatnonzero(negated.members)) == i_of(lambda i: i % 7 == 0)
     lengths = [len(re.findall(r"\w+", row["first"] + " " + row["second"])) for row in made]
     quartiles = np.quantile(lengths, [0.25, 0.5, 0.75])
     for own in by_respect["words, both texts"]:
