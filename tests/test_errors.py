@@ -336,6 +336,19 @@ def test_the_query_is_given_first(tmp_path: Path) -> None:
     assert found.before[name][0] == pytest.approx(Letters.one(pairs.second[first], pairs.first[first]), abs=1e-6)
 
 
+@pytest.mark.parametrize(("large", "holds"), [(5, True), (6, False)])
+def test_a_change_holds_for_95_of_100(large: int, holds: bool) -> None:
+    """The mean alone stays below .02; of the set's scores, an equal one counts as reached, within rounding."""
+    after = np.r_[np.full(large, 0.1), np.zeros(100 - large)]
+    equal = np.array([0.5 - 1e-9, 0.5 - 1e-9])
+    given = invariance.Scores(0.2, np.array([0.2, 0.5, 0.5, 0.9]), equal, {"x": np.zeros(100)}, {"x": after}, 0.0)
+    found = invariance.pooled([given])
+    own = found.shifts["x"]
+    assert own is not None
+    assert own.holds is holds
+    assert found.equal.above == 0.75
+
+
 def test_what_cannot_be_changed_has_no_shift(tmp_path: Path) -> None:
     made = [{**row, "first": f"a dog {i}", "second": "a cat..."} for i, row in enumerate(rows())]
     pairs, scores = read(finish(tmp_path, rows=made))
