@@ -30,6 +30,7 @@ commands:
                             one run; -c FILE takes options from YAML, --model.X, --data.X, --trainer.X set one
   evaluate RUN              nDCG@10 and more on a retrieval set; BM25 beside it, and re-ranking
   leakage TRAIN TEST        test rows that overlap with training rows: sentences, pairs, near-duplicates
+  errors RUN ...            pairs, and kinds of pairs, that runs get wrong; what moves scores but should not
   mine DIR                  triplets with hard negatives by BM25, to train on
   export RUN DIR            a folder that sentence-transformers, transformers or peft loads
   configs [NAME]            list the YAML files that ship, or print one; -c and compare take their names
@@ -54,7 +55,7 @@ NUMBERS: Final = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE",
 USE: Final = ("encode", "score", "search")
 COMMANDS: Final = (
     *("fit", "validate", "test", "predict", "compare", "report", "ls", "configs"),
-    *(*USE, "evaluate", "mine", "export", "leakage"),
+    *(*USE, "evaluate", "mine", "export", "leakage", "errors"),
 )
 
 
@@ -122,6 +123,10 @@ def _dispatch(arguments: list[str]) -> int:
         from embedlab.analysis.leakage import main as leakage
 
         return leakage(rest)
+    if command == "errors":
+        from embedlab.analysis.errors import main as errors
+
+        return errors(rest)
     if command in USE:
         from embedlab.use import commands
 

@@ -109,6 +109,9 @@ COMMANDS = {
     "embedlab evaluate bm25 --retrieval scifact --rerank RUN --top-k 100": Entry(
         "./used over bm25", "", {"RUN": "./used"}, "a run that is there"
     ),
+    "embedlab errors RUN --markdown errors.md": Entry(
+        "What changes a score", "", {"RUN": USED}, "a run that is there", "errors.md"
+    ),
     "embedlab mine scifact -o triplets.jsonl": Entry("1 triplets: triplets.jsonl", writes="triplets.jsonl"),
     "embedlab export RUN my-embedder": Entry(
         "sentence-transformers: my-embedder", "", {"RUN": "./used"}, "a run that is there", "my-embedder/modules.json"

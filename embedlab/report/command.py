@@ -24,7 +24,7 @@ from embedlab.report.render import Report, Row, Table
 from embedlab.report.rows import Group, Run, group_runs
 from embedlab.yaml_files import read_yaml
 
-__all__ = ["collect", "main", "summarise"]
+__all__ = ["check_out", "collect", "console", "main", "summarise"]
 
 RESAMPLES: Final = 2000
 
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     if options.resamples < 0:
         raise UserError(f"`--resamples` must be at least 0, got {options.resamples}.")
     if options.markdown is not None:
-        check_markdown(options.markdown)
+        check_out(options.markdown, "--markdown", ".md")
     report = summarise(collect(options.runs), options.set, options.resamples, options.leakage)
     render.show(report, console())
     if options.markdown is not None:
@@ -77,22 +77,27 @@ def console() -> Console:
     return screen if screen.is_terminal else Console(highlight=False, width=max(screen.width, 180))
 
 
-def check_markdown(path: Path) -> None:
-    """Refuse a file that is no Markdown or cannot be written.
+def check_out(path: Path, option: str, ending: str) -> None:
+    """Refuse a file that is of another kind or cannot be written.
+
+    Args:
+        path: The file.
+        option: That names it, for messages.
+        ending: What its name must end in.
 
     Raises:
         UserError: If so.
     """
-    if path.suffix != ".md":
+    if path.suffix != ending:
         raise UserError(
-            f"`--markdown` must name a file that ends in .md, got {path}; {path.with_suffix('.md')} would do."
+            f"`{option}` must name a file that ends in {ending}, got {path}; {path.with_suffix(ending)} would do."
         )
     if path.is_dir():
-        raise UserError(f"`--markdown` must name a file, but {path} is a folder; name a file in it.")
+        raise UserError(f"`{option}` must name a file, but {path} is a folder; name a file in it.")
     if not path.parent.is_dir():
-        raise UserError(f"`--markdown` must name a file in an existing folder, got {path}; make {path.parent} first.")
+        raise UserError(f"`{option}` must name a file in an existing folder, got {path}; make {path.parent} first.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UserError(f"`--markdown` must name a file that can be written, but {path} cannot; name another one.")
+        raise UserError(f"`{option}` must name a file that can be written, but {path} cannot; name another one.")
 
 
 def write_markdown(report: Report, path: Path) -> None:

@@ -14,7 +14,10 @@ from rich.text import Text
 from embedlab.report.statistics import Interval
 from embedlab.runs import Progress
 
-__all__ = ["Report", "Row", "Sheet", "Table", "duration", "markdown", "over_seeds", "progress", "runs_of", "show"]
+__all__ = [
+    *("Report", "Row", "Sheet", "Table"),
+    *("duration", "markdown", "over_seeds", "plain", "progress", "runs_of", "show"),
+]
 
 CAPTION = (
     "Spearman and Pearson x 100: mean and standard deviation over seeds; 95 % interval of Spearman by "
@@ -208,19 +211,19 @@ def _draw(table: Table | Sheet, columns: Sequence[str]) -> RichTable:
 
 def markdown(report: Report) -> str:
     """Return a report as Markdown."""
-    parts = [f"# {_plain(report.title)}", f"{report.summary.capitalize()}."]
+    parts = [f"# {plain(report.title)}", f"{report.summary.capitalize()}."]
     for table in report.tables:
         parts += _written(table)
     if report.tables:
         parts.append(CAPTION)
     for sheet in report.ranked:
-        parts += [*_written(sheet), *map(_plain, sheet.remarks)]
+        parts += [*_written(sheet), *map(plain, sheet.remarks)]
     if report.footnotes:
-        parts += ["Notes:", "\n".join(f"{n}. {_plain(note)}" for n, note in enumerate(report.footnotes, 1))]
+        parts += ["Notes:", "\n".join(f"{n}. {plain(note)}" for n, note in enumerate(report.footnotes, 1))]
     for sheet in report.sheets:
-        parts += [*_written(sheet), *map(_plain, sheet.remarks)]
+        parts += [*_written(sheet), *map(plain, sheet.remarks)]
     if report.unfinished:
-        parts += ["## Without a result", "\n".join(f"- {_plain(line)}" for line in report.unfinished)]
+        parts += ["## Without a result", "\n".join(f"- {plain(line)}" for line in report.unfinished)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -228,9 +231,9 @@ def _written(table: Table | Sheet) -> list[str]:
     """Return a heading and a table as Markdown."""
     rule = ["---" if name in (*NAMES, "Backbone") else "---:" for name in table.header]
     lines = [table.header, rule]
-    lines += [[_plain(cell) for cell in line] for line in table.lines]
+    lines += [[plain(cell) for cell in line] for line in table.lines]
     drawn = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return [f"## {_plain(table.title)}", *([drawn] if table.rows else [])]
+    return [f"## {plain(table.title)}", *([drawn] if table.rows else [])]
 
 
 def progress(now: Progress) -> str:
@@ -289,6 +292,6 @@ def _count(number: float | None) -> str:
     return f"{number:.0f}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Keep Markdown from reading signs in names and messages as its own."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))

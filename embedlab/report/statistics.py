@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Interval", "mean_and_sd", "mean_interval", "pearson_interval", "spearman_interval"]
+__all__ = ["Interval", "mean_and_sd", "mean_interval", "midranks", "pearson_interval", "spearman_interval"]
 
 Array = NDArray[np.float64]
 DEFINED: Final = 0.99  # share of the resamples whose correlation must be defined
@@ -42,6 +42,17 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
         raise ValueError("`values` must hold at least one number, got none.")
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return float(np.mean(values)), sd
+
+
+def midranks(values: ArrayLike) -> Array:
+    """Return the ranks of values (N,), from 1 to N; equal values share their mean rank.
+
+    >>> midranks([0.5, 0.1, 0.5]).tolist()
+    [2.5, 1.0, 2.5]
+    """
+    _, place, held = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
+    ranks: Array = (np.cumsum(held) - (held - 1) / 2)[place]
+    return ranks
 
 
 def spearman_interval(
@@ -77,16 +88,16 @@ def pearson_interval(
 
 
 def mean_interval(values: ArrayLike, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval | None:
-    """Bootstrap queries for an interval of a measure's mean; percentile bootstrap, as in `spearman_interval`.
+    """Bootstrap pairs, or queries, for an interval of a mean; percentile bootstrap, as in `spearman_interval`.
 
     Args:
-        values: The measure of each query, (Q,), or (S, Q) for S seeds, whose mean is taken.
-        resamples: How often queries are drawn.
+        values: A number for each of them, (N,), or (S, N) for S seeds, whose mean is taken.
+        resamples: How often they are drawn.
         level: Share of the resamples inside the interval.
         seed: Of the drawing.
 
     Returns:
-        The interval; None for fewer than two queries.
+        The interval; None for fewer than two of them.
     """
     own = np.atleast_2d(np.asarray(values, dtype=np.float64)).mean(axis=0)
     if len(own) < 2:
