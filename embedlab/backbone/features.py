@@ -164,6 +164,10 @@ class Features:
         blocks = own.backbone.num_layers
         return 1 + max(blocks + 1 if layer == FINAL else int(layer) for layer in own.layers)
 
+    def beside(self, others: Sequence[Features]) -> None:
+        """Compute what others want of the same decoder and tokens in the passes of this one, so that one serves all."""
+        self._others = [*self._others, *others]
+
     def cost(self, texts: Sequence[str] | None = None) -> Cost:
         """Return what reading texts took, whether this process read them or found them on disk.
 

@@ -223,10 +223,13 @@ class SiameseNetwork(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Score pairs, (B,), 0 to 1, from the latents of their first texts and then of their second, (2B, L, D)."""
+        return self.head.forward(self.cosines(latents))
+
+    def cosines(self, latents: Tensor) -> Tensor:
+        """Return the cosine of each block's codes, (B, L), for pairs given by their latents, (2B, L, D)."""
         with self._precision(latents):
             halves = [code.chunk(2, dim=1) for code in self.coders.encode(self.normal(latents))]
-        cosines = torch.cat([functional.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in halves])  # (L, B)
-        return self.head.forward(cosines.T)
+        return torch.cat([functional.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in halves]).T
 
     def reconstruction(self, latents: Tensor) -> Tensor:
         """Return the squared reconstruction error of latents (B, L, D), ().
