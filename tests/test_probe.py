@@ -28,6 +28,7 @@ from embedlab.analysis.probing import features_of, probe_run
 from embedlab.backbone import Backbone
 from embedlab.errors import UserError
 from embedlab.strategies.freeze_network import CosineHead
+from tests import processes
 from tests.conftest import SCORES, TEXTS
 
 
@@ -207,6 +208,23 @@ def test_decoders_side_by_side(
     for name in tables:
         assert (place / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert b"<dc:date>" not in (place / "out" / f"{name}.svg").read_bytes()
+
+
+def test_a_freeze_run_is_taken_apart(
+    place: Path, decoder_folder: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = "{path: pairs.tsv, split: train}"
+    words = ["fit", "-c", "protocol", "-c", "strategies/freeze", "--model.backbone.name", str(decoder_folder("llama"))]
+    words += ["--model.pretraining", "null", "--model.network.widths", "[8]", "--data.train", source]
+    words += ["--data.validation", source, "--data.test", f"{{own: {source}}}", "--data.batch_size", "4"]
+    words += ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--trainer.logger", "false"]
+    processes.run(place, [*words, "--run_dir", "run"])
+    assert cli.main(["probe", "--run", "./run", "--data", "pairs.tsv", "-o", "out"]) == 0
+    assert [row["block"] for row in rows(place / "out" / "freeze.csv")] == ["1", "2", "3"]
+    result = json.loads((place / "run" / "result.json").read_text())
+    whole = json.loads((place / "out" / "probe.json").read_text())["run"]
+    assert whole["pearson"] == pytest.approx(result["metrics"]["test/own"]["pearson"], abs=1e-3)
+    assert result["features"]["texts"] == len(TEXTS)
 
 
 def test_the_same_numbers_make_the_same_files() -> None:

@@ -166,6 +166,8 @@ def _curves(axes: Axes, rows: Sequence[Row], value: str) -> None:
             look: dict[str, Any] = {"color": COLOURS[p], "marker": MARKERS[p]}
             every = max(1, len(blocks) // 10)
             axes.plot([*map(place, blocks)], _numbers(blocks, value), linestyle=DASHES[d], markevery=(d, every), **look)
+            link = [*blocks[-1:], *last]  # whose decoder's it is
+            axes.plot([*map(place, link)], _numbers(link, value), linestyle=DASHES[d], color=COLOURS[p], linewidth=0.6)
             axes.plot([*map(place, last)], _numbers(last, value), linestyle="", markerfacecolor="white", **look)
 
 
@@ -182,14 +184,16 @@ def _finished(figure: Figure, rows: Sequence[Row], title: str) -> Figure:
     """Put labels below, and a legend outside of what is drawn."""
     poolings, decoders = _distinct(rows, "pooling"), _distinct(rows, "decoder")
     depths = {row["blocks"] for row in rows}
-    where = "block (0: embeddings; hollow: after the final norm)"
-    if len(depths) > 1:
-        where = "share of the depth (0: embeddings; hollow: after the final norm)"
-    figure.supxlabel(where, fontsize=9)
+    where = "share of the depth (0: embeddings)" if len(depths) > 1 else "block (0: embeddings)"
+    for axes in figure.axes:
+        if axes.get_subplotspec().is_last_row():  # type: ignore[union-attr]
+            axes.set_xlabel(where)
     handles = [
         Line2D([], [], color=COLOURS[p], marker=MARKERS[p], linestyle="-", label=pooling)
         for p, pooling in enumerate(poolings)
     ]
+    hollow: dict[str, Any] = {"linestyle": "", "marker": "o", "markerfacecolor": "white"}
+    handles.append(Line2D([], [], color="#000000", label="after the final norm", **hollow))
     if len(decoders) > 1:
         handles += [Line2D([], [], color="#000000", linestyle=DASHES[d], label=own) for d, own in enumerate(decoders)]
         figure.suptitle(title[0].upper() + title[1:], fontsize=10)
