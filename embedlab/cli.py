@@ -31,7 +31,7 @@ commands:
   evaluate RUN              nDCG@10 and more on a retrieval set; BM25 beside it, and re-ranking
   mine DIR                  triplets with hard negatives by BM25, to train on
   export RUN DIR            a folder that sentence-transformers, transformers or peft loads
-  probe DECODER             what its layers hold: correlations, anisotropy, reconstruction, as tables and figures
+  probe DECODER             what its layers hold, as tables and figures
   features ls|verify|rm     the cached features: what there is, whether it is whole, freeing the room
   configs [NAME]            list the YAML files that ship, or print one; -c and compare take their names
   COMMAND --help            all options of a command
