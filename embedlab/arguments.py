@@ -14,6 +14,7 @@ __all__ = ["Parser", "in_our_words"]
 
 SAID: Final = {
     r"^argument (\S+): invalid int value: (.*)$": r"`\1` must be a whole number, got \2",
+    r"^argument (\S+): invalid float value: (.*)$": r"`\1` must be a number, got \2",
     r"^argument (\S+): expected .*$": r"`\1` must be followed by a value, got none",
     r"^argument (\S+): ignored explicit argument (.*)$": r"`\1` must go without a value, got \2",
     r"^argument (\S+): invalid choice: (.*) \(choose from (.*)\)$": r"`\1` must be one of \3, got \2",

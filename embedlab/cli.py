@@ -33,6 +33,8 @@ commands:
   errors RUN ...            pairs, and kinds of pairs, that runs get wrong; what moves scores but should not
   mine DIR                  triplets with hard negatives by BM25, to train on
   export RUN DIR            a folder that sentence-transformers, transformers or peft loads
+  probe DECODER             what its layers hold, as tables and figures
+  features ls|verify|rm     the cached features: what there is, whether it is whole, freeing the room
   configs [NAME]            list the YAML files that ship, or print one; -c and compare take their names
   COMMAND --help            all options of a command
 
@@ -48,6 +50,8 @@ SAID: Final = {
     **{name: "test" for name in ("eval",)},
     **{name: "encode" for name in ("embed", "embeddings", "vectors")},
     **{name: "search" for name in ("find", "query", "retrieve")},
+    **{name: "features" for name in ("cache", "caches")},
+    **{name: "probe" for name in ("layers", "analyse", "analyze")},
     **{name: "compare" for name in ("study", "benchmark", "grid", "sweep")},
 }
 # What starts several processes sets these; Lightning reads them while it is imported.
@@ -55,7 +59,7 @@ NUMBERS: Final = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE",
 USE: Final = ("encode", "score", "search")
 COMMANDS: Final = (
     *("fit", "validate", "test", "predict", "compare", "report", "ls", "configs"),
-    *(*USE, "evaluate", "mine", "export", "leakage", "errors"),
+    *(*USE, "evaluate", "mine", "export", "leakage", "errors", "features", "probe"),
 )
 
 
@@ -93,7 +97,7 @@ def _dispatch(arguments: list[str]) -> int:
         near = f"; did you mean {SAID[command]}" if command in SAID else did_you_mean(command, COMMANDS, listing=False)
         near = near or "; see embedlab --help"
         raise UserError(f"`COMMAND` must be one of {', '.join(COMMANDS)}, got {command!r}{near}.")
-    if command not in ("report", "ls", "configs"):
+    if command not in ("report", "ls", "configs", "features"):
         _check_environment()
     if command == "compare":
         from embedlab.study import compare
@@ -115,6 +119,14 @@ def _dispatch(arguments: list[str]) -> int:
         from embedlab.use.evaluate import main as evaluate
 
         return evaluate(rest)
+    if command == "features":
+        from embedlab.analysis.cache_command import main as features
+
+        return features(rest)
+    if command == "probe":
+        from embedlab.analysis.probe import main as probe
+
+        return probe(rest)
     if command == "mine":
         from embedlab.retrieval.mining import main as mine
 

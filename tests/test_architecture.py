@@ -194,7 +194,13 @@ def test_the_law_can_fail() -> None:
     assert "torch" in heavy("embedlab.training.cli")
 
 
-TORCHLESS = ["embedlab.retrieval.bm25", "embedlab.retrieval.corpus", "embedlab.retrieval.measures"]
+TORCHLESS = [
+    "embedlab.analysis.cache_command",
+    "embedlab.analysis.probe",
+    "embedlab.retrieval.bm25",
+    "embedlab.retrieval.corpus",
+    "embedlab.retrieval.measures",
+]
 
 
 @pytest.mark.parametrize("name", TORCHLESS)

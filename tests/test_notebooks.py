@@ -20,7 +20,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
 def test_which_there_are() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["add_a_strategy", "search_a_corpus"]
+    assert [path.stem for path in NOTEBOOKS] == ["add_a_strategy", "probe_a_decoder", "search_a_corpus"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -108,6 +108,15 @@ def test_a_strategy_is_added(execute: Callable[[str], tuple[list[list[str]], lis
     assert re.search(r"^Echo: Spearman -?\d+\.\d\d$", shown, re.MULTILINE)
     assert all(label in shown for label in ("echo", "mean", "tfidf"))
     assert len(list(tmp_path.glob("my-strategies-*"))) == 1, "nothing is left elsewhere"
+
+
+def test_a_decoder_is_probed(execute: Callable[[str], tuple[list[list[str]], list[Any]]], tmp_path: Path) -> None:
+    asked, cells = execute("probe_a_decoder")
+    assert [words[0] for words in asked] == ["probe"]
+    best = [line.split()[-1] for cell in cells[5:6] for line in printed(cell).splitlines()]
+    assert len(best) == 5
+    assert best == sorted(best, key=float, reverse=True)
+    assert sum("image/png" in out.get("data", {}) for cell in cells[6:] for out in cell.get("outputs", [])) == 2
 
 
 def test_a_corpus_is_searched(execute: Callable[[str], tuple[list[list[str]], list[Any]]], tmp_path: Path) -> None:

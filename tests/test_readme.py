@@ -116,6 +116,14 @@ COMMANDS = {
     "embedlab export RUN my-embedder": Entry(
         "sentence-transformers: my-embedder", "", {"RUN": "./used"}, "a run that is there", "my-embedder/modules.json"
     ),
+    "embedlab probe smollm2-135m -o probed": Entry(
+        "tables and figures: probed",
+        "--limit 8 --statistics 20 --bottleneck 4 --autoencoders 1 --poolings last",
+        {"smollm2-135m": "DECODER"},
+        "a tiny decoder and few rows take seconds",
+        "probed/correlations.svg",
+    ),
+    "embedlab features ls": Entry(" texts, "),
     "embedlab configs strategies/freeze > own.yaml": Entry(writes="own.yaml"),
     "embedlab fit -c config.yaml --run_dir NEW": Entry("run folder: NEW", writes="NEW/result.json"),
     "embedlab compare --help": Entry("KEY=VALUE"),
@@ -137,6 +145,7 @@ OPTIONS = {
     "--trainer.strategy ddp --trainer.devices 2": "strategy: ddp\n  devices: '2'\n",
     "--trainer.logger.offline false": "offline: false",
 }
+OF_PROBE = ("--run",)  # likewise
 OF_COMPARE = ("--jobs", "--only", "--seeds", "--dry-run", "--rerun-older")  # which its help must list
 
 
@@ -164,7 +173,7 @@ def commands(text: str) -> list[str]:
 
 
 def test_every_command_stands_in_a_table_and_every_entry_in_the_readme() -> None:
-    assert set(commands(README)) == {*COMMANDS, *ELSEWHERE, *OPTIONS, *OF_COMPARE}
+    assert set(commands(README)) == {*COMMANDS, *ELSEWHERE, *OPTIONS, *OF_COMPARE, *OF_PROBE}
     assert all(bool(entry.why) == bool(entry.add or entry.instead) for entry in COMMANDS.values())
 
 
@@ -298,6 +307,13 @@ def test_options_are_taken(options: list[str], place: Path) -> None:
     words = ["fit", "-c", "protocol", "-c", "strategies/lora_bi", "-c", "backbones/smollm2-135m"]
     shown = processes.run(place, [*words, *(word for option in options for word in option.split())]).stdout
     assert [own for own in options if OPTIONS[own] not in shown] == []
+
+
+def test_options_of_a_probe_are_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["probe", "--help"])
+    shown = capsys.readouterr().out
+    assert all(f"  {option} " in shown for option in OF_PROBE)
 
 
 def test_weights_and_biases_is_turned_on_beside_the_other_logger(place: Path) -> None:

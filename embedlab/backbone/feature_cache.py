@@ -88,6 +88,9 @@ class FeatureCache:
         self._index: dict[bytes, tuple[Shard, int]] = {}
         self._known: dict[str, tuple[Shard, int]] = {}  # texts asked for so far, their rows found intact
         self._look()
+        if self._index:
+            with suppress(OSError):  # says when it was last used; reading by memory map leaves no other trace
+                os.utime(self.folder / "identity.json")
 
     def add(
         self,

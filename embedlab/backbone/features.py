@@ -162,6 +162,10 @@ class Features:
         shares = [depth / max(depths) for depth in depths]
         self.store.add(texts, self._compute, 2048, report, [own.store for own in self._others], shares)
 
+    def beside(self, others: Sequence[Features]) -> None:
+        """Compute what others want of the same decoder and tokens in the passes of this one, so that one serves all."""
+        self._others = [*self._others, *others]
+
     def cost(self, texts: Sequence[str] | None = None) -> Cost:
         """Return what reading texts took, whether this process read them or found them on disk.
 

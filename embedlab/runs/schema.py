@@ -53,6 +53,7 @@ RESULT: Final = {
         "features_found": NUMBER,
         "stages": _Each(NUMBER),
     },
+    "features": {"texts": WHOLE, "texts_found": WHOLE},
     "train_tokens": NUMBER,
     "processes": WHOLE,
     "schedule": {"epochs": NUMBER, "steps": NUMBER, "validate_every": NUMBER},

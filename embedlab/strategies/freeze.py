@@ -139,22 +139,22 @@ class Freeze(Trainable):
         """Compute mean and deviation of the training texts' latents (section 3.2), or their principal components."""
         if self.takes_statistics:
             self.precompute(texts, self.progress)
-            self.siamese.fit(self._latents, texts)
+            self.siamese.fit(self.latents, texts)
 
     def reconstruction(self, batch: Texts) -> Tensor:
         """Return the reconstruction error of the autoencoders on sentences, ()."""
         assert self.pretraining is not None, "or there is no such stage"
-        return self.siamese.reconstruction(self._latents(batch.text), self.pretraining.relative)
+        return self.siamese.reconstruction(self.latents(batch.text), self.pretraining.relative)
 
     def score(self, first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Score pairs by the head over the cosines of all blocks, (B,), 0 to 1."""
-        return self.siamese.forward(self._latents([*first, *second]))
+        return self.siamese.forward(self.latents([*first, *second]))
 
     def loss(self, batch: Pairs) -> Tensor:
         """Return the loss of the scores of pairs, ()."""
         return self.pair_loss(gather(self.score(*batch.sides)), gather(cast(Tensor, batch.score)))
 
-    def _latents(self, texts: Sequence[str]) -> Tensor:
-        latents = self.features.get(texts)
-        some = len(self.features.layers) != len(self.chosen)
-        return (latents[:, [block - 1 for block in self.chosen]] if some else latents).to(self.device)  # (B, L, D)
+    def latents(self, texts: Sequence[str]) -> Tensor:
+        """Return the latents of the chosen blocks, (B, L, D)."""
+        found, some = self.features.get(texts), len(self.features.layers) != len(self.chosen)
+        return (found[:, [block - 1 for block in self.chosen]] if some else found).to(self.device)

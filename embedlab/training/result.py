@@ -85,6 +85,7 @@ def finish(
         "score": seconds.pop("score", 0.0) + in_score,
     }
     found = sum(found for _, found in measured.stopwatch.charges.values())
+    cost = None if strategy.features is None else strategy.features.cost()
     tested = 2 * sum(m["pairs"] for name, m in evaluation.metrics.items() if name.startswith("test/"))
     result = {
         "strategy": type(strategy).__qualname__,
@@ -127,6 +128,8 @@ def finish(
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         * (1 if sys.platform == "darwin" else 1024),
         "feature_bytes": strategy.feature_bytes,
+        # Of this process: a run that was resumed has found what it had computed before.
+        "features": None if cost is None else {"texts": cost.texts, "texts_found": cost.texts_found},
         "notes": list(dict.fromkeys([*notes, *resumed(parts)])),
         "versions": dict(first["versions"]),
         "git_commit": _commit(),

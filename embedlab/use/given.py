@@ -15,7 +15,7 @@ from torch import Tensor
 from embedlab.errors import UserError
 from embedlab.strategies.base import EmbeddingStrategy
 
-__all__ = ["Vectors", "batches", "check_at_least_1", "check_not_empty", "texts_of", "vectors_of"]
+__all__ = ["Vectors", "batches", "check_at_least_1", "check_not_empty", "device_of", "texts_of", "vectors_of"]
 
 Vectors = NDArray[np.float32] | Tensor
 
@@ -66,6 +66,20 @@ def texts_of(texts: Any, argument: str) -> list[str]:
                 f"`{argument}` must be Unicode text, got half of a surrogate pair at place {number}; mend it."
             ) from error
     return several
+
+
+def device_of(wanted: str | torch.device | None) -> torch.device:
+    """Return a device that is there; None is a GPU where there is one.
+
+    Raises:
+        UserError: If there is no such device.
+    """
+    wanted = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=wanted).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"`device` must be one that PyTorch has here, got {wanted}: {reason}; give cpu.") from error
 
 
 def check_at_least_1(number: Any, argument: str) -> None:

@@ -28,6 +28,7 @@ from embedlab.source_hash import sources_of
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
 from embedlab.training.complaints import complaint
 from embedlab.training.start import prepare, run
+from embedlab.use.given import device_of
 from embedlab.use.model import Model
 from embedlab.yaml_files import read_yaml
 
@@ -252,12 +253,7 @@ def _place(strategy: EmbeddingStrategy, device: str | torch.device | None) -> No
     Raises:
         UserError: If there is no such device.
     """
-    wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        strategy.to(torch.empty(0, device=wanted).device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"`device` must be one that PyTorch has here, got {wanted}: {reason}; give cpu.") from error
+    strategy.to(device_of(device))
     strategy.configure_model()
     strategy.to(strategy.device)
 

@@ -146,7 +146,7 @@ def test_principal_components_are_those_of_scikit_learn() -> None:
         SiameseNetwork(2, 8, NetworkOptions(widths=(9,), encoder=LayerwisePCA))
 
 
-def test_latents_are_scaled_as_told() -> None:
+def testlatents_are_scaled_as_told() -> None:
     torch.manual_seed(0)
     latents = torch.randn(1100, 3, 4) * torch.rand(3, 4) + torch.randn(3, 4)  # in more than two parts
     expected = {
@@ -196,11 +196,11 @@ def test_frozen_encoders_stay_as_they_were_pretrained(decoder_folder: Callable[[
 def test_some_blocks_are_taken_out_of_the_features_of_all(decoder_folder: Callable[[str], Path]) -> None:
     whole, some = freeze(decoder_folder("llama")), freeze(decoder_folder("llama"), blocks=[3, 1])
     assert whole.features.store.folder == some.features.store.folder
-    assert torch.equal(some._latents(TEXTS), whole._latents(TEXTS)[:, [2, 0]])
+    assert torch.equal(some.latents(TEXTS), whole.latents(TEXTS)[:, [2, 0]])
     last = freeze(decoder_folder("llama"), blocks=[0, "final"])
     assert last.score(TEXTS, TEXTS).shape == (len(TEXTS),)
     final = last.backbone.pool(TEXTS, pooling.last, ["final"], prefix=last.features._begin)
-    torch.testing.assert_close(last._latents(TEXTS)[:, 1], final[:, 0])
+    torch.testing.assert_close(last.latents(TEXTS)[:, 1], final[:, 0])
     for wrong in ([], [1, 1], [9], [-1]):
         with pytest.raises(UserError, match=r"`blocks` must be some of 0 to 3 and 'final', each once, got \["):
             freeze(decoder_folder("llama"), blocks=wrong)

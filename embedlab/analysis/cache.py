@@ -1,0 +1,222 @@
+"""Cached features on disk: which caches there are, whether they are whole, what can go.
+
+Nothing here needs torch, but for comparing rows with their checksums.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, final
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+
+from embedlab.errors import UserError, did_you_mean
+from embedlab.resources import cache_root
+
+__all__ = ["Cache", "InUse", "caches", "chosen", "folder_of_caches"]
+
+SHARD: Final = ".safetensors"
+DAMAGED: Final = ".damaged"
+REMAINS: Final = (DAMAGED, ".unfinished")
+IDENTITY: Final = "identity.json"
+LOCK: Final = ".lock"
+ITEM_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+
+
+class InUse(Exception):  # noqa: N818  # named for what it tells
+    """Raised where another process computes features into a cache just now."""
+
+
+@final
+@dataclass(frozen=True)
+class Cache:
+    """A folder of features.
+
+    Attributes:
+        folder: The folder, named by a hash of what determines the values.
+    """
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Its hash."""
+        return self.folder.name
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What determines the values; empty where that was lost, which harms no feature."""
+        try:
+            found = json.loads((self.folder / IDENTITY).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def shards(self) -> list[Path]:
+        """Files with features."""
+        return self._files(SHARD)
+
+    @property
+    def remains(self) -> list[Path]:
+        """Files that nothing reads any more: shards set aside as damaged, and what a killed process left."""
+        return self._files(*REMAINS)
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk, remains included."""
+        return _size([*self.shards, *self.remains])
+
+    @property
+    def last_used(self) -> float:
+        """When a process last found features here or added some, in seconds since 1970."""
+        times = [path.stat().st_mtime for path in (*self.shards, self.folder / IDENTITY) if path.exists()]
+        return max(times, default=self.folder.stat().st_mtime)
+
+    def contents(self) -> tuple[int, float, int]:
+        """Return the number of texts, the seconds that computing them took, and how many shards tell neither."""
+        texts, seconds, unread = 0, 0.0, 0
+        for path in self.shards:
+            try:
+                own, took, _ = _header(path)
+            except (SafetensorError, LookupError, TypeError, ValueError, OSError):
+                unread += 1
+                continue
+            texts, seconds = texts + own, seconds + took
+        return texts, seconds, unread
+
+    def verify(self) -> Iterator[tuple[Path, str | None]]:
+        """Compare every row with its checksum; set damaged shards aside, as the cache itself does.
+
+        Yields:
+            Each shard, and what is wrong with it; None where nothing is.
+        """
+        from embedlab.backbone.shards import DamagedShard, open_shard  # torch
+
+        for path in self.shards:
+            fault: str | None = None
+            try:
+                shard = open_shard(path, _header(path)[2])
+                wrong = sum(not shard.is_intact(row) for row in range(len(shard.keys)))
+                fault = f"{wrong} of {len(shard.keys)} rows are not what was written" if wrong else None
+            except FileNotFoundError:  # deleted or set aside by another process just now
+                continue
+            except (SafetensorError, DamagedShard, LookupError, TypeError, ValueError) as error:
+                fault = str(error) or type(error).__name__
+            if fault is not None:
+                try:
+                    path.rename(path.with_suffix(DAMAGED))
+                except OSError as error:
+                    fault += f"; it cannot be set aside ({error.strerror})"
+            yield path, fault
+
+    def delete(self, remains_only: bool, dry_run: bool) -> int:
+        """Delete it, or what nothing reads any more.
+
+        Args:
+            remains_only: Whether to keep the features.
+            dry_run: Whether to delete nothing and only look.
+
+        Returns:
+            Bytes that were freed, or would be.
+
+        Raises:
+            InUse: If another process computes features into it; nothing is deleted then.
+        """
+        files = self.remains if remains_only else [*self.remains, *self.shards]
+        with self._locked():
+            freed = _size(files)
+            if dry_run:
+                return freed
+            for path in files:
+                path.unlink(missing_ok=True)
+            if not remains_only:
+                for name in (IDENTITY, LOCK):  # the lock last; a shard that is left is whole without the others
+                    (self.folder / name).unlink(missing_ok=True)
+                with suppress(OSError):  # something else lies in it
+                    self.folder.rmdir()
+        return freed
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = FileLock(self.folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InUse(self.name) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _files(self, *suffixes: str) -> list[Path]:
+        return sorted(path for path in self.folder.iterdir() if path.suffix in suffixes)
+
+
+def folder_of_caches() -> Path:
+    """Return where all caches lie."""
+    return cache_root() / "features"
+
+
+def caches(folder: Path) -> list[Cache]:
+    """Return the caches in a folder, by name."""
+    return [Cache(own) for own in sorted(folder.iterdir()) if own.is_dir()] if folder.is_dir() else []
+
+
+def chosen(found: Sequence[Cache], names: Sequence[str]) -> list[Cache]:
+    """Return the caches that are named by their hashes, or the beginnings of these; all where none is named.
+
+    Raises:
+        UserError: If a name fits none or several.
+    """
+    if not names:
+        return list(found)
+    every = [own.name for own in found]
+    wanted = []
+    for name in dict.fromkeys(names):
+        fitting = [own for own in found if own.name.startswith(name)]
+        if len(fitting) != 1:
+            came = "there is none" if not fitting else f"{len(fitting)} begin so"
+            near = did_you_mean(name, every, listing=False) if not fitting else "; write more of it"
+            raise UserError(
+                f"`HASH` must be the beginning of the name of one cache, got {name!r}, and {came}"
+                f"{near or '; `embedlab features ls` lists them'}."
+            )
+        wanted += fitting
+    return list(dict.fromkeys(wanted))
+
+
+def states_in_words(states: Any) -> str:
+    """Say whose states are kept.
+
+    >>> states_in_words("output of blocks 1 to 24"), states_in_words([0, 1, 2, 7, "final"])
+    ('blocks 1 to 24', '0 to 2, 7, final')
+    """
+    if not isinstance(states, list):
+        return str(states).removeprefix("output of ")
+    parts: list[list[Any]] = []
+    for before, own in pairwise([None, *states]):
+        if isinstance(own, int) and isinstance(before, int) and own == before + 1:
+            parts[-1].append(own)
+        else:
+            parts.append([own])
+    return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+
+
+def _header(path: Path) -> tuple[int, float, int]:
+    """Return the number of texts in a shard, the seconds they took, and the bytes of a row."""
+    with safe_open(path, framework="numpy") as shard:
+        features = shard.get_slice("features")
+        count, *shape = features.get_shape()
+        return count, float(shard.metadata()["seconds"]), math.prod(shape) * ITEM_BYTES[features.get_dtype()]
+
+
+def _size(files: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in files if path.exists())

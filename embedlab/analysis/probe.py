@@ -1,0 +1,316 @@
+"""`embedlab probe`: what the layers of frozen decoders hold before anything is trained, and what FREEZE makes of them.
+
+One pass over the texts serves all poolings and layers; its features stay in the cache, so that a second probe only computes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from embedlab import runs
+from embedlab.arguments import Parser
+from embedlab.errors import UserError, did_you_mean
+from embedlab.use.options import add_model_options, model_of
+
+if TYPE_CHECKING:
+    from embedlab.analysis.probing import Texts
+    from embedlab.backbone import Backbone
+
+__all__ = ["main"]
+
+POOLINGS: Final = ("last", "last_content", "mean", "weighted_mean")
+# Arguments of a source, and what this command calls them.
+SAID: Final = {"path": "data", "score_range": "score-range"}
+MOST: Final = 6  # decoders of a figure, each with a line style of its own
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `embedlab probe`.
+
+    Args:
+        arguments: What was typed after `probe`.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        UserError: If something asked for cannot be done; nothing has been written then.
+    """
+    options = _options(arguments)
+    out = _new_folder(options.out)
+    texts, data = _texts(options)
+    decoders = _decoders(options)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    record: dict[str, Any] = {"data": data, **_asked(options), "decoders": {}}
+    whole = None
+    if options.run is not None:
+        from embedlab.analysis.probing import probe_run
+
+        model = _run(options)
+        tables["freeze"], record["run"] = probe_run(model.strategy, texts)
+        whole = record["run"]["spearman"]
+    runs.make_folder(out, "`--out`")
+    with _progress() as report:
+        for label, backbone in decoders.items():
+            from embedlab.analysis.probing import features_of, probe
+
+            backbone.load()
+            features = features_of(backbone, options.poolings, options.bos, options.final_punctuation)
+            found = probe(label, features, texts, options.bottleneck, options.autoencoders, report)
+            for name, rows in found.items():
+                tables.setdefault(name, []).extend(rows)
+            own: dict[str, Any] = {"name": backbone.name, "sha256": backbone.files.sha256, "dtype": str(backbone.dtype)}
+            own |= {"begin": next(iter(features.values())).beginning, "notes": backbone.notes}
+            record["decoders"][label] = own
+            backbone.decoder = None  # the next one needs its memory
+    _write(out, tables, record, whole)
+    _tell(tables, record, out)
+    return 0
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(
+        "embedlab probe",
+        "Measure every layer of frozen decoders: how well its cosines agree with people, how much a bottleneck loses of it, how\n"
+        "anisotropic it is. Tables (CSV) and figures (PNG, SVG). With --run: what each block gives to a finished FREEZE run.",
+        "example: embedlab probe smollm2-135m -o probed",
+    )
+    parser.add_argument(
+        "decoders", metavar="DECODER", nargs="*", help="smollm2-135m, a hub id, a folder or a .gguf file"
+    )
+    parser.add_argument("-o", "--out", metavar="DIR", type=Path, required=True, help="a new folder")
+    parser.add_argument("--data", metavar="PATH", default="stsb", help="scored pairs: stsb, a file or a hub id")
+    parser.add_argument("--split", default="validation", help="of stsb or a hub id (default: %(default)s)")
+    parser.add_argument("--subset", metavar="NAME", help="configuration of a hub id")
+    parser.add_argument("--revision", metavar="COMMIT", help="commit of a hub id")
+    parser.add_argument("--columns", metavar="A,B,SCORE", help="columns of the pairs, where they are called otherwise")
+    parser.add_argument("--score-range", metavar=("LOW", "HIGH"), nargs=2, type=float, help="of the scores")
+    parser.add_argument("--limit", metavar="N", type=int, help="so many pairs, drawn once and for all")
+    parser.add_argument("--texts", metavar="PATH", default="stsb", help="training texts: stsb, a file or a hub id")
+    parser.add_argument(
+        "--statistics", metavar="N", type=int, default=2000, help="so many training texts (default: %(default)s)"
+    )
+    parser.add_argument("--poolings", metavar="NAME,...", default=",".join(POOLINGS), help="default: %(default)s")
+    parser.add_argument(
+        "--bottleneck",
+        metavar="N",
+        type=int,
+        default=256,
+        help="width that states are compressed to (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--autoencoders", metavar="EPOCHS", type=int, default=10, help="of training; 0: PCA only (default: %(default)s)"
+    )
+    parser.add_argument("--bos", action="store_true", help="put a begin-of-text token first; it is not pooled")
+    parser.add_argument("--final-punctuation", choices=("keep", "strip", "append"), default="keep", help="of texts")
+    parser.add_argument("--run", metavar="RUN", help="folder of a finished FREEZE run, to look into as well")
+    add_model_options(parser)
+    options = parser.read(arguments)
+    if not options.decoders and options.run is None:
+        raise UserError("`DECODER` must be given, or a FREEZE run as --run, got neither; try smollm2-135m.")
+    if len(set(options.decoders)) > MOST:
+        raise UserError(
+            f"`DECODER` must be {MOST} at most for one figure, got {len(options.decoders)}; probe in turns."
+        )
+    limit = 3 if options.limit is None else options.limit
+    for name, number, least in (
+        ("--statistics", options.statistics, 2),
+        ("--bottleneck", options.bottleneck, 1),
+        ("--autoencoders", options.autoencoders, 0),
+        ("--limit", limit, 3),
+    ):
+        if number < least:
+            raise UserError(f"`{name}` must be at least {least}, got {number}; raise it.")
+    options.poolings = list(dict.fromkeys(options.poolings.split(",")))
+    for name in options.poolings:
+        if name not in POOLINGS:
+            raise UserError(
+                f"`--poolings` must be among {', '.join(POOLINGS)}, got {name!r}{did_you_mean(name, POOLINGS)}."
+            )
+    return options
+
+
+def _new_folder(out: Path) -> Path:
+    """Refuse a folder with something in it, or one that cannot be written."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"`--out` must be a folder, but {out} is a file; name another one.")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"`--out` must be a new or empty folder, but {out} holds something; name another one.")
+    above = next(own for own in (out, *out.absolute().parents) if own.is_dir())
+    if not os.access(above, os.W_OK):
+        raise UserError(f"`--out` must be a folder that can be written, but {above} cannot; name another one.")
+    return out
+
+
+def _texts(options: argparse.Namespace) -> tuple[Texts, dict[str, Any]]:
+    """Read pairs and training texts, and say what they are."""
+    import torch
+
+    from embedlab.analysis.probing import Texts
+    from embedlab.data import DataModule, Source
+
+    columns = None
+    if options.columns is not None:
+        names = options.columns.split(",")
+        if len(names) != 3:
+            raise UserError(f"`--columns` must be three names, as in a,b,score, got {options.columns!r}.")
+        columns = dict(zip(("first", "second", "score"), names, strict=True))
+    source = Source(options.data, options.split, options.subset, options.revision, columns)
+    source.score_range, source.limit = options.score_range, options.limit
+    pairs, training = DataModule(validation=source), DataModule(train=Source(options.texts))
+    with _in_our_words():
+        pairs.setup("validate")
+        batches = list(pairs.val_dataloader())
+        candidates = training.train_texts()
+    first = [text for batch in batches for text in batch.first]
+    second = [text for batch in batches for text in batch.second]
+    if len(first) < 3:
+        raise UserError(
+            f"`--data` must hold at least 3 pairs, as a correlation of fewer tells nothing, got {len(first)}."
+        )
+    seen = {*first, *second}
+    apart = [text for text in candidates if text not in seen]
+    drawn = min(options.statistics, len(apart))
+    if options.decoders and drawn < max(2, options.bottleneck + 1):
+        raise UserError(
+            f"`--bottleneck` must be less than the training texts, or nothing would be lost, got {options.bottleneck} for "
+            f"{drawn} that are none of the pairs'; lower it, or raise --statistics, or name more --texts."
+        )
+    chosen = random.Random(0).sample(apart, drawn)
+    gold = torch.cat([batch.score for batch in batches])
+    said = {"pairs": pairs.fingerprint()["validation"], "training": training.fingerprint()["train"]}
+    return Texts(first, second, gold, chosen), said | {"training_texts": drawn}
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    """Say what is wrong with data in the words of this command."""
+    try:
+        yield
+    except UserError as error:
+        said = str(error).replace("`data.train.path`", "`--texts`").replace("`data.train`", "`--texts`")
+        said = said.replace("`data.validation`", "`--data`").replace(", or score them as `data.predict`", "")
+        said = said.replace(
+            "name their column, as in `columns: {first: A, second: B, score: C}`", "give --columns A,B,C"
+        )
+        said = re.sub(r"`data\.validation\.(\w+)`", lambda own: f"`--{SAID.get(own[1], own[1])}`", said)
+        raise UserError(said.replace("`score_range`", "`--score-range`")) from error
+
+
+def _decoders(options: argparse.Namespace) -> dict[str, Backbone]:
+    """Return the decoders by what figures call them, none loaded yet."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from embedlab.backbone import Backbone
+    from embedlab.use.given import device_of
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights
+    names = list(dict.fromkeys(options.decoders))
+    ends = [Path(name).name for name in names]
+    found = {}
+    try:
+        device = device_of(options.device)
+        for name, end in zip(names, ends, strict=True):
+            backbone = Backbone(name, dtype=options.dtype or "auto").to(device)
+            if backbone.width <= options.bottleneck:
+                raise UserError(
+                    f"`--bottleneck` must be less than the width of {name}, {backbone.width}, or nothing would be lost, got "
+                    f"{options.bottleneck}; lower it."
+                )
+            found[end if ends.count(end) == 1 else name] = backbone
+    except UserError as error:
+        raise UserError(str(error).replace("`backbone.name`", "`DECODER`").replace("`device`", "`--device`")) from error
+    return found
+
+
+def _run(options: argparse.Namespace) -> Any:
+    """Load the run."""
+    try:
+        return model_of(options, options.run, options.backbone)
+    except UserError as error:
+        raise UserError(str(error).replace("`RUN`", "`--run`")) from error
+
+
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("poolings", "bottleneck", "autoencoders", "bos", "final_punctuation")
+    return {name: getattr(options, name) for name in names}
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far it is."""
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    tasks: dict[str, TaskID] = {}
+    with Progress(transient=True, console=Console(stderr=True)) as progress:
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what)
+            progress.update(tasks[what], total=total, completed=done)
+
+        yield report
+
+
+def _write(
+    out: Path, tables: Mapping[str, Sequence[Mapping[str, Any]]], record: Mapping[str, Any], whole: float | None
+) -> None:
+    """Write every table with its figure, and last what was asked."""
+    from embedlab.analysis import figures
+    from embedlab.backbone.shards import write_whole
+
+    for name, rows in tables.items():
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
+        write_whole(out / f"{name}.csv", stream.getvalue().encode())
+        figure = figures.freeze(rows, whole) if name == "freeze" else getattr(figures, name)(rows)
+        for suffix, content in figures.files_of(figure).items():
+            write_whole(out / f"{name}{suffix}", content)
+    runs.write_json_atomic(out / "probe.json", record)
+
+
+def _plain(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _tell(tables: Mapping[str, Sequence[Mapping[str, Any]]], record: Mapping[str, Any], out: Path) -> None:
+    """Print each decoder's best layers, and where the rest is."""
+    from rich.table import Table
+
+    from embedlab.report.command import console
+
+    pairs = record["data"]["pairs"]
+    if rows := tables.get("correlations"):
+        title = (
+            f"Spearman x 100 on {pairs['rows']:,} pairs of {pairs['path']} {pairs['split']}; best layer, picked on them"
+        )
+        table = Table(
+            "Decoder", "Pooling", "Raw", "Centred", "Z-scored", "Whitened", title=title, box=None, pad_edge=False
+        )
+        keys = dict.fromkeys((row["decoder"], row["pooling"]) for row in rows)
+        for key in keys:
+            own = [row for row in rows if (row["decoder"], row["pooling"]) == key and row["spearman"] is not None]
+            kinds = [[row for row in own if row["treatment"] == k] for k in ("raw", "centred", "z-scored", "whitened")]
+            best = [max(kind, key=lambda row: row["spearman"]) if kind else None for kind in kinds]
+            table.add_row(*key, *("-" if b is None else f"{100 * b['spearman']:.2f} ({b['layer']})" for b in best))
+        console().print(table)
+    if (run := record.get("run")) and run["spearman"] is not None:
+        print(f"run: Spearman {100 * run['spearman']:.2f} on {run['pairs']:,} pairs")  # noqa: T201  # the command's answer
+    if pairs["split"] == "test":
+        print("note: these are test pairs; pick nothing by them")  # noqa: T201
+    for label, own in record["decoders"].items():
+        for note in own["notes"]:
+            print(f"note: {label}: {note}")  # noqa: T201
+    print(f"tables and figures: {out}")  # noqa: T201
