@@ -139,7 +139,15 @@ def deadly(target: str, number: int, after: bool) -> None:
 def result(place: Path, run: str) -> dict[str, Any]:
     """Return what a run says of itself, less what may differ: seconds (kept in the shards too), memory, places."""
     found = json.loads((place / run / "result.json").read_text())
-    for name in ("seconds", "texts_per_second", "peak_memory_bytes", "feature_bytes", "git_commit", "versions"):
+    for name in (
+        "seconds",
+        "features",
+        "texts_per_second",
+        "peak_memory_bytes",
+        "feature_bytes",
+        "git_commit",
+        "versions",
+    ):
         del found[name]
     return found
 

@@ -6,17 +6,16 @@ One pass over the texts serves all poolings and layers; its features stay in the
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from embedlab import runs
+from embedlab.analysis.probe_tables import tell, write
 from embedlab.arguments import Parser
 from embedlab.errors import UserError, did_you_mean
 from embedlab.use.options import add_model_options, model_of
@@ -72,8 +71,8 @@ def main(arguments: Sequence[str]) -> int:
             own |= {"begin": next(iter(features.values())).beginning, "notes": backbone.notes}
             record["decoders"][label] = own
             backbone.decoder = None  # the next one needs its memory
-    _write(out, tables, record, whole)
-    _tell(tables, record, out)
+    write(out, tables, record, whole)
+    tell(tables, record, out)
     return 0
 
 
@@ -260,57 +259,3 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(tasks[what], total=total, completed=done)
 
         yield report
-
-
-def _write(
-    out: Path, tables: Mapping[str, Sequence[Mapping[str, Any]]], record: Mapping[str, Any], whole: float | None
-) -> None:
-    """Write every table with its figure, and last what was asked."""
-    from embedlab.analysis import figures
-    from embedlab.backbone.shards import write_whole
-
-    for name, rows in tables.items():
-        stream = io.StringIO()
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
-        write_whole(out / f"{name}.csv", stream.getvalue().encode())
-        figure = figures.freeze(rows, whole) if name == "freeze" else getattr(figures, name)(rows)
-        for suffix, content in figures.files_of(figure).items():
-            write_whole(out / f"{name}{suffix}", content)
-    runs.write_json_atomic(out / "probe.json", record)
-
-
-def _plain(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
-
-
-def _tell(tables: Mapping[str, Sequence[Mapping[str, Any]]], record: Mapping[str, Any], out: Path) -> None:
-    """Print each decoder's best layers, and where the rest is."""
-    from rich.table import Table
-
-    from embedlab.report.command import console
-
-    pairs = record["data"]["pairs"]
-    if rows := tables.get("correlations"):
-        title = (
-            f"Spearman x 100 on {pairs['rows']:,} pairs of {pairs['path']} {pairs['split']}; best layer, picked on them"
-        )
-        table = Table(
-            "Decoder", "Pooling", "Raw", "Centred", "Z-scored", "Whitened", title=title, box=None, pad_edge=False
-        )
-        keys = dict.fromkeys((row["decoder"], row["pooling"]) for row in rows)
-        for key in keys:
-            own = [row for row in rows if (row["decoder"], row["pooling"]) == key and row["spearman"] is not None]
-            kinds = [[row for row in own if row["treatment"] == k] for k in ("raw", "centred", "z-scored", "whitened")]
-            best = [max(kind, key=lambda row: row["spearman"]) if kind else None for kind in kinds]
-            table.add_row(*key, *("-" if b is None else f"{100 * b['spearman']:.2f} ({b['layer']})" for b in best))
-        console().print(table)
-    if (run := record.get("run")) and run["spearman"] is not None:
-        print(f"run: Spearman {100 * run['spearman']:.2f} on {run['pairs']:,} pairs")  # noqa: T201  # the command's answer
-    if pairs["split"] == "test":
-        print("note: these are test pairs; pick nothing by them")  # noqa: T201
-    for label, own in record["decoders"].items():
-        for note in own["notes"]:
-            print(f"note: {label}: {note}")  # noqa: T201
-    print(f"tables and figures: {out}")  # noqa: T201

@@ -83,14 +83,11 @@ class FeatureCache:
         self.shape, self.dtype = tuple(shape), dtype
         self.row_bytes = math.prod(shape) * dtype.itemsize
         self.size, self._warned = 0, False  # bytes on disk, of the shards this process has seen
-        self._guard = threading.RLock()
-        self._seen: set[str] = set()
+        self._guard, self._seen = threading.RLock(), set[str]()
         self._index: dict[bytes, tuple[Shard, int]] = {}
         self._known: dict[str, tuple[Shard, int]] = {}  # texts asked for so far, their rows found intact
         self._look()
-        if self._index:
-            with suppress(OSError):  # says when it was last used; reading by memory map leaves no other trace
-                os.utime(self.folder / "identity.json")
+        _touch(self.folder / "identity.json")
 
     def add(
         self,
@@ -272,3 +269,9 @@ class FeatureCache:
 def _key(text: str) -> bytes:
     """Return a text's hash; lone surrogates, which UTF-8 cannot encode, are accepted."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES]
+
+
+def _touch(path: Path) -> None:
+    """Say when a cache was last used, where there is one; reading by memory map leaves no other trace."""
+    with suppress(OSError):
+        os.utime(path)
