@@ -38,19 +38,25 @@ def expected(texts: Sequence[str], dtype: torch.dtype = torch.float32) -> Tensor
     return torch.stack([features_of(text) for text in texts]).to(dtype)
 
 
+def tokens(texts: Sequence[str], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Return as many rows for each text as it has letters, (T_i, 3, 8)."""
+    return [torch.stack([features_of(f"{text}{n}") for n in range(max(1, len(text)))]).to(dtype) for text in texts]
+
+
 class Compute:
     """Counts what it is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, ragged: bool = False) -> None:
         self.asked: list[str] = []
+        self.ragged = ragged
 
-    def __call__(self, texts: Sequence[str]) -> list[Tensor]:
+    def __call__(self, texts: Sequence[str]) -> list[Tensor] | list[list[Tensor]]:
         self.asked += texts
-        return [expected(texts)]
+        return [tokens(texts)] if self.ragged else [expected(texts)]
 
 
-def open_cache(root: Path, dtype: torch.dtype = torch.float32) -> FeatureCache:
-    return FeatureCache({"a": 1}, SHAPE, dtype, root)
+def open_cache(root: Path, dtype: torch.dtype = torch.float32, ragged: bool = False) -> FeatureCache:
+    return FeatureCache({"a": 1}, SHAPE, dtype, root, ragged)
 
 
 def shards(root: Path) -> list[Path]:
@@ -89,6 +95,38 @@ def test_rows_come_back_bit_for_bit_from_any_shard(tmp_path: Path, dtype: torch.
     features.zero_()
     assert torch.equal(cache.get(wanted), expected(wanted, dtype)), "what is handed out is the caller's own"
     assert cache.get([]).shape == (0, *SHAPE)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_tokens_of_texts_come_back_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> None:
+    open_cache(tmp_path, dtype, ragged=True).add(TEXTS, Compute(ragged=True), block=4)
+    assert len(shards(tmp_path)) == 2
+    cache, compute = open_cache(tmp_path, dtype, ragged=True), Compute(ragged=True)
+    cache.add(TEXTS, compute)
+    assert compute.asked == []
+    wanted = [TEXTS[i] for i in (5, 0, 3, 3, 1, 4, 2, 0)]
+    found = cache.get_each(wanted)
+    assert [len(own) for own in found] == [len(text) for text in wanted]
+    assert all(map(torch.equal, found, tokens(wanted, dtype)))
+    assert cache.folder != open_cache(tmp_path, dtype).folder, "another cache than that of one row a text"
+
+
+def test_shards_of_tokens_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedlab.backbone.feature_cache._SHARD_BYTES", 12 * math.prod(SHAPE) * 4)
+    texts = [f"{n:012}" for n in range(7)]  # taken for five tokens each
+    open_cache(tmp_path, ragged=True).add(texts, Compute(ragged=True))
+    assert len(shards(tmp_path)) == 4, "two a shard"
+
+
+def test_tokens_are_held_in_memory_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise NO_SPACE
+
+    cache = open_cache(tmp_path, ragged=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        cache.add(TEXTS, Compute(ragged=True))
+    assert all(map(torch.equal, cache.get_each(TEXTS), tokens(TEXTS)))
 
 
 def test_any_text_is_a_text(tmp_path: Path) -> None:
@@ -307,23 +345,24 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("ragged", [False, True])
 def test_a_damaged_shard_is_set_aside_and_only_its_rows_are_computed_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str, ragged: bool
 ) -> None:
-    writer = open_cache(tmp_path)
-    writer.add(TEXTS[:3], Compute())
+    writer = open_cache(tmp_path, ragged=ragged)
+    writer.add(TEXTS[:3], Compute(ragged))
     (bad,) = shards(tmp_path)
-    writer.add(TEXTS[3:], Compute())
+    writer.add(TEXTS[3:], Compute(ragged))
     DAMAGES[damage](bad)
-    cache, compute = open_cache(tmp_path), Compute()
+    cache, compute = open_cache(tmp_path, ragged=ragged), Compute(ragged)
     cache.add(TEXTS, compute)
     assert set(compute.asked) <= set(TEXTS[:3])
     assert compute.asked
     assert "damaged features are set aside" in caplog.text
     assert bad.with_suffix(".damaged").exists()
     assert not bad.exists()
-    assert torch.equal(cache.get(TEXTS), expected(TEXTS))
-    again = open_cache(tmp_path)
+    assert all(map(torch.equal, cache.get_each(TEXTS), tokens(TEXTS) if ragged else expected(TEXTS)[:, None]))
+    again = open_cache(tmp_path, ragged=ragged)
     assert again.missing(compute.asked) == []
 
 

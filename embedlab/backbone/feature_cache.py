@@ -18,13 +18,14 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Any, Final, final
 
 import torch
 from torch import Tensor
 
+from embedlab.backbone.shard_index import ShardIndex
 from embedlab.backbone.shards import (
     KEY_BYTES,
     SUFFIX,
@@ -40,6 +41,8 @@ from embedlab.resources import cache_root
 
 __all__ = ["Cost", "FeatureCache"]
 
+Computed = Tensor | Sequence[Tensor]  # for b texts
+Compute = Callable[[Sequence[str]], Sequence[Computed]]
 _FORMAT: Final = 2  # raise when shards are written otherwise; older ones are then never looked at
 _SHARD_BYTES: Final = 64 * 2**20  # of features in one shard at most; they are in memory while it is written
 _PATIENCE: Final = 1.0  # seconds of waiting for the lock, after which one looks what has come meanwhile
@@ -69,30 +72,36 @@ class FeatureCache:
 
     Args:
         identity: What determines the values: decoder hash, layers, pooling and so on; plain JSON types.
-        shape: Shape of one text's features, (L, D).
+        shape: Shape of one text's features, (L, D); where they are ragged, of one token's.
         dtype: Data type they are stored in.
         root: Folder of all caches; the user's cache by default.
+        ragged: Whether a text has features for each of its tokens, (T_i, L, D).
     """
 
     def __init__(
-        self, identity: Mapping[str, Any], shape: Sequence[int], dtype: torch.dtype, root: Path | None = None
+        self,
+        identity: Mapping[str, Any],
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        root: Path | None = None,
+        ragged: bool = False,
     ) -> None:
         described = {**identity, "shape": list(shape), "kept_as": str(dtype), "format": _FORMAT}
+        described |= {"ragged": True} if ragged else {}
         self._identity = json.dumps(described, sort_keys=True)
         self.folder = (root or cache_root() / "features") / hashlib.sha256(self._identity.encode()).hexdigest()[:16]
-        self.shape, self.dtype = tuple(shape), dtype
+        self.shape, self.dtype, self.ragged = tuple(shape), dtype, ragged
         self.row_bytes = math.prod(shape) * dtype.itemsize
-        self.size, self._warned = 0, False  # bytes on disk, of the shards this process has seen
-        self._guard, self._seen = threading.RLock(), set[str]()
-        self._index: dict[bytes, tuple[Shard, int]] = {}
+        self._guard, self._warned = threading.RLock(), False
+        self._index = ShardIndex(self.folder, self.row_bytes)
         self._known: dict[str, tuple[Shard, int]] = {}  # texts asked for so far, their rows found intact
-        self._look()
+        self._index.look()
         _touch(self.folder / "identity.json")
 
     def add(
         self,
         texts: Sequence[str],
-        compute: Callable[[Sequence[str]], Sequence[Tensor]],
+        compute: Compute,
         block: int = 2048,
         progress: Callable[[int, int], None] = lambda done, total: None,
         beside: Sequence[FeatureCache] = (),
@@ -105,25 +114,32 @@ class FeatureCache:
 
         Args:
             texts: Any texts; repeats are computed once.
-            compute: From b texts to their features for this cache, (b, L, D), and for each of `beside`; or this one only.
+            compute: From b texts to their features for this cache, (b, L, D), or b of (T_i, L, D) where it is ragged, and
+                for each of `beside`; or this one only.
             block: Texts per shard, fewer where they would take more than 64 MiB; a killed process loses at most one.
             progress: Called after each block with the number of texts done and the number that were missing.
             beside: Caches that are given what they lack of what is computed for this one.
             charged: Share of a computation's seconds for this cache and each of `beside`; all of them by default.
         """
-        block = max(1, min(block, _SHARD_BYTES // (self.row_bytes + sum(own.row_bytes for own in beside))))
+        room = _SHARD_BYTES // (self.row_bytes + sum(own.row_bytes for own in beside))
         missing = sorted(self.missing(texts), key=lambda text: (len(text), text))
         total, waited = len(missing), False
         while missing:
             with locked(self.folder, _PATIENCE, self._warn) as held:
                 missing = self.missing(missing)  # others may have computed some while this one waited
                 if held and missing:
-                    self._compute(missing[:block], compute, beside, charged or repeat(1.0))
-                    missing = missing[block:]
+                    some = self._fitting(missing, block, room)
+                    self._compute(missing[:some], compute, beside, charged or repeat(1.0))
+                    missing = missing[some:]
             if not held and not waited:
                 waited = True
                 log.info("another process is computing features in %s; waiting for it", self.folder)
             progress(total - len(missing), total)
+
+    def _fitting(self, texts: Sequence[str], block: int, room: int) -> int:
+        """Return how many of texts, shortest first, make a shard of some rows; a text is taken for a token per 3 letters."""
+        ends = accumulate(len(text) // 3 + 1 if self.ragged else 1 for text in texts[:block])
+        return max(1, sum(end <= room for end in ends))
 
     def get(self, texts: Sequence[str]) -> Tensor:
         """Return the features of texts that were added before.
@@ -142,12 +158,26 @@ class FeatureCache:
             flat[i] = shard.rows[row]
         return result
 
+    def get_each(self, texts: Sequence[str]) -> list[Tensor]:
+        """Return the features of each text, which may not be written to, (T_i, L, D) where they are ragged.
+
+        Raises:
+            KeyError: If a text was never added.
+        """
+        rows = [shard.rows[row] for shard, row in map(self._known.__getitem__, texts)]
+        return [torch.from_numpy(row).view(self.dtype).view(-1, *self.shape) for row in rows]
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk, of the shards this process has seen."""
+        return self._index.size
+
     def missing(self, texts: Sequence[str]) -> list[str]:
         """Return the distinct texts without stored features; the folder is listed only if there seem to be any."""
         with self._guard:
             absent = self._absent(texts)
             if absent:
-                self._look()
+                self._index.look()
                 absent = self._absent(absent)
             return absent
 
@@ -164,55 +194,16 @@ class FeatureCache:
     def _absent(self, texts: Sequence[str]) -> list[str]:
         absent = []
         for text in dict.fromkeys(text for text in texts if text not in self._known):
-            place = self._index.get(_key(text))
-            if place is not None and self._intact(*place):
+            if (place := self._index.find(_key(text))) is not None:
                 self._known[text] = place
             else:
                 absent.append(text)
         return absent
 
-    def _intact(self, shard: Shard, row: int) -> bool:
-        """Compare a row with its checksum; a shard with a damaged row is renamed and no longer used."""
-        if shard.is_intact(row):
-            return True
-        assert shard.path is not None, "memory keeps what it was given"
-        self._set_aside(shard.path, f"row {row} is not what was written")
-        self._index = {key: place for key, place in self._index.items() if place[0] is not shard}
-        self.size -= shard.size
-        return False
-
-    def _set_aside(self, path: Path, reason: object) -> None:
-        aside = path.with_suffix(".damaged")
-        log.warning("damaged features are set aside as %s and computed again where needed: %s", aside, reason)
-        with suppress(OSError):  # another process was first, or this one may not write; no row of it is used anyway
-            path.rename(aside)
-
-    def _look(self) -> None:
-        """Open the shards that were written since the last call."""
-        try:
-            names = sorted(name for name in os.listdir(self.folder) if name.endswith(SUFFIX))
-        except (FileNotFoundError, NotADirectoryError):
-            return  # nothing was ever kept
-        for name in names:
-            if name in self._seen:
-                continue
-            try:
-                self._take(open_shard(self.folder / name, self.row_bytes))
-            except FileNotFoundError:
-                continue  # set aside by another process just now
-            except DamagedShard as error:
-                self._set_aside(self.folder / name, error)
-            self._seen.add(name)
-
-    def _take(self, shard: Shard) -> None:
-        self.size += shard.size
-        for row, key in enumerate(shard.keys):
-            self._index.setdefault(key, (shard, row))
-
     def _compute(
         self,
         texts: Sequence[str],
-        compute: Callable[[Sequence[str]], Sequence[Tensor]],
+        compute: Compute,
         beside: Sequence[FeatureCache],
         shares: Iterable[float],
     ) -> None:
@@ -222,9 +213,9 @@ class FeatureCache:
         each = (time.perf_counter() - begun) / len(texts)
         for cache, own, share in zip((self, *beside), found, shares, strict=False):  # what failed was dropped
             keep = self._keep if cache is self else cache._take_over
-            keep(texts, own.to("cpu", cache.dtype).contiguous(), each * share)
+            keep(texts, cache._placed(own), each * share)
 
-    def _keep(self, texts: Sequence[str], features: Tensor, share: float) -> None:
+    def _keep(self, texts: Sequence[str], features: Computed, share: float) -> None:
         """Write the features of b texts, each of which took some seconds, or hold them in memory if that fails."""
         shard = self._shard(texts, features, share)
         try:
@@ -232,30 +223,37 @@ class FeatureCache:
         except (OSError, DamagedShard) as error:
             self._warn(error)
         with self._guard:
-            self._take(shard)
+            self._index.take(shard)
             # Taken as intact: where a disk loses what was just written, comparing would compute it for ever.
             self._known.update((text, (shard, row)) for row, text in enumerate(texts))
 
-    def _take_over(self, texts: Sequence[str], features: Tensor, share: float) -> None:
+    def _take_over(self, texts: Sequence[str], features: Computed, share: float) -> None:
         """Write what is lacking of features that were computed for another cache; where that fails, they are not kept."""
         # Not waiting for the lock: who holds it may be waiting for that of the other cache.
         with locked(self.folder, 0) as held:
             if lacking := self.missing(texts) if held else []:
                 rows = {text: row for row, text in enumerate(texts)}
-                features = features[[rows[text] for text in lacking]]
+                chosen = [rows[text] for text in lacking]
+                features = features[chosen] if isinstance(features, Tensor) else [features[row] for row in chosen]
                 try:
-                    self._take(self._written(features, self._shard(lacking, features, share)))
+                    self._index.take(self._written(features, self._shard(lacking, features, share)))
                 except (OSError, DamagedShard) as error:
                     log.debug("features cannot be kept in %s: %s", self.folder, error)
 
-    def _shard(self, texts: Sequence[str], features: Tensor, share: float) -> Shard:
-        assert features.shape == (len(texts), *self.shape), f"one row per text, got {tuple(features.shape)}"
+    def _placed(self, features: Computed) -> Computed:
+        if isinstance(features, Tensor):
+            return features.to("cpu", self.dtype).contiguous()
+        return [own.to("cpu", self.dtype).contiguous() for own in features]
+
+    def _shard(self, texts: Sequence[str], features: Computed, share: float) -> Shard:
+        shapes = [own.shape[int(self.ragged) :] for own in features]
+        assert shapes == [self.shape] * len(texts), f"one row per text, got {shapes[:1]} of {len(shapes)}"
         return in_memory(features, [_key(text) for text in texts], share * len(texts))
 
-    def _written(self, features: Tensor, shard: Shard) -> Shard:
+    def _written(self, features: Computed, shard: Shard) -> Shard:
         """Write a shard and open it; the lock is held."""
         path = self.folder / f"{uuid.uuid4().hex}{SUFFIX}"
-        self._seen.add(path.name)
+        self._index.seen.add(path.name)
         if not (self.folder / "identity.json").exists():
             write_whole(self.folder / "identity.json", f"{self._identity}\n".encode())
         write_shard(path, features, shard)

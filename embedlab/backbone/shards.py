@@ -1,6 +1,7 @@
 """Shards of the feature cache: safetensors files, written whole or not at all, never changed, read by memory map.
 
-    features   (n, *shape)   one row per text
+    features   (n, *shape)   one row per text; in a ragged shard (T, *shape), a text's tokens one after the other
+    offsets    (n + 1,)      of a ragged shard: where each text's tokens begin, and where the last one's end
     keys       (n, 16)       the texts' hashes
     checksums  (n,)          CRC-32 of each row
     seconds                  what computing the n rows took, in the header
@@ -22,8 +23,9 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -50,7 +52,7 @@ class Shard:
 
     Attributes:
         path: Its file, or None if it is held in memory.
-        rows: The features as bytes, (n, bytes of a row); NumPy has no bfloat16.
+        rows: The features of each text as bytes; NumPy has no bfloat16.
         keys: The texts' hashes, n.
         checksums: CRC-32 of each row, n.
         seconds: Time that computing them took.
@@ -59,7 +61,7 @@ class Shard:
     """
 
     path: Path | None
-    rows: NDArray[np.uint8]
+    rows: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
     keys: Sequence[bytes]
     checksums: Sequence[int]
     seconds: float
@@ -68,7 +70,8 @@ class Shard:
 
     def is_intact(self, row: int) -> bool:
         """Tell whether a row matches its checksum."""
-        return zlib.crc32(self.rows[row]) == self.checksums[row]
+        own: Any = self.rows[row]
+        return zlib.crc32(own) == self.checksums[row]
 
     @property
     def share(self) -> float:
@@ -76,10 +79,27 @@ class Shard:
         return self.seconds / len(self.keys)
 
 
-def in_memory(features: Tensor, keys: Sequence[bytes], seconds: float) -> Shard:
-    """Hold features (n, *shape) in memory as a shard."""
-    rows = features.view(torch.uint8).view(len(keys), -1).numpy()
-    return Shard(None, rows, keys, [zlib.crc32(row) for row in rows], seconds, 0, own=True)
+class _Ragged(Sequence[NDArray[np.uint8]]):
+    """Rows of different lengths in one piece of memory."""
+
+    def __init__(self, data: NDArray[np.uint8], ends: Sequence[int]) -> None:
+        self.data, self.ends = data, ends
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.data[self.ends[row] : self.ends[row + 1]]
+
+
+def in_memory(features: Tensor | Sequence[Tensor], keys: Sequence[bytes], seconds: float) -> Shard:
+    """Hold features (n, *shape), or those of n texts (T_i, *shape) each, in memory as a shard."""
+    if isinstance(features, Tensor):
+        rows: Any = features.view(torch.uint8).view(len(keys), -1).numpy()
+    else:
+        whole = torch.cat([own.reshape(-1) for own in features]).view(torch.uint8).numpy()
+        rows = _Ragged(whole, [0, *accumulate(own.nbytes for own in features)])
+    return Shard(None, rows, keys, [zlib.crc32(rows[row]) for row in range(len(keys))], seconds, 0, own=True)
 
 
 def open_shard(path: Path, row_bytes: int, own: bool = False) -> Shard:
@@ -87,7 +107,7 @@ def open_shard(path: Path, row_bytes: int, own: bool = False) -> Shard:
 
     Args:
         path: The file.
-        row_bytes: Bytes of one text's features.
+        row_bytes: Bytes of one text's features; of a ragged shard, of one token's.
         own: Whether this process computed it.
 
     Raises:
@@ -106,7 +126,10 @@ def open_shard(path: Path, row_bytes: int, own: bool = False) -> Shard:
         spans = {name: slice(*(begin + int(end) for end in entry["data_offsets"])) for name, entry in entries.items()}
         lengths = {name: span.stop - span.start for name, span in spans.items()}
         count = lengths["keys"] // KEY_BYTES
-        expected = {"features": count * row_bytes, "keys": count * KEY_BYTES, "checksums": count * 8}
+        ragged = "offsets" in lengths
+        rows = lengths["features"] // row_bytes if ragged else count
+        expected = {"features": rows * row_bytes, "keys": count * KEY_BYTES, "checksums": count * 8}
+        expected |= {"offsets": (count + 1) * 8} if ragged else {}
         if lengths != expected or count < 1 or size != max(span.stop for span in spans.values()):
             raise ValueError(f"its {size} bytes are not what its header says")
         if not 0 <= seconds < math.inf:
@@ -119,9 +142,15 @@ def open_shard(path: Path, row_bytes: int, own: bool = False) -> Shard:
     except RuntimeError as error:  # torch's word for what the system refused
         raise OSError(f"{path} cannot be mapped: {error}") from error
     keys = data[spans["keys"]].numpy().tobytes()
+    features: Any = data[spans["features"]].numpy()
+    if ragged:
+        ends = np.frombuffer(data[spans["offsets"]].numpy().tobytes(), "<i8").tolist()
+        if ends[0] != 0 or ends[-1] != rows or any(after <= before for before, after in pairwise(ends)):
+            raise DamagedShard("its offsets are not what its header says")
+        features = _Ragged(features, [end * row_bytes for end in ends])
     return Shard(
         path,
-        data[spans["features"]].view(count, row_bytes).numpy(),
+        features if ragged else features.reshape(count, row_bytes),
         [keys[i : i + KEY_BYTES] for i in range(0, len(keys), KEY_BYTES)],
         np.frombuffer(data[spans["checksums"]].numpy().tobytes(), "<i8").tolist(),
         seconds,
@@ -130,19 +159,24 @@ def open_shard(path: Path, row_bytes: int, own: bool = False) -> Shard:
     )
 
 
-def write_shard(path: Path, features: Tensor, shard: Shard) -> None:
+def write_shard(path: Path, features: Tensor | Sequence[Tensor], shard: Shard) -> None:
     """Write a shard atomically.
 
     Args:
         path: The file, which does not exist.
-        features: The features in their dtype, (n, *shape).
+        features: The features in their dtype, (n, *shape), or those of n texts, (T_i, *shape) each.
         shard: The same features as a shard in memory.
 
     Raises:
         OSError: If it cannot be written; nothing is left of it then.
     """
     keys = torch.frombuffer(bytearray(b"".join(shard.keys)), dtype=torch.uint8).view(-1, KEY_BYTES)
-    tensors = {"features": features, "keys": keys, "checksums": torch.tensor(shard.checksums)}
+    tensors = {"keys": keys, "checksums": torch.tensor(shard.checksums)}
+    if isinstance(features, Tensor):
+        tensors["features"] = features
+    else:
+        tensors["features"] = torch.cat(list(features))
+        tensors["offsets"] = torch.tensor([0, *accumulate(len(own) for own in features)])
     # Serialised first: safetensors' own writing hides which error of the system stopped it.
     write_whole(path, save(tensors, {"seconds": repr(shard.seconds)}))
 
