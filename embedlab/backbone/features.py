@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from embedlab.backbone import FINAL, Backbone, Layer
-from embedlab.backbone.feature_cache import Cost, FeatureCache
+from embedlab.backbone.cached_features import CachedFeatures
+from embedlab.backbone.feature_cache import FeatureCache
 from embedlab.errors import UserError
 from embedlab.packing import PackedBatch
 from embedlab.pooling import Pooling
@@ -52,11 +53,8 @@ def punctuated(text: str, final_punctuation: FinalPunctuation) -> str:
 
 
 @final
-class Features:
-    """Features by text.
-
-    Attributes:
-        kept: Whether they are kept on disk. Texts of a user who embeds a corpus are not: they come once, and are many.
+class Features(CachedFeatures):
+    """Pooled states of chosen layers, by text.
 
     Args:
         backbone: The decoder, loaded before a text is asked for.
@@ -81,16 +79,10 @@ class Features:
         pool_begin: bool = False,
         kept_as: torch.dtype | None = None,
     ) -> None:
-        self.backbone, self.pooling, self.final_punctuation, self.bos = backbone, pooling, final_punctuation, bos
-        self.pool_begin, self.kept_as, self._layers = pool_begin, kept_as, layers
-        self.kept = True
+        super().__init__(backbone, kept_as)
+        self.pooling, self.final_punctuation, self.bos = pooling, final_punctuation, bos
+        self.pool_begin, self._layers = pool_begin, layers
         self._code = code_of(pooling)  # now, as the file may be edited before the first text is read
-        self._used: dict[str, None] = {}
-        self._store: FeatureCache | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open cache behind: a copy, or another process, opens its own."""
-        return {**self.__dict__, "_store": None}
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -109,17 +101,19 @@ class Features:
     @property
     def store(self) -> FeatureCache:
         """Where they are kept."""
-        if self._store is None:
-            shape = (len(self.layers), self.backbone.width)
-            self._store = FeatureCache(self.identity, shape, self.kept_as or self.backbone.dtype)
-            if self._code is None:
-                log.warning(
-                    "features are not shared with other runs, as the code of `pooling` %r cannot be told; make it a "
-                    "function (`def`) of a module of its own to share them",
-                    self.pooling,
-                )
-                weakref.finalize(self._store, _discard, self._store.folder, os.getpid())
-        return self._store
+        opened, store = self._store is None, super().store
+        if opened and self._code is None:
+            log.warning(
+                "features are not shared with other runs, as the code of `pooling` %r cannot be told; make it a "
+                "function (`def`) of a module of its own to share them",
+                self.pooling,
+            )
+            weakref.finalize(store, _discard, store.folder, os.getpid())
+        return store
+
+    def as_read(self, text: str) -> str:
+        """Return a text with its final punctuation as asked for."""
+        return punctuated(text, self.final_punctuation)
 
     @property
     def layers(self) -> Sequence[Layer]:
@@ -141,20 +135,11 @@ class Features:
         }
         return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:16], wanted
 
-    def precompute(self, texts: Sequence[str], report: Callable[[int, int], None]) -> None:
-        """Compute what is not on disk yet, telling `report` how many of how many are done."""
-        texts = self._noted(texts)
-        self._add(texts, report)
-
     def get(self, texts: Sequence[str]) -> Tensor:
         """Return the features of texts, (B, L, D), as they are kept."""
         if not self.kept:
-            read = [punctuated(text, self.final_punctuation) for text in texts]
-            return self._read(read, [self])[0].to(self.kept_as or self.backbone.dtype)
-        texts = self._noted(texts)
-        if self.store.missing(texts):
-            self._add(texts)
-        return self.store.get(texts)
+            return self._read([*map(self.as_read, texts)], [self])[0].to(self.kept_as or self.backbone.dtype)
+        return self.store.get(self._found(texts))
 
     def _add(self, texts: Sequence[str], report: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Compute what is not on disk yet, and what others lack of it; each is charged by the blocks that it wants run."""
@@ -165,29 +150,6 @@ class Features:
     def beside(self, others: Sequence[Features]) -> None:
         """Compute what others want of the same decoder and tokens in the passes of this one, so that one serves all."""
         self._others = [*self._others, *others]
-
-    def cost(self, texts: Sequence[str] | None = None) -> Cost:
-        """Return what reading texts took, whether this process read them or found them on disk.
-
-        Args:
-            texts: Texts that were added; None is all that were added or fetched so far.
-
-        Returns:
-            Seconds of reading, those that others spent included, so that a run that finds its features is charged
-            what they cost. A run that was killed and resumed is charged the same. Of a pass that read a text for others
-            too, it is charged for the blocks that its own layers need.
-
-        Raises:
-            KeyError: If a text was never added.
-        """
-        used = list(self._used) if texts is None else [punctuated(text, self.final_punctuation) for text in texts]
-        return self.store.cost(used) if used else Cost(0.0, 0.0, 0, 0)
-
-    def _noted(self, texts: Sequence[str]) -> list[str]:
-        """Return texts as they are read, and note that they were used."""
-        read = [punctuated(text, self.final_punctuation) for text in texts]
-        self._used.update(dict.fromkeys(read))
-        return read
 
     @property
     def _begin(self) -> tuple[int, ...]:

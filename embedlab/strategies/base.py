@@ -23,8 +23,8 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from embedlab.backbone import Backbone
+from embedlab.backbone.cached_features import CachedFeatures
 from embedlab.backbone.feature_cache import Cost
-from embedlab.backbone.features import Features
 from embedlab.data import Pairs, Texts, Triplets
 from embedlab.strategies import contract
 from embedlab.strategies.checkpoint import Borrowed, check, trim
@@ -74,7 +74,7 @@ class EmbeddingStrategy(LightningModule, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.backbone = None
-        self.features: Features | None = None
+        self.features: CachedFeatures | None = None
         self.progress: Progress = silent
         self.takes_statistics = type(self).prepare is not EmbeddingStrategy.prepare
         self._differences: list[str] = []
