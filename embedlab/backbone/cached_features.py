@@ -10,6 +10,7 @@ import torch
 
 from embedlab.backbone import Backbone, Layer
 from embedlab.backbone.feature_cache import Cost, FeatureCache
+from embedlab.errors import UserError
 
 __all__ = ["CachedFeatures"]
 
@@ -110,3 +111,12 @@ class CachedFeatures(ABC):
 
     def _add(self, texts: Sequence[str], report: Callable[[int, int], None] = lambda done, total: None) -> None:
         self.store.add(texts, self._compute, progress=report)
+
+    def _check_dtype(self) -> None:
+        """Refuse a decoder that something else has converted, as other runs would find what it computed."""
+        dtype = next(self.backbone.parameters()).dtype
+        if dtype != self.backbone.dtype:
+            raise UserError(
+                f"`backbone.dtype` must be what the decoder computes in, got {self.backbone.dtype} for one that was converted to "
+                f"{dtype}; give `dtype` to the backbone, and leave the trainer's precision at 32-true."
+            )

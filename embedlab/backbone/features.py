@@ -26,7 +26,6 @@ from torch import Tensor
 from embedlab.backbone import FINAL, Backbone, Layer
 from embedlab.backbone.cached_features import CachedFeatures
 from embedlab.backbone.feature_cache import FeatureCache
-from embedlab.errors import UserError
 from embedlab.packing import PackedBatch
 from embedlab.pooling import Pooling
 from embedlab.resources import READ_TOO
@@ -192,12 +191,8 @@ class Features(CachedFeatures):
 
     def _read(self, texts: Sequence[str], every: Sequence[Features]) -> list[Tensor]:
         """Compute the features of B texts, (B, L, D), for each of several."""
-        prefix, dtype = self._begin, next(self.backbone.parameters()).dtype
-        if dtype != self.backbone.dtype:
-            raise UserError(
-                f"`backbone.dtype` must be what the decoder computes in, got {self.backbone.dtype} for one that was converted to "
-                f"{dtype}; give `dtype` to the backbone, and leave the trainer's precision at 32-true."
-            )
+        prefix = self._begin
+        self._check_dtype()
         wanted = list(dict.fromkeys((layer, own.pooling, own.pool_begin) for own in every for layer in own.layers))
 
         def but_begin(pooling: Pooling) -> Pooling:
