@@ -14,7 +14,7 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
-from embedlab.backbone import Backbone, Layer
+from embedlab.backbone import FINAL, Backbone, Layer
 from embedlab.backbone.backbone import TOKENS_ON_GPU, TOKENS_ON_PROCESSOR
 from embedlab.backbone.cached_features import CachedFeatures
 from embedlab.backbone.features import FinalPunctuation, punctuated
@@ -23,6 +23,7 @@ from embedlab.packing import pack, token_batches
 
 __all__ = ["TokenStates"]
 
+SPREAD: Final = (1 / 15, 1 / 5, 2 / 5, 2 / 3)  # of the blocks; found on the default decoder (docs/tried.md)
 _READING: Final = 1  # raise when the same decoder and template would give other numbers
 
 
@@ -32,7 +33,8 @@ class TokenStates(CachedFeatures):
 
     Args:
         backbone: The decoder, loaded before a text is asked for.
-        layers: Whose states are read.
+        layers: Whose states are read: 0 the embeddings, l the output of block l, FINAL behind the final norm; None is the
+            embeddings, a fifteenth, a fifth, two fifths and two thirds of the blocks, and FINAL.
         template: What the decoder reads, with `{}` once or more for the text; the states of its last copy are kept. It is
             tokenized apart from the text, but for a space before `{}`, which goes with the text. Each copy is cut so that
             the whole fits the window.
@@ -40,7 +42,7 @@ class TokenStates(CachedFeatures):
         lower_case: Whether texts are read in lower case.
 
     Raises:
-        UserError: If the template holds no `{}`.
+        UserError: If the template holds no `{}`, or the layers are none or not different ones.
     """
 
     ragged = True
@@ -48,7 +50,7 @@ class TokenStates(CachedFeatures):
     def __init__(
         self,
         backbone: Backbone,
-        layers: Sequence[Layer],
+        layers: Sequence[Layer] | None = None,
         template: str = "{}",
         final_punctuation: FinalPunctuation = "keep",
         lower_case: bool = False,
@@ -56,13 +58,18 @@ class TokenStates(CachedFeatures):
         super().__init__(backbone)
         if "{}" not in template:
             raise UserError(f"`template` must hold {{}} where the text stands, got {template!r}; write it in.")
-        self._layers, self.template = list(layers), template
+        if layers is not None and (not layers or len({*layers}) < len(layers)):
+            raise UserError(f"`layers` must be one or more, each once, got {list(layers)}; mend it, or leave it out.")
+        self._layers, self.template = layers, template
         self.final_punctuation, self.lower_case = final_punctuation, lower_case
 
     @property
     def layers(self) -> Sequence[Layer]:
         """Layers whose states are read, S of them."""
-        return self._layers
+        if self._layers is not None:
+            return self._layers
+        blocks = self.backbone.num_layers
+        return list(dict.fromkeys([0, *(max(1, round(blocks * share)) for share in SPREAD), FINAL]))
 
     @property
     def beginning(self) -> str:
@@ -77,7 +84,7 @@ class TokenStates(CachedFeatures):
             "decoder": self.backbone.files.sha256,
             "computed_in": str(self.backbone.dtype),
             "window": self.backbone.window,
-            "states": list(self._layers),
+            "states": list(self.layers),
             "tokens of the last copy in": self.template,
             "begin": list(self.backbone.tokenization.begin),
         }
@@ -150,6 +157,6 @@ class TokenStates(CachedFeatures):
         def see(layer: Layer, own: Tensor) -> None:
             states[layer] = own[where]
 
-        self.backbone.reader.run(batch, self._layers, see)
-        stacked = torch.stack([states[layer] for layer in self._layers], dim=1).to(self.backbone.dtype)
+        self.backbone.reader.run(batch, self.layers, see)
+        stacked = torch.stack([states[layer] for layer in self.layers], dim=1).to(self.backbone.dtype)
         return torch.split(stacked, [len(own) for own in places])
