@@ -84,6 +84,7 @@ STRATEGIES: dict[str, tuple[str, list[str]]] = {
     "freeze, own pooling": ("freeze", TAKE),
     "sgpt_bi": ("sgpt_bi", []),
     "lora_bi": ("lora_bi", []),
+    "learned_pooling": ("learned_pooling", []),
     "sgpt_cross": ("sgpt_cross", []),
     "pooled_decoder": ("pooled_decoder", []),
     "tfidf": ("tfidf", []),
@@ -95,6 +96,7 @@ WITHOUT_DECODER = {"sentence_transformer", "tfidf"}
 WITH_DECODER = ALL - WITHOUT_DECODER
 FREEZE = {"freeze", "freeze, own pooling"}
 BI = {"sgpt_bi", "lora_bi"}
+CONTRASTIVE = BI | {"learned_pooling"}
 
 
 @dataclass
@@ -287,14 +289,14 @@ DTYPE = "--model.init_args.backbone.dtype"
 BODY = "    return _weighted(states, batch.positions + 1, batch)"
 
 EDITS = [
-    Edit("learning rate", FREEZE | BI, ("--model.init_args.training.learning_rate", "0.5"), FREEZE | BI),
+    Edit("learning rate", FREEZE | CONTRASTIVE, ("--model.init_args.training.learning_rate", "0.5"), FREEZE | CONTRASTIVE),
     Edit("seed", ALL, config={"seed_everything": 7}, same_row=True),
     Edit("dtype: auto, named as what it is", set(), (DTYPE, BEST), WITH_DECODER),
     Edit("dtype: the other one", WITH_DECODER, (DTYPE, OTHER), WITH_DECODER),
     Edit("a data row", ALL, file=("pairs.csv", "Birds sing 3.", "Cats sing 3.")),
     Edit("a text of stage 1", FREEZE, file=("texts.csv", "Dogs", "Cats")),
     Edit("a decoder file", WITH_DECODER, file=("decoder/config.json", "{", "{\n")),
-    Edit("source: loss cosent", BI, source=("losses", "def cosent(", "SCALE = 1\ndef cosent(x=SCALE, *")),
+    Edit("source: loss cosent", CONTRASTIVE, source=("losses", "def cosent(", "SCALE = 1\ndef cosent(x=SCALE, *")),
     Edit("source: loss log_variance", FREEZE, source=("losses", "def log_variance(", "def log_variance(x=1, *")),
     Edit("source: pooling weighted_mean", BI | {"pooled_decoder"}, source=("pooling", BODY, f"{BODY} * 2")),
     Edit("source: pooling _weighted, which it uses", BI | {"pooled_decoder", "own"},
@@ -303,7 +305,7 @@ EDITS = [
     Edit("source: strategy freeze", FREEZE, source=("strategies.freeze",)),
     Edit("source: freeze_network", FREEZE, source=("strategies.freeze_network", "nn.GELU", "nn.SiLU")),
     Edit("source: strategy sgpt_bi", {"sgpt_bi"}, source=("strategies.sgpt_bi", "import losses", "import losses as x")),
-    Edit("source: contrastive", BI, source=("strategies.contrastive", "label = ", "labels = label = ")),
+    Edit("source: contrastive", CONTRASTIVE, source=("strategies.contrastive", "label = ", "labels = label = ")),
     Edit("source: strategy sgpt_cross", {"sgpt_cross"}, source=("strategies.sgpt_cross",)),
     Edit("source: sgpt_prompts", {"sgpt_cross"}, source=("strategies.sgpt_prompts",)),
     Edit("a file of a borrowed model", {"sentence_transformer"},

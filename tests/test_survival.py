@@ -173,6 +173,7 @@ def whole(place: Path) -> Callable[[str], str]:
 QUICK_IN_TWO = {
     "freeze",
     "lora_bi",
+    "learned_pooling",
     "sgpt_cross",
 }  # one that learns from features, one that tunes, one that does not learn
 QUICK = {

@@ -35,7 +35,7 @@ from tests import processes
 from tests.conftest import TEXTS
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "strategies"
-STRATEGIES = ("tfidf", "pooled_decoder", "freeze", "sgpt_bi", "lora_bi", "sgpt_cross")
+STRATEGIES = ("tfidf", "pooled_decoder", "freeze", "sgpt_bi", "lora_bi", "sgpt_cross", "learned_pooling")
 OWN = '''
 import os
 from embedlab.strategies.base import Embedder

@@ -47,7 +47,7 @@ def punctuated(text: str, final_punctuation: FinalPunctuation) -> str:
     """
     bare = text.rstrip()
     if final_punctuation == "strip":
-        return bare.rstrip(".!?").rstrip() or bare
+        return bare.rstrip(" \t\r\n.!?") or bare
     return f"{bare}." if final_punctuation == "append" and not bare.endswith((".", "!", "?")) else text
 
 

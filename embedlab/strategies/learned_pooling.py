@@ -116,7 +116,7 @@ class LearnedPooling(Trainable, Embedder):
 
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
         """Pool the states of texts, (B, E), the same in either role; equal texts once."""
-        distinct = list(dict.fromkeys(texts))
+        distinct = sorted({*texts})  # in an order that the sides of a pair do not change, nor then the rounding
         states, ids = self.features.get(distinct), self.features.ids(distinct)
         lengths = torch.tensor([*map(len, ids)], device=self.device)
         ends = lengths.repeat_interleave(lengths)
