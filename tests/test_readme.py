@@ -83,7 +83,7 @@ COMMANDS = {
         "test/stsb: Spearman", SMALL, why="a tiny decoder and few rows take seconds"
     ),
     "embedlab compare stsb --seeds 0 1 2": Entry(
-        "15 to run",
+        "18 to run",
         "--dry-run --model.backbone.name DECODER",
         why="the study takes hours, and converting the real decoder half a minute",
     ),
