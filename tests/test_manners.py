@@ -565,7 +565,8 @@ def test_options_of_a_strategy_may_come_before_it_and_what_is_later_wins(place: 
 def test_only_our_own_strategies_are_listed(place: Path) -> None:
     lines = [f"fit {SHARED} own.Abstract", "fit -c shared.yaml", f"fit {SHARED} xyz"]
     said = [err for _, _, err in processes.call(place, answer, lines)]
-    ours = "Freeze, LearnedPooling, LoRABiEncoder, PooledDecoder, SGPTBiEncoder, SGPTCrossEncoder, SentenceTransformerReference, Tfidf"
+    ours = "Freeze, LearnedPooling, LoRABiEncoder, PooledDecoder, SGPTBiEncoder, SGPTCrossEncoder, "
+    ours += "SentenceTransformerReference, Tfidf"
     for own in said:
         assert f" {ours}, or a class of your own by its dotted path.\n" in own
         assert "Setting" not in own

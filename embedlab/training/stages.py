@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
@@ -169,7 +169,11 @@ def _kept(stage: Stage, model: Trainable, config: Any, main_data: DataModule, pr
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
-        lock.acquire()
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            log.info("another run is training stage %s; waiting for it", stage.name)
+            lock.acquire()
     except OSError as error:
         log.warning("stage %s is not shared with other runs, as %s cannot be written: %s", stage.name, folder, error)
         yield None
@@ -191,7 +195,7 @@ def _find(folder: Path, model: Trainable, part: str) -> dict[str, Any] | None:
         log.warning("what %s holds of a stage is damaged, so it is trained again: %s", folder, error)
         return None
     model.configure_model()
-    model.get_submodule(part).load_state_dict(learned)
+    _without(model).get_submodule(part).load_state_dict(learned)
     return counts
 
 
@@ -199,13 +203,20 @@ def _keep(folder: Path, model: Trainable, part: str, counts: Mapping[str, Any]) 
     """Keep what a stage has learned; where that fails, other runs train it themselves."""
     unfinished = folder / f"{uuid.uuid4().hex}.unfinished"
     try:
-        torch.save(model.get_submodule(part).state_dict(), unfinished)
+        torch.save(_without(model).get_submodule(part).state_dict(), unfinished)
         unfinished.replace(folder / WEIGHTS)
         runs.write_json_atomic(folder / DONE, counts)
     except (OSError, RuntimeError) as error:  # torch's word for a full disk
         log.warning("stage %s is not kept for other runs: %s", folder.name, error)
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def _without(model: Trainable) -> Trainable:
+    """Return a strategy as it is in the main stage, without what only the earlier one needs."""
+    model.set_stage(None)
+    model.configure_model()
+    return model
 
 
 def _named(strategy: Any) -> str:
