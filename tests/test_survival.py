@@ -240,6 +240,18 @@ def test_runs_that_share_a_stage_train_it_once(place: Path) -> None:
     assert predictions(place, "damaged") == predictions(place, "alone")
 
 
+def test_a_stage_on_one_text_is_warned_of_and_on_none_is_refused(place: Path) -> None:
+    (place / "one.tsv").write_text("sentence1\tsentence2\nBirds sing.\tBirds sing.\n")
+    (place / "none.tsv").write_text("sentence1\tsentence2\n")
+    source = "--model.pretraining.source.path"
+    assert processes.start(place, [*words("freeze", "one"), source, "one.tsv"]).wait().status == 0
+    log = (place / "one" / "log.txt").read_text()
+    assert "stage autoencoders: `source` must hold more texts than a batch of 8 to learn from, got 1" in log
+    refused = processes.start(place, [*words("freeze", "none"), source, "none.tsv"]).wait()
+    assert refused.status == 2
+    assert "must hold at least one row, but none.tsv has none" in refused.stderr
+
+
 @pytest.mark.parametrize(
     "strategy", [own if own in QUICK_IN_TWO else pytest.param(own, marks=pytest.mark.slow) for own in STRATEGIES]
 )

@@ -96,6 +96,11 @@ def _train(
         data.setup("fit")
     except UserError as error:  # the source is an option of the strategy here
         raise UserError(f"stage {stage.name}: {str(error).replace('`data.train', '`source', 1)}") from None
+    if (texts := len(data.train_texts())) < stage.batch_size:
+        log.warning(
+            "stage %s: `source` must hold more texts than a batch of %d to learn from, got %d; name a larger one",
+            *(stage.name, stage.batch_size, texts),
+        )
     stopwatch, progress = Stopwatch(stage.name), Progress(run_dir, stage.name)
     trainer = Trainer(
         accelerator=config.trainer.accelerator,
