@@ -8,7 +8,7 @@ arXiv:1703.03130, section 2.1: a small network weighs the tokens. Here it does s
     vector = sum_s P_s m_s
 
 It mends by design what is weak in FREEZE: one vector per text, so that equal texts score highest and the order of two
-texts does not matter; a final stop and capital letters are not read; 2 M parameters where FREEZE has 15 to 25 M.
+texts does not matter; a final stop and capital letters are not read; 1.3 M parameters where FREEZE has 15 to 25 M.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LearnedPooling(Trainable, Embedder):
     Args:
         backbone: The decoder; never trained.
         layers: Layers whose states are read: 0 the embeddings, l the output of block l, `final` behind the final norm; None is
-            the embeddings, a fifteenth, a fifth, two fifths and two thirds of the blocks, and `final`.
+            the embeddings, 8/15 and 4/5 of the blocks, and `final`.
         template: What the decoder reads, with `{}` once or more for the text, whose last copy counts.
         final_punctuation: Whether a final . ! or ? stays, is taken off, or is added where missing.
         lower_case: Whether texts are read in lower case.
