@@ -42,7 +42,8 @@ class Preparation(Callback):
                     self.stopwatch.charge("features", time.perf_counter() - begun, cost)
                     begun = time.perf_counter()
             # Shared out; what is kept, all can read.
-            strategy.precompute(texts[trainer.global_rank :: trainer.world_size])
+            alone = trainer.world_size == 1
+            strategy.precompute(texts[trainer.global_rank :: trainer.world_size], self.progress if alone else silent)
             trainer.strategy.barrier()
             strategy.precompute(texts, self.progress)
         self.stopwatch.charge(phase, time.perf_counter() - begun, strategy.feature_cost(texts))
