@@ -15,6 +15,7 @@ SCRIPTS = [
     path.stem
     for path in sorted((ROOT / "benchmarks").glob("[!_]*.py"))
     if path.stem not in ("measure", "growth", "shares", "numerics", "training_memory")
+    and path.stem not in ("freeze_claims", "freeze_outputs", "freeze_search", "freeze_verdicts")  # nothing is timed
 ]
 
 

@@ -28,7 +28,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
 BACKBONES = sorted((CONFIGS / "backbones").glob("*.yaml"))
 WITHOUT_DECODER = ("sentence_transformer", "tfidf")
-STUDIES = sorted((CONFIGS / "compare").glob("*.yaml"))
+STUDIES = sorted((CONFIGS / "compare").rglob("*.yaml"))
 # A tiny random decoder of the same class stands in for each that would be fetched.
 STANDS_FOR = {
     **{"smollm2-135m": "llama", "gpt2-medium": "gpt2", "qwen2-0.5b": "qwen2", "gpt-j-6b": "gptj"},
@@ -117,6 +117,15 @@ def test_nothing_is_selected_by_test_data() -> None:
     assert selection.MONITOR == "val/spearman"
     protocol = yaml.safe_load((CONFIGS / "protocol.yaml").read_text())
     assert protocol["data"]["validation"]["split"] == "validation"
+    original = CONFIGS / "protocol_original.yaml"
+    assert "diagnostic, not for comparison" in configs.first_line(original)
+    diagnostic = yaml.safe_load(original.read_text())
+    assert diagnostic["data"].pop("validation") == {"path": "stsb", "split": "test"}
+    assert protocol["data"].pop("validation") == {"path": "stsb", "split": "validation"}
+    assert diagnostic == protocol, "it differs in nothing else"
+    for path in STUDIES:
+        uses = yaml.safe_load(path.read_text())["protocol"] == "protocol_original"
+        assert uses == ("diagnostic" in configs.first_line(path)), path
     assert "test/" not in inspect.getsource(selection)
 
 
@@ -131,19 +140,26 @@ AT_HAND = {
         ]
         for name in ("sgpt_nli", "sgpt_msmarco")
     },
+    **{name: ["model.backbone.revision=null"] for name in ("freeze_qwen2", "c14_gpt2", "c14_qwen2")},
 }
 
 
 # By default the README's commands plan these two, every strategy of them.
 SHOWN = {"demo", "stsb"}
+# Of the many studies of FREEZE's claims, by default two are planned.
+CLAIMS = {own.stem for own in STUDIES if "freeze" in f"{own.parent.name}/{own.stem}"} - {"c18", "freeze_original"}
 
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(own, id=own.stem, marks=pytest.mark.slow if own.stem in SHOWN else ()) for own in STUDIES],
+    [pytest.param(own, id=own.stem, marks=pytest.mark.slow if own.stem in SHOWN | CLAIMS else ()) for own in STUDIES],
 )
-def test_a_study_can_be_planned(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_can_be_planned(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], decoder_folder: Callable[[str], Path]
+) -> None:
     arguments = [str(path), "--dry-run", "--runs", str(tmp_path), *AT_HAND.get(path.stem, [])]
+    if path.stem in CLAIMS | {"c18", "freeze_original"}:
+        arguments.append(f"model.backbone.name={decoder_folder('llama')}")
     assert compare.main(arguments, server=lambda: nullcontext(Judge(tmp_path))) == 0
     out = capsys.readouterr().out
     content = yaml.safe_load(path.read_text())

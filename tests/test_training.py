@@ -372,6 +372,7 @@ def test_what_a_run_saw_in_part_is_noted(place: Path) -> None:
     run(place, command(place, "sgpt_bi", "r", *more))
     notes = json.loads((place / "r" / "result.json").read_text())["notes"]
     assert "trainer.limit_val_batches 1" in notes
+    assert notes[0].startswith("selected on test data of "), "the rows of `place` are both"
     assert not [note for note in notes if "cut to" in note], "there are as many rows as the limit"
 
 

@@ -13,12 +13,12 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from embedlab.data.batches import Pairs, Texts, Triplets
-from embedlab.data.leaks import LeakFilter, leave_out, overlap
+from embedlab.data.leaks import LeakFilter, leave_out, overlap, selected_on
 from embedlab.data.sampler import TrainLoader, shard
 from embedlab.data.sources import Rows, Source, as_source
 from embedlab.errors import UserError
 
-__all__ = ["DataModule"]
+__all__ = ["DataModule", "notes_of_selection"]
 
 Scored = Literal["validate", "test", "predict"]
 
@@ -224,6 +224,13 @@ class DataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         """Go through the pairs to predict in order."""
         return self._scored("predict")
+
+
+def notes_of_selection(data: DataModule) -> list[str]:
+    """Tell which test sets hold the rows that epochs are selected by, once both are read."""
+    rows = data._rows
+    tests = {name: rows[f"test/{name}"] for name in data.test if f"test/{name}" in rows}
+    return selected_on(rows["validation"], tests) if "validation" in rows else []
 
 
 def _refuse_equal_rows(others: dict[str, Source], source: Source, argument: str) -> None:

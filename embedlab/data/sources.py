@@ -93,7 +93,7 @@ class Source:
         revision: Commit of a hub id; pin it, or a rerun may see other data.
         columns: Column of each role; a list for `text` (all of them, row by row) and `negative` (several per
             row). By default `sentence1`, `sentence2` and `score`, or columns called like the roles.
-        where: Keep rows whose column holds this value, as text: `true`, and `2012` for 2012.0.
+        where: Keep rows whose column holds this value, or one of a list, as text: `true`, and `2012` for 2012.0.
         score_range: Lowest and highest possible score, scaled to 0 and 1; 0 to 1 by default, 0 to 5 for `stsb`.
         quoting: Whether double quotes quote fields; by default in CSV they do, in TSV they do not.
         limit: Keep this many rows, drawn once and for all, in their order.
@@ -106,7 +106,7 @@ class Source:
     subset: str | None = None
     revision: str | None = None
     columns: dict[str, str | list[str]] | None = None
-    where: dict[str, str] | None = None
+    where: dict[str, str | list[str]] | None = None
     score_range: tuple[float, float] | None = None
     quoting: bool | None = None
     limit: int | None = None
@@ -203,14 +203,18 @@ class Source:
     def _fitting(self, table: Table) -> list[int]:
         """Return the indices of the rows that fit `where`."""
         fitting = list(range(len(table.rows)))
-        where = {name: _plain(value) for name, value in (self.where or {}).items()}  # Python may give a number
+        where = {  # Python may give a number
+            name: [*map(_plain, own)] if isinstance(own, list) else _plain(own)
+            for name, own in (self.where or {}).items()
+        }
         for name, value in where.items():
             if name not in table.columns:
                 raise UserError(
                     f"`where` must name columns of {table.name}, got {name!r}{did_you_mean(name, table.columns, listing=False)}."
                 )
             index = table.columns.index(name)
-            fitting = [row for row in fitting if _plain(table.rows[row][index]) == value]
+            wanted = value if isinstance(value, list) else [value]
+            fitting = [row for row in fitting if _plain(table.rows[row][index]) in wanted]
         if not fitting:
             left = f" where {where}" if where else ""
             raise UserError(f"`path` must hold at least one row, but {table.name} has none{left}.")

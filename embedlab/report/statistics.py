@@ -9,7 +9,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Interval", "mean_and_sd", "mean_interval", "midranks", "pearson_interval", "spearman_interval"]
+__all__ = [
+    "Interval",
+    "mean_and_sd",
+    "mean_interval",
+    "midranks",
+    "pearson_difference",
+    "pearson_interval",
+    "spearman_difference",
+    "spearman_interval",
+]
 
 Array = NDArray[np.float64]
 DEFINED: Final = 0.99  # share of the resamples whose correlation must be defined
@@ -77,14 +86,47 @@ def spearman_interval(
     Raises:
         ValueError: If the shapes do not fit, or a number is not finite.
     """
-    return _interval(scores, labels, resamples, level, seed, _Ranker)
+    return _ends(_resampled(scores, labels, resamples, level, seed, _Ranker), level)
 
 
 def pearson_interval(
     scores: ArrayLike, labels: ArrayLike, resamples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> Interval | None:
     """Bootstrap pairs for an interval of Pearson's correlation; see `spearman_interval`."""
-    return _interval(scores, labels, resamples, level, seed, _Keeper)
+    return _ends(_resampled(scores, labels, resamples, level, seed, _Keeper), level)
+
+
+def spearman_difference(
+    first: ArrayLike, second: ArrayLike, labels: ArrayLike, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+) -> Interval | None:
+    """Bootstrap pairs for an interval of how much higher Spearman's correlation of one method is than of another.
+
+    Each resample draws the same pairs for both, whose scores rise and fall with the pairs alike; else as `spearman_interval`.
+
+    Args:
+        first: What the one predicted, (N,), or (S, N) for S seeds.
+        second: What the other predicted of the same pairs, (N,), or (R, N) for R seeds.
+        labels: What people said of them, (N,).
+        resamples: How often pairs are drawn.
+        level: Share of the resamples inside the interval.
+        seed: Of the drawing.
+
+    Returns:
+        The interval; None as there.
+
+    Raises:
+        ValueError: If the shapes do not fit, or a number is not finite.
+    """
+    own = [_resampled(scores, labels, resamples, level, seed, _Ranker) for scores in (first, second)]
+    return _ends(own[0] - own[1], level)
+
+
+def pearson_difference(
+    first: ArrayLike, second: ArrayLike, labels: ArrayLike, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+) -> Interval | None:
+    """Bootstrap pairs for an interval of a difference of Pearson's correlations; see `spearman_difference`."""
+    own = [_resampled(scores, labels, resamples, level, seed, _Keeper) for scores in (first, second)]
+    return _ends(own[0] - own[1], level)
 
 
 def mean_interval(values: ArrayLike, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval | None:
@@ -139,14 +181,15 @@ class _Ranker:
         return centred
 
 
-def _interval(
+def _resampled(
     scores: ArrayLike,
     labels: ArrayLike,
     resamples: int,
     level: float,
     seed: int,
     reader: Callable[[Array], Callable[[Array], Array]],
-) -> Interval | None:
+) -> Array:
+    """Return the correlation in each resample, NaN where it is undefined; everywhere, where it is on all pairs."""
     x = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     y = np.asarray(labels, dtype=np.float64)
     if x.ndim != 2 or y.ndim != 1 or x.shape[1] != len(y):
@@ -160,14 +203,18 @@ def _interval(
     if not 0 < level < 1:
         raise ValueError(f"`level` must lie between 0 and 1, got {level}.")
     if len(y) < 2 or np.ptp(y) == 0 or (np.ptp(x, axis=1) == 0).any():
-        return None
+        return np.full(resamples, np.nan)
     read_label, read_scores = reader(y), [reader(own) for own in x]
     found = []
     for counts in _resamples(len(y), resamples, seed):
         label = read_label(counts)
         found.append(np.mean([_correlation(counts, read(counts), label) for read in read_scores], axis=0))
-    values = np.concatenate(found)
-    values = values[np.isfinite(values)]
+    return np.concatenate(found)
+
+
+def _ends(values: Array, level: float) -> Interval | None:
+    """Return the ends of the interval that holds a share of the resamples."""
+    resamples, values = len(values), values[np.isfinite(values)]
     if len(values) < DEFINED * resamples:  # those left would be a choice of samples, and could miss the estimate
         return None
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from embedlab import runs
 from embedlab.data import DataModule
+from embedlab.data.datamodule import notes_of_selection
 from embedlab.runs.claim import parts_of, resumed
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
 from embedlab.strategies.checkpoint import decoders
@@ -26,7 +27,8 @@ PARTS: Final = ("limit_train_batches", "limit_val_batches", "limit_test_batches"
 
 def notes(config: Any, strategy: EmbeddingStrategy, data: DataModule, evaluation: Evaluation) -> list[str]:
     """Return what a reader of the results must know about a run."""
-    told = list(strategy.notes)
+    # What trains nothing is selected by nothing.
+    told = [*(notes_of_selection(data) if isinstance(strategy, Trainable) else []), *strategy.notes]
     if strategy.backbone is not None and strategy.backbone.tokenization.texts_cut:
         told.append(f"{strategy.backbone.tokenization.texts_cut} texts were cut to {strategy.backbone.window} tokens")
     for name, own in decoders(strategy).items():

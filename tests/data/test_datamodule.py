@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from embedlab.data import DataModule, Pairs, Source, Texts, Triplets
+from embedlab.data.datamodule import notes_of_selection
 from embedlab.data.sampler import TrainLoader
 from embedlab.errors import UserError
 
@@ -237,3 +238,35 @@ def test_a_limit_is_noted_where_it_left_rows_out(tmp_path: Path, options: dict[s
     data = DataModule(train=Source(str(tmp_path / "a.csv"), **options))
     data.setup("fit")
     assert data.notes == said
+
+
+def test_test_rows_among_the_validation_rows_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same two texts, in either order, with the same score; a few are chance, as in the STS Benchmark."""
+    monkeypatch.chdir(tmp_path)
+
+    def note(validation: str, test: str) -> list[str]:
+        data = DataModule(validation=Source(validation), test={"own": Source(test), "far": Source("far.tsv")})
+        data.setup("validate")
+        assert notes_of_selection(data) == [], "test rows are not read yet"
+        data.setup("test")
+        return notes_of_selection(data)
+
+    rows = [f"text {i}\tother {i}\t{i / 200}" for i in range(200)]
+    apart = [f"other text {i}\tother {i}\t{i / 200}" for i in range(200)]
+    turned = [f"other {i}\ttext {i}\t{i / 200}" for i in range(200)]
+    scored = [f"text {i}\tother {i}\t{i / 201}" for i in range(1, 200)]
+    head, files = "sentence1\tsentence2\tscore", {"rows": rows, "turned": turned, "scored": scored}
+    files["far"] = [f"far {own}" for own in rows]
+    files |= {"few": [*apart[2:], *rows[:2]], "some": [*apart[3:], *rows[:3]]}
+    for name, lines in files.items():
+        (tmp_path / f"{name}.tsv").write_text("\n".join([head, *lines]) + "\n")
+    told = "selected on test data of own: optimistic, not to be compared"
+    assert note("rows.tsv", "rows.tsv") == [told]
+    assert note("turned.tsv", "rows.tsv") == [told]
+    assert note("scored.tsv", "rows.tsv") == note("few.tsv", "rows.tsv") == []
+    assert note("some.tsv", "rows.tsv")[0] == told.replace("own:", "own (3 of 200 validation rows):")
+    both = {split: Source("stsb", split=split) for split in ("validation", "test")}
+    data = DataModule(validation=both["validation"], test={"stsb": both["test"]})
+    for stage in ("validate", "test"):
+        data.setup(stage)
+    assert notes_of_selection(data) == [], "2 of 1,500 are no selection"

@@ -94,6 +94,8 @@ def test_where_and_limit(tmp_path: Path) -> None:
     assert len(numbers) == 5
     assert all(number % 2 for number in numbers)
     assert numbers == sorted(numbers)
+    both = Source(str(tmp_path / "a.tsv"), where={"genre": ["c", "b"]}).read()
+    assert (len(both), set(both.meta["genre"])) == (20, {"b"})
     assert rows.sha256 == Source(str(tmp_path / "a.tsv"), where={"genre": "b"}, limit=5).read().sha256
 
 
