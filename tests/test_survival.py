@@ -38,6 +38,7 @@ POINTS: dict[str, tuple[str, int, bool]] = {
     "status": ("embedlab.runs:write_result", 1, True),
 }
 # Where only some strategies pass by.
+LEARNS = {"sgpt_bi", "lora_bi", "learned_pooling"}
 TRAINED = {"training", "checkpoint", "epoch end", "epoch end, kept", "training over"}
 KEEPS_FEATURES = {"extraction", "extraction of test texts", "stage", "stage written"}
 
@@ -47,9 +48,9 @@ def points(strategy: str) -> list[str]:
     if strategy.startswith("freeze"):
         return list(POINTS)
     left = set(POINTS) - KEEPS_FEATURES
-    if strategy == "pooled_decoder":
+    if strategy in ("pooled_decoder", "learned_pooling"):
         left |= {"extraction", "extraction of test texts"}
-    return [own for own in POINTS if own in (left if strategy in ("sgpt_bi", "lora_bi") else left - TRAINED)]
+    return [own for own in POINTS if own in (left if strategy in LEARNS else left - TRAINED)]
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,6 @@ def whole(place: Path) -> Callable[[str], str]:
 QUICK_IN_TWO = {
     "freeze",
     "lora_bi",
-    "learned_pooling",
     "sgpt_cross",
 }  # one that learns from features, one that tunes, one that does not learn
 QUICK = {
@@ -201,7 +201,10 @@ def test_a_killed_run_is_the_uninterrupted_one(
     expected = whole(strategy)
     cache = {"EMBEDLAB_CACHE": str(place / f"cache-of-{run}")} if point.startswith("extraction") else {}
     shutil.rmtree(place / "cache" / "stages", ignore_errors=True)  # of the other run, or this one would find it
-    killed = processes.start(place, words(strategy, run), deadly, *POINTS[point], environment=cache).wait()
+    target, *when = POINTS[point]
+    if strategy == "learned_pooling":
+        target = target.replace("features:Features._compute", "token_states:TokenStates._compute")
+    killed = processes.start(place, words(strategy, run), deadly, target, *when, environment=cache).wait()
     assert killed.status == -signal.SIGKILL, f"it passed {point} alive\n{killed.stdout}\n{killed.stderr}"
     done = (place / run / "result.json").exists()
     assert done == (point == "status")
@@ -258,6 +261,7 @@ def test_a_stage_on_one_text_is_warned_of_and_on_none_is_refused(place: Path) ->
 def test_two_processes_do_what_one_does(place: Path, strategy: str) -> None:
     # Dropout differs between one process and two; without it nothing may.
     more = ["--model.network.dropout", "0.0"] if strategy.startswith("freeze") else []
+    more += ["--model.dropout", "0.0"] if strategy == "learned_pooling" else []
     processes.run(place, words(strategy, f"one-{strategy}", *more), 0)
     processes.run_two(place, words(strategy, f"two-{strategy}", *more))
     one, two = result(place, f"one-{strategy}"), result(place, f"two-{strategy}")
