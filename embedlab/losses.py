@@ -1,7 +1,7 @@
 """Losses, as pure functions on float32 tensors. A configuration names one by its import path.
 
 * scored pairs, on predictions and gold scores, both (B,): `mse`, `log_mse`, `variance`, `log_variance`;
-  for cosines also `cosent` and `cosine_mse`;
+  for cosines also `cosent`, `soft_cosent` and `cosine_mse`;
 * triplets, on unit vectors: `multiple_negatives_ranking`.
 """
 
@@ -23,6 +23,7 @@ __all__ = [
     "log_variance",
     "mse",
     "multiple_negatives_ranking",
+    "soft_cosent",
     "variance",
 ]
 
@@ -101,6 +102,16 @@ def cosent(cosine: Tensor, gold: Tensor, scale: float = 20.0) -> Tensor:
     difference = scale * (cosine[None, :] - cosine[:, None])  # (i, j): cos_j - cos_i
     ordered = difference[gold[:, None] > gold[None, :]]
     return torch.logsumexp(torch.cat([ordered.new_zeros(1), ordered]), dim=0)
+
+
+def soft_cosent(cosine: Tensor, gold: Tensor) -> Tensor:
+    """CoSENT at half its scale, 10, as a scalar (): pairs that are ranked wrongly by far outweigh the others by less.
+
+    Args:
+        cosine: Cosines of B text pairs, (B,).
+        gold: Their gold scores, (B,).
+    """
+    return cosent(cosine, gold, scale=10.0)
 
 
 def multiple_negatives_ranking(

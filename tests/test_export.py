@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import numpy as np
@@ -62,8 +62,8 @@ def vectors(strategy: Embedder, texts: list[str]) -> np.ndarray[Any, Any]:
         return strategy.embed(texts).numpy()
 
 
-def standardized(backbone: Backbone) -> PooledDecoder:
-    strategy = PooledDecoder(backbone, pooling.mean, standardize="zscore")
+def standardized(backbone: Backbone, how: Literal["zscore", "whiten"] = "zscore") -> PooledDecoder:
+    strategy = PooledDecoder(backbone, pooling.mean, standardize=how)
     strategy.configure_model()
     strategy.prepare(TEXTS)
     return strategy
@@ -76,6 +76,7 @@ MADE: dict[str, tuple[str, Callable[[Backbone], Embedder]]] = {
     "adapters, merged": ("mistral", lambda own: trained(LoRABiEncoder(own))),
     "adapters on transposed weights": ("gpt2", lambda own: trained(LoRABiEncoder(own))),
     "untrained, centred and scaled": ("llama", standardized),
+    "untrained, whitened": ("llama", lambda own: standardized(own, "whiten")),
     "adapters and a linear layer": ("llama", lambda own: trained(projected(own))),
 }
 

@@ -23,7 +23,7 @@ from embedlab.packing import pack, token_batches
 
 __all__ = ["TokenStates"]
 
-SPREAD: Final = (8 / 15, 4 / 5)  # of the blocks; found on the default decoder (docs/tried.md)
+MIDDLE: Final = 8 / 15  # of the blocks; found on the default decoder (docs/tried.md)
 _READING: Final = 1  # raise when the same decoder and template would give other numbers
 
 
@@ -34,7 +34,7 @@ class TokenStates(CachedFeatures):
     Args:
         backbone: The decoder, loaded before a text is asked for.
         layers: Whose states are read: 0 the embeddings, l the output of block l, FINAL behind the final norm; None is the
-            embeddings, 8/15 and 4/5 of the blocks, and FINAL.
+            embeddings, 8/15 of the blocks, and FINAL.
         template: What the decoder reads, with `{}` once or more for the text; the states of its last copy are kept. It is
             tokenized apart from the text, but for a space before `{}`, which goes with the text. Each copy is cut so that
             the whole fits the window.
@@ -69,7 +69,7 @@ class TokenStates(CachedFeatures):
         if self._layers is not None:
             return self._layers
         blocks = self.backbone.num_layers
-        return list(dict.fromkeys([0, *(max(1, round(blocks * share)) for share in SPREAD), FINAL]))
+        return [0, max(1, round(blocks * MIDDLE)), FINAL]
 
     @property
     def beginning(self) -> str:

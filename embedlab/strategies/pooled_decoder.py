@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Literal, final
 
 import torch
+from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from embedlab import pooling
@@ -19,6 +20,7 @@ from embedlab.backbone.features import Features
 from embedlab.pooling import Pooling
 from embedlab.strategies.base import Embedder, Recipe, Role
 from embedlab.strategies.published import published
+from embedlab.strategies.whitening import principal_map
 
 __all__ = ["PooledDecoder"]
 
@@ -32,20 +34,22 @@ class PooledDecoder(Embedder):
         pooling: From token states to one vector.
         layer: Hidden state to pool: 0 is the embedding output, l the output of block l, "final" that of the final norm.
         standardize: `none`; `center` subtracts the mean of the training texts' vectors; `zscore` also divides by their
-            standard deviation, per coordinate.
+            standard deviation, per coordinate; `whiten` maps them to uncorrelated coordinates of variance 1 (Su et al.,
+            2021, arXiv:2103.15316, section 3.1), their covariance shrunk as Ledoit and Wolf (2004) do.
     """
 
     paper = published("section 4.1", pooling=pooling.mean, layer=FINAL, standardize="none")
     symmetric = True
     mean: Tensor
     scale: Tensor
+    whitening: Tensor
 
     def __init__(
         self,
         backbone: Backbone,
         pooling: Pooling = pooling.mean,
         layer: Layer = FINAL,
-        standardize: Literal["none", "center", "zscore"] = "none",
+        standardize: Literal["none", "center", "zscore", "whiten"] = "none",
     ) -> None:
         super().__init__()
         self.compare_with_paper(locals())
@@ -55,15 +59,17 @@ class PooledDecoder(Embedder):
         self.standardize, self.takes_statistics = standardize, standardize != "none"
 
     def configure_model(self) -> None:
-        """Load the decoder; allocate mean and scale, (D,) each."""
+        """Load the decoder; allocate mean and scale, (D,) each, and a map, (D, D), that whitens."""
         self.backbone.load()
         if not self.built:
             self.register_buffer("mean", torch.zeros(self.backbone.width))
             self.register_buffer("scale", torch.ones(self.backbone.width))
+            if self.standardize == "whiten":
+                self.register_buffer("whitening", torch.eye(self.backbone.width))
             self.built = True
 
     def prepare(self, texts: Sequence[str]) -> None:
-        """Compute mean and standard deviation of the training texts' vectors."""
+        """Compute mean, and standard deviation or covariance, of the training texts' vectors."""
         if self.standardize == "none":
             return
         self.precompute(texts, self.progress)
@@ -71,17 +77,21 @@ class PooledDecoder(Embedder):
         self.mean.copy_(vectors.mean(0))
         if self.standardize == "zscore":
             self.scale.copy_(vectors.std(0).clamp_min(1e-6))
+        if self.standardize == "whiten":
+            self.whitening.copy_(principal_map(torch.from_numpy(ledoit_wolf(vectors.cpu().numpy())[0])))
 
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
-        """Pool, center and scale, (B, D), the same in either role."""
-        return (self._pooled(texts) - self.mean) / self.scale
+        """Pool, center and scale or whiten, (B, D), the same in either role."""
+        centred = self._pooled(texts) - self.mean
+        return centred @ self.whitening if self.standardize == "whiten" else centred / self.scale
 
     def recipe(self) -> Recipe:
         """Return pooling and layer; centring and scaling as a matrix and a bias."""
         own, layer = self.features.pooling, self.features.layers[0]
         if self.standardize == "none":
             return Recipe(own, layer)
-        return Recipe(own, layer, torch.diag(1 / self.scale), -self.mean / self.scale)
+        weight = self.whitening.T if self.standardize == "whiten" else torch.diag(1 / self.scale)
+        return Recipe(own, layer, weight, -weight @ self.mean)
 
     def _pooled(self, texts: Sequence[str]) -> Tensor:
         return self.features.get(texts)[:, 0].to(self.device)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedlab.strategies.whitening import principal_map
+
 __all__ = ["EXTRA", "TokenPooling"]
 
 EXTRA = 3  # numbers that a token has beside its states: rarity, place in the text, one over the text's length
@@ -22,7 +24,8 @@ class TokenPooling(nn.Module):
         vector = sum_s P_s m_s                                               one projection for each layer
 
     with x the states, each coordinate scaled by mean and deviation over the tokens of the training texts, and e(t) the
-    token's inverse document frequency, its place (0 to 1) and one over the number of tokens.
+    token's inverse document frequency, its place (0 to 1) and one over the number of tokens. `start` gives P a start that
+    needs no gold scores.
 
     Args:
         layers: S.
@@ -59,12 +62,29 @@ class TokenPooling(nn.Module):
         Returns:
             One vector per text, (B, E).
         """
-        reduced = states.dtype == torch.bfloat16
-        states = ((states.float() - self.mean) / self.scale).transpose(0, 1)  # (S, T, D)
-        with torch.autocast(states.device.type, torch.bfloat16, enabled=reduced):
-            means = self._means(states, self.weights(states, extra)[..., 0], lengths)
-            means = functional.dropout(means, self.dropout, self.training)
-            return (means.transpose(0, 1).flatten(1) @ self.projection).float()
+        with self._autocast(states):
+            means = functional.dropout(self.means(states, extra, lengths), self.dropout, self.training)
+            return (means @ self.projection).float()
+
+    def means(self, states: Tensor, extra: Tensor, lengths: Tensor) -> Tensor:
+        """Return the weighted means of all layers, side by side, (B, S * D), of what `forward` takes."""
+        with self._autocast(states):
+            scaled = ((states.float() - self.mean) / self.scale).transpose(0, 1)  # (S, T, D)
+            return self._means(scaled, self.weights(scaled, extra)[..., 0], lengths).transpose(0, 1).flatten(1)
+
+    @torch.no_grad()
+    def start(self, covariance: Tensor) -> None:
+        """Let the projection start between principal components and whitening, as large as it is.
+
+        Components are divided by the fourth root of their variance, where whitening divides by the square root. Of a
+        vector longer than there are components the rest keeps its start.
+
+        Args:
+            covariance: Of the weighted means over the training texts, (S * D, S * D).
+        """
+        start = principal_map(covariance, self.projection.shape[1], power=0.25)
+        begun = self.projection[:, : start.shape[1]]
+        begun.copy_(start * (begun.norm() / start.norm()))
 
     def weights(self, states: Tensor, extra: Tensor) -> Tensor:
         """Return the weight of each token in each layer, (S, T, 1), positive, from scaled states (S, T, D)."""
@@ -72,6 +92,10 @@ class TokenPooling(nn.Module):
         inner = self.inner * functional.dropout(kept, self.dropout, self.training)
         units = functional.gelu(states @ inner + extra @ self.extra + self.inner_bias)
         return functional.softplus((units @ self.outer).float() + self.outer_bias)
+
+    @staticmethod
+    def _autocast(states: Tensor) -> torch.autocast:
+        return torch.autocast(states.device.type, torch.bfloat16, enabled=states.dtype == torch.bfloat16)
 
     def _means(self, states: Tensor, weights: Tensor, lengths: Tensor) -> Tensor:
         """Average states (S, T, D) by weights (S, T) within each text, (S, B, D)."""

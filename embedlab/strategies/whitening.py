@@ -1,0 +1,31 @@
+"""Principal components of text vectors, each scaled by a power of its variance: from PCA to whitening."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["principal_map"]
+
+FLOOR = 1e-4  # of the largest variance: what the last components of few texts are taken to have at least
+
+
+def principal_map(covariance: Tensor, size: int | None = None, power: float = 0.5) -> Tensor:
+    """Return the map P of a vector x, less the mean of those the covariance is of, to x P, (D, E).
+
+        P = V diag(k)^-power,   V diag(k) V' = covariance, the largest k first
+
+    Args:
+        covariance: Symmetric, (D, D).
+        size: How many components are kept, E; None is all D.
+        power: 0 is PCA, 1/2 whitening (Su et al., 2021. Whitening Sentence Representations for Better Semantics and
+            Faster Retrieval. arXiv:2103.15316, section 3.1), after which every component has variance 1.
+
+    >>> principal_map(torch.diag(torch.tensor([4.0, 16.0]))).abs()
+    tensor([[0.0000, 0.5000],
+            [0.2500, 0.0000]])
+    """
+    variance, components = (own.flip(-1) for own in torch.linalg.eigh(covariance))
+    kept = slice(size)
+    scaled: Tensor = components[:, kept] * variance[kept].clamp_min(FLOOR * variance[0]) ** -power
+    return scaled
