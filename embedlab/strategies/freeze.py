@@ -23,7 +23,8 @@ from embedlab.data import Pairs, Texts
 from embedlab.distributed import gather
 from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
-from embedlab.strategies.base import Stage, Trainable, Training
+from embedlab.strategies.base import Batch, Stage, Trainable, Training
+from embedlab.strategies.contrastive import compares_rows
 from embedlab.strategies.freeze_encoders import LayerwiseAutoencoder
 from embedlab.strategies.freeze_network import HeadOptions, NetworkOptions, SiameseNetwork, Standardize, chosen
 from embedlab.strategies.freeze_pretraining import PRETRAINING, Pretraining
@@ -32,8 +33,7 @@ from embedlab.strategies.published import published
 __all__ = ["Freeze", "Pretraining"]
 
 CODE, NETWORK = "the authors' code", NetworkOptions()  # the paper is silent on much
-# Stage 2 is Adam, which is AdamW without decay. A constant rate, nothing clipped.
-TRAINING = Training(3e-4, weight_decay=0, warmup=0, decay=False, gradient_clip=None)
+TRAINING = Training(3e-4, weight_decay=0, warmup=0, decay=False, gradient_clip=None)  # without decay it is Adam
 
 
 @final
@@ -45,8 +45,7 @@ class Freeze(Trainable):
         pooling: From a block's token states to one latent per text; `last` in the paper.
         final_punctuation: Whether a final . ! or ? stays, is taken off, or is added where missing.
         bos: Whether a begin-of-text token is put first, as the authors' tool did by default; never pooled.
-        blocks: Blocks whose latents are read, counted from 1, and `final` for the last behind the decoder's final norm;
-            None is all blocks before that norm.
+        blocks: Blocks read, from 1, and `final` for the last behind the decoder's final norm; None is all before it.
         center: Whether its own mean over the width is subtracted from each latent, as the authors' tool did for GPT-2.
         standardize: How latents are scaled: `none`; `vector` by their own mean and deviation over the width; `coordinate`
             or `block` by those of each coordinate, or of each block, over the training texts.
@@ -58,13 +57,13 @@ class Freeze(Trainable):
     """
 
     paper = (
-        published(CODE, final_punctuation="keep", bos=True, blocks=None, frozen=False)
-        | published("section 3.2", standardize="none")
-        | published(CODE, training=TRAINING, network__encoder=LayerwiseAutoencoder, network__depth=None)
-        | published(CODE, network__head=HeadOptions(), pretraining__relative=False)
+        published(CODE, final_punctuation="keep", bos=True, blocks=None, frozen=False, training=TRAINING)
+        | published(CODE, network__encoder=LayerwiseAutoencoder, network__depth=None, network__head=HeadOptions())
+        | published(CODE, network__dropout=0.1, network__precision="float32", pretraining__relative=False)
         | published(CODE, pretraining__epochs=250, pretraining__batch_size=64, pretraining__rate_growth=1.0)
-        | published(CODE, pretraining__training=PRETRAINING, network__dropout=0.1, network__precision="float32")
+        | published(CODE, pretraining__training=PRETRAINING)
         | published("section 3.2", pooling=pooling.last, pretraining__source__path="community-datasets/generics_kb")
+        | published("section 3.2", standardize="none")
         | published("section 4.1.1", loss=losses.log_variance)
         | published("section 4.2.3", pretraining="Pretraining", network__widths=(256, 512), network__scale_widths=False)
     )
@@ -92,9 +91,9 @@ class Freeze(Trainable):
         # A subset is taken out of the features of all blocks, which other runs have computed already.
         layers = blocks if blocks is not None and {0, FINAL} & {*blocks} else None
         self.features: Features = Features(backbone, pooling, final_punctuation, bos, layers)
-        self.blocks, self.frozen, self.built, self.pair_loss = blocks, frozen, False, loss
+        self.blocks, self.frozen, self.built = blocks, frozen, False
         self.center, self.standardize, self.options = center, standardize, network
-        self.pretraining, self.plan = pretraining, training
+        self.pair_loss, self.pretraining, self.plan = loss, pretraining, training
         self.takes_statistics = standardize in ("coordinate", "block") or network.encoder.fits()
 
     def configure_model(self) -> None:
@@ -102,10 +101,8 @@ class Freeze(Trainable):
         self.backbone.load()
         if not self.built:
             self.chosen = chosen(self.blocks, self.backbone.num_layers)
-            self.siamese = SiameseNetwork(
-                *(len(self.chosen), self.backbone.width, self.options, self.center),
-                *(self.standardize, self.frozen, self.stage is not None),
-            )
+            built = (len(self.chosen), self.backbone.width, self.options, self.center, self.standardize)
+            self.siamese = SiameseNetwork(*built, self.frozen, self.stage is not None)
             self._compare_with_code()
             self.built = True
         self.siamese.train_part(autoencoders=self.stage is not None)
@@ -115,7 +112,7 @@ class Freeze(Trainable):
         kind = self.backbone.files.config.model_type
         activation = nn.SiLU if kind == "qwen2" else nn.GELU
         own = published(f"{CODE} on {kind}", center=kind == "gpt2", dtype="float32", network__activation=activation)
-        dtype = f"{self.backbone.dtype}".removeprefix("torch.")
+        dtype = str(self.backbone.dtype).removeprefix("torch.")
         self.compare_with_paper({"center": self.center, "dtype": dtype, "network": self.options}, own)
 
     def stages(self) -> tuple[Stage, ...]:
@@ -129,10 +126,10 @@ class Freeze(Trainable):
 
     def rate_factors(self, name: str) -> Sequence[float] | None:
         """Return higher learning rates for the autoencoders of later blocks."""
-        if self.stage is None or self.pretraining is None:
+        if self.stage is None:
             return None
         blocks = self.siamese.coders.blocks_of(name.removeprefix("siamese.coders."))
-        growth = self.pretraining.rate_growth / self.backbone.num_layers
+        growth = cast(Pretraining, self.pretraining).rate_growth / self.backbone.num_layers
         return [1 + growth * (self.chosen[block] - 1) for block in blocks]
 
     def prepare(self, texts: Sequence[str]) -> None:
@@ -143,8 +140,7 @@ class Freeze(Trainable):
 
     def reconstruction(self, batch: Texts) -> Tensor:
         """Return the reconstruction error of the autoencoders on sentences, ()."""
-        assert self.pretraining is not None, "or there is no such stage"
-        return self.siamese.reconstruction(self.latents(batch.text), self.pretraining.relative)
+        return self.siamese.reconstruction(self.latents(batch.text), cast(Pretraining, self.pretraining).relative)
 
     def score(self, first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Score pairs by the head over the cosines of all blocks, (B,), 0 to 1."""
@@ -153,6 +149,10 @@ class Freeze(Trainable):
     def loss(self, batch: Pairs) -> Tensor:
         """Return the loss of the scores of pairs, ()."""
         return self.pair_loss(gather(self.score(*batch.sides)), gather(cast(Tensor, batch.score)))
+
+    def compares_rows(self, batch: Batch) -> bool:
+        """Tell whether the loss compares the rows of a batch, as a variance does."""
+        return compares_rows(batch, self.pair_loss)
 
     def latents(self, texts: Sequence[str]) -> Tensor:
         """Return the latents of the chosen blocks, (B, L, D)."""

@@ -203,10 +203,11 @@ def check_training(strategy: Trainable, data: DataModule, trainer: Trainer) -> N
     schedules = [own.scheduling.values() for own in trainer.callbacks if isinstance(own, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
     batches = max([trainer.accumulate_grad_batches, *(number for own in schedules for number in own)])
     if batches > 1 and strategy.compares_rows(cast(Batch, batch)):
+        memory = ", and `model.chunk_size` to keep the memory" if hasattr(strategy, "chunk_size") else ""
         raise UserError(
             f"`trainer.accumulate_grad_batches` must be 1 for {type(strategy).__name__} here, whose loss compares the rows of a "
             f"batch, and not those of accumulated ones, got {batches}; set `data.batch_size` {batches * data.batch_size} "
-            "instead, and `model.chunk_size` to keep the memory."
+            f"instead{memory}."
         )
 
 

@@ -278,6 +278,10 @@ def test_accumulation_is_refused_where_rows_are_compared(tmp_path: Path, decoder
         assert refused in processes.run(tmp_path, own, 2).stderr
         assert not (tmp_path / "r").exists()
     processes.run(tmp_path, [*own, "--model.pair_loss", "embedlab.losses.cosine_mse"])
+    own[2] = "strategies/freeze"
+    told = processes.run(tmp_path, [*own, "--run_dir", "f", "--model.pretraining", "null"], 2).stderr
+    assert "must be 1 for Freeze here, whose loss compares the rows" in told
+    assert told.strip().endswith("set `data.batch_size` 16 instead.")
 
 
 def test_negatives_are_those_that_are_not_masked(decoder_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
