@@ -1,6 +1,6 @@
 """Losses, as pure functions on float32 tensors. A configuration names one by its import path.
 
-* scored pairs, on predictions and gold scores, both (B,): `mse`, `log_mse`, `variance`, `log_variance`;
+* scored pairs, on predictions and gold scores, both (B,): `mse`, `log_mse`, `variance`, `log_variance`, `pearson`;
   for cosines also `cosent`, `soft_cosent` and `cosine_mse`;
 * triplets, on unit vectors: `multiple_negatives_ranking`.
 """
@@ -23,6 +23,7 @@ __all__ = [
     "log_variance",
     "mse",
     "multiple_negatives_ranking",
+    "pearson",
     "soft_cosent",
     "variance",
 ]
@@ -74,6 +75,25 @@ def log_variance(predicted: Tensor, gold: Tensor) -> Tensor:
         ValueError: If the batch holds fewer than two pairs.
     """
     return torch.log(variance(predicted, gold) + 1e-8)
+
+
+def pearson(predicted: Tensor, gold: Tensor) -> Tensor:
+    """One minus Pearson's correlation of predictions (B,) with gold scores (B,) in a batch, a scalar () of 0 to 2.
+
+    Neither a shift nor a positive factor of the predictions changes it. Where either is constant it is 1; 1e-8 beside
+    the variances keeps it finite there.
+
+    Raises:
+        ValueError: If the batch holds fewer than two pairs, for which it is undefined.
+    """
+    if len(predicted) < 2:
+        raise UserError(
+            f"`data.batch_size` must be at least 2 pairs for a loss by correlation, got a batch of {len(predicted)}; raise it, "
+            "or give more rows."
+        )
+    residuals = predicted - predicted.mean(), gold - gold.mean()
+    sizes = [(own.square().mean() + 1e-8).sqrt() for own in residuals]
+    return 1 - (residuals[0] * residuals[1]).mean() / (sizes[0] * sizes[1])
 
 
 def cosine_mse(cosine: Tensor, gold: Tensor) -> Tensor:

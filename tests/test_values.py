@@ -83,6 +83,25 @@ def test_a_perfect_batch_keeps_value_and_gradient_finite(loss: losses.PairLoss) 
     assert predicted.grad.isfinite().all()
 
 
+def test_pearson_is_one_minus_the_correlation() -> None:
+    predicted, gold = numbers(30, 5), numbers(30, 6)
+    found = losses.pearson(torch.tensor(predicted), torch.tensor(gold)).item()
+    assert found == pytest.approx(1 - np.corrcoef(predicted, gold)[0, 1], abs=1e-6)
+    assert losses.pearson(torch.tensor(7 * predicted - 3), torch.tensor(gold)).item() == pytest.approx(found, abs=1e-5)
+    constant = torch.full((30,), 0.5, dtype=torch.float64, requires_grad=True)
+    value = losses.pearson(constant, torch.tensor(gold))
+    (gradient,) = torch.autograd.grad(value, constant)
+    assert value.item() == 1
+    assert gradient.isfinite().all()
+    with pytest.raises(ValueError, match="at least 2 pairs .* got a batch of 1"):
+        losses.pearson(torch.ones(1), torch.ones(1))
+
+
+def test_soft_cosent_is_cosent_at_half_its_scale() -> None:
+    cosine, gold = torch.tensor(numbers(20, 7)), torch.tensor(numbers(20, 8))
+    assert losses.soft_cosent(cosine, gold).item() == pytest.approx(losses.cosent(cosine / 2, gold).item())
+
+
 def test_log_variance_does_not_see_a_shift_and_refuses_one_pair() -> None:
     predicted, gold = torch.tensor([0.1, 0.9, 0.4]), torch.tensor([0.2, 0.7, 0.3])
     assert losses.log_variance(predicted + 5, gold).item() == pytest.approx(
