@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from embedlab.errors import UserError, did_you_mean
 from embedlab.resources import cache_root
 
-__all__ = ["Cache", "InUse", "caches", "chosen", "folder_of_caches"]
+__all__ = ["Cache", "InUse", "KeptStage", "caches", "chosen", "folder_of_caches", "kept_stages"]
 
 SHARD: Final = ".safetensors"
 DAMAGED: Final = ".damaged"
@@ -131,7 +132,7 @@ class Cache:
             InUse: If another process computes features into it; nothing is deleted then.
         """
         files = self.remains if remains_only else [*self.remains, *self.shards]
-        with self._locked():
+        with _locked(self.folder):
             freed = _size(files)
             if dry_run:
                 return freed
@@ -144,20 +145,49 @@ class Cache:
                     self.folder.rmdir()
         return freed
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = FileLock(self.folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise InUse(self.name) from error
-        try:
-            yield
-        finally:
-            lock.release()
-
     def _files(self, *suffixes: str) -> list[Path]:
         return sorted(path for path in self.folder.iterdir() if path.suffix in suffixes)
+
+
+@final
+@dataclass(frozen=True)
+class KeptStage:
+    """What a pretraining stage has learned, kept for other runs.
+
+    Attributes:
+        folder: The folder, named by a hash of what decides it.
+    """
+
+    folder: Path
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return _size([own for own in self.folder.iterdir() if own.is_file()])
+
+    @property
+    def last_used(self) -> float:
+        """When it was learned, in seconds since 1970."""
+        times = [own.stat().st_mtime for own in self.folder.iterdir() if own.name != LOCK]
+        return max(times, default=self.folder.stat().st_mtime)
+
+    def delete(self, dry_run: bool) -> int:
+        """Delete it, or only look; return the bytes that were freed, or would be.
+
+        Raises:
+            InUse: If a run trains it just now.
+        """
+        with _locked(self.folder):
+            freed = self.size
+            if not dry_run:
+                shutil.rmtree(self.folder)
+        return freed
+
+
+def kept_stages() -> list[KeptStage]:
+    """Return the pretraining stages that are kept, by name."""
+    folder = cache_root() / "stages"
+    return [KeptStage(own) for own in sorted(folder.iterdir()) if own.is_dir()] if folder.is_dir() else []
 
 
 def folder_of_caches() -> Path:
@@ -220,3 +250,16 @@ def _header(path: Path) -> tuple[int, float, int]:
 
 def _size(files: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in files if path.exists())
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InUse(folder.name) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from embedlab.analysis.cache import Cache, InUse, caches, chosen, folder_of_caches, states_in_words
+from embedlab.analysis.cache import Cache, InUse, caches, chosen, folder_of_caches, kept_stages, states_in_words
 from embedlab.arguments import Parser
 from embedlab.errors import UserError, did_you_mean
 from embedlab.report.command import collect, console
@@ -28,7 +28,8 @@ Cached features: pooled hidden states of frozen decoders, computed once per text
 
   ls [HASH ...]        what is kept; --runs DIR adds how many texts of runs were found instead of computed
   verify [HASH ...]    compare every row with its checksum; exit status 1 if one is damaged
-  rm HASH ...          free their room; or --all, --older-than DAYS, --damaged; --dry-run deletes nothing
+  rm HASH ...          free their room; or --all, --older-than DAYS (both with kept pretraining stages), --damaged;
+                       --dry-run deletes nothing
 
 Deleted features are computed again where a run needs them.
 """
@@ -90,6 +91,9 @@ def _ls(arguments: Sequence[str]) -> int:
     count = "1 cache" if len(found) == 1 else f"{len(found)} caches"
     told = f"{count} in {folder_of_caches()}: {total[0]:,} texts, {decimal(int(total[1]))}, computed in {duration(total[2])}"
     print(told)  # noqa: T201  # the command's answer
+    if stages := kept_stages():
+        room = decimal(sum(own.size for own in stages))
+        print(f"pretraining stages kept for other runs: {len(stages)}, {room}")  # noqa: T201
     if options.runs is not None:
         print(_hit_rate(results))  # noqa: T201
     return 0
@@ -154,7 +158,9 @@ def _verify(arguments: Sequence[str]) -> int:
 def _rm(arguments: Sequence[str]) -> int:
     parser = _parser("rm", "Delete caches of features; a cache that a running process computes into stays.")
     parser.add_argument("--all", action="store_true", help="all of them")
-    parser.add_argument("--older-than", metavar="DAYS", type=float, help="those not used for so many days")
+    parser.add_argument(
+        "--older-than", metavar="DAYS", type=float, help="those not used, and stages not learned, for so many days"
+    )
     parser.add_argument("--damaged", action="store_true", help="only what was set aside or left half written")
     parser.add_argument("--dry-run", action="store_true", help="delete nothing, say what would be")
     options = parser.read(arguments)
@@ -183,7 +189,18 @@ def _rm(arguments: Sequence[str]) -> int:
         freed += own_bytes
         what = "damaged and unfinished files of " if options.damaged else ""
         print(f"{'would delete' if options.dry_run else 'deleted'}: {what}{own.name}, {decimal(own_bytes)}")  # noqa: T201
-    print(f"{decimal(freed)} {'would be ' if options.dry_run else ''}freed in {folder_of_caches()}")  # noqa: T201
+    for stage in kept_stages() if options.all or days is not None else []:
+        if days is not None and stage.last_used >= time.time() - days * DAY:
+            continue
+        try:
+            own_bytes = stage.delete(options.dry_run)
+        except InUse:
+            left += 1
+            print(f"kept: stage {stage.folder.name}, as a run trains it")  # noqa: T201
+            continue
+        freed += own_bytes
+        print(f"{'would delete' if options.dry_run else 'deleted'}: stage {stage.folder.name}, {decimal(own_bytes)}")  # noqa: T201
+    print(f"{decimal(freed)} {'would be ' if options.dry_run else ''}freed in {folder_of_caches().parent}")  # noqa: T201
     return 1 if left else 0
 
 
