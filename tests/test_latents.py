@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModel
 
 from embedlab import pooling
 from embedlab.backbone import FINAL, Backbone
@@ -23,6 +24,7 @@ from embedlab.backbone.features import Features
 from embedlab.errors import UserError
 from embedlab.resources import READ_TOO
 from embedlab.source_hash import code_of
+from embedlab.strategies.freeze import Freeze
 from tests.conftest import TEXTS
 
 OWN = '''
@@ -338,3 +340,39 @@ def test_a_copy_opens_a_cache_of_its_own(decoder_folder: Callable[[str], Path]) 
     latents = Features(loaded(str(decoder_folder("llama")), dtype="float32"), pooling.last, "keep", bos=True)
     expected = latents.get(TEXTS)
     assert torch.equal(copy.deepcopy(latents).get(TEXTS), expected)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_latents_of_the_mlp_are_what_transformers_adds_to_the_stream(
+    decoder_folder: Callable[[str], Path], kind: str
+) -> None:
+    folder = decoder_folder(kind)
+    backbone = Backbone(str(folder), dtype="float32", tokens_per_pass=64)
+    backbone.load()
+    plain = Features(backbone, pooling.last)
+    own = Features(backbone, pooling.last, site="mlp")
+    assert own.identity != plain.identity
+    assert own.wish != plain.wish, "one pass does not serve both"
+    found = own.get(TEXTS)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    blocks = model.layers if hasattr(model, "layers") else model.h
+    for text, latents in zip(TEXTS, found, strict=True):
+        seen: list[Tensor] = []
+        hooks = [
+            block.mlp.register_forward_hook(lambda _m, _i, out, seen=seen: seen.append(out[0, -1])) for block in blocks
+        ]
+        with torch.no_grad():
+            model(torch.tensor(backbone.tokenization.ids([text])))
+        for hook in hooks:
+            hook.remove()
+        torch.testing.assert_close(latents, torch.stack(seen), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(plain.get(TEXTS), found), "the stream is read again afterwards"
+
+
+def test_latents_of_the_mlp_where_there_is_none_apart(decoder_folder: Callable[[str], Path]) -> None:
+    backbone = Backbone(str(decoder_folder("bloom")), dtype="float32")
+    backbone.load()
+    with pytest.raises(UserError, match="`site` must be residual for Bloom.*, got mlp; leave it out"):
+        Features(backbone, pooling.last, site="mlp").get(TEXTS)
+    with pytest.raises(UserError, match=r"`blocks` must be blocks where `site` is mlp, got \[1, 'final'\]"):
+        Freeze(backbone, blocks=[1, "final"], site="mlp")

@@ -119,7 +119,8 @@ def _known_by(identity: Mapping[str, Any], names: Mapping[str, Any]) -> list[str
     kept = kept if kept == computed else f"{kept} of {computed}"
     name = names.get(decoder)
     shown = decoder[:8] if name is None else f"{name} ({decoder[:8]})"
-    return [shown, states_in_words(identity.get("states", "-")), pooling, begin, kept]
+    site = f", {identity['site']}" if "site" in identity else ""
+    return [shown, states_in_words(identity.get("states", "-")) + site, pooling, begin, kept]
 
 
 def _hit_rate(results: Sequence[Mapping[str, Any]]) -> str:

@@ -26,6 +26,8 @@ from torch import Tensor
 from embedlab.backbone import FINAL, Backbone, Layer
 from embedlab.backbone.cached_features import CachedFeatures
 from embedlab.backbone.feature_cache import FeatureCache
+from embedlab.backbone.reader import Site
+from embedlab.errors import UserError
 from embedlab.packing import PackedBatch
 from embedlab.pooling import Pooling
 from embedlab.resources import READ_TOO
@@ -66,6 +68,7 @@ class Features(CachedFeatures):
             state is huge in the middle blocks (Xiao et al., 2023, arXiv:2309.17453), so that a mean with it tells
             mostly how long a text is.
         kept_as: Data type on disk; None is what the decoder computes in.
+        site: What the state of a block is: `residual`, the stream behind it, or `mlp`, what its MLP adds to that.
     """
 
     def __init__(
@@ -77,8 +80,14 @@ class Features(CachedFeatures):
         layers: Sequence[Layer] | None = None,
         pool_begin: bool = False,
         kept_as: torch.dtype | None = None,
+        site: Site = "residual",
     ) -> None:
         super().__init__(backbone, kept_as)
+        if site != "residual" and layers is not None and {0, FINAL} & {*layers}:
+            raise UserError(
+                f"`blocks` must be blocks where `site` is {site}, got {list(layers)}; leave 0 and {FINAL!r} out."
+            )
+        self.site = site
         self.pooling, self.final_punctuation, self.bos = pooling, final_punctuation, bos
         self.pool_begin, self._layers = pool_begin, layers
         self._code = code_of(pooling)  # now, as the file may be edited before the first text is read
@@ -95,6 +104,7 @@ class Features(CachedFeatures):
             "states": f"output of blocks 1 to {blocks}" if self._layers is None else list(self._layers),
             "pooling": self._code or f"{self.pooling!r}, process {uuid.uuid4().hex}",
             f"begin, {'' if self.pool_begin and self._begin else 'not '}pooled": list(self._begin),
+            **({} if self.site == "residual" else {"site": self.site}),
         }
 
     @property
@@ -126,6 +136,7 @@ class Features(CachedFeatures):
             return None
         backbone = self.backbone
         read = [backbone.files.sha256, str(backbone.dtype), backbone.window, list(self._begin), self.final_punctuation]
+        read += [] if self.site == "residual" else [self.site]
         wanted = {
             "pooling": [self.pooling.__module__, self.pooling.__qualname__],
             "layers": None if self._layers is None else list(self._layers),
@@ -177,7 +188,9 @@ class Features(CachedFeatures):
     def _other(self, pooling: Sequence[str], kept_as: str | None, **options: Any) -> Features:
         function = operator.attrgetter(pooling[1])(importlib.import_module(pooling[0]))
         kept = None if kept_as is None else getattr(torch, kept_as)
-        return Features(self.backbone, function, self.final_punctuation, self.bos, kept_as=kept, **options)
+        return Features(
+            self.backbone, function, self.final_punctuation, self.bos, kept_as=kept, site=self.site, **options
+        )
 
     def _compute(self, texts: Sequence[str]) -> list[Tensor]:
         """Compute the features of B texts, (B, L, D), and what others want of the same pass, unless that fails."""
@@ -204,7 +217,8 @@ class Features(CachedFeatures):
 
         poolings = [pooling if begin or not prefix else but_begin(pooling) for _, pooling, begin in wanted]
         # Kept for runs of any precision, so that what this trainer computes in must not show.
-        with torch.no_grad(), torch.autocast(self.backbone.device.type, enabled=False):
+        exact = torch.autocast(self.backbone.device.type, enabled=False)
+        with torch.no_grad(), exact, self.backbone.reader.at(self.site):
             pooled = self.backbone.pool(texts, poolings, [layer for layer, *_ in wanted], prefix=prefix)
         places = {own: place for place, own in enumerate(wanted)}
         return [pooled[:, [places[layer, own.pooling, own.pool_begin] for layer in own.layers]] for own in every]

@@ -9,17 +9,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, final
+from typing import Any, Literal, cast, final
 
 import torch
 from torch import Tensor, nn
 
 from embedlab.backbone.attention import PACKED
 from embedlab.backbone.hooks import FINAL, Layer, Stop, watch_states
+from embedlab.errors import UserError
 from embedlab.packing import PackedBatch
 
-__all__ = ["Reader", "Way"]
+__all__ = ["Reader", "Site", "Way"]
 
+Site = Literal["residual", "mlp"]
 Way = Literal["packed", "padded", "one text at a time"]
 
 
@@ -42,6 +44,7 @@ class Reader:
         if not lists:
             raise NotImplementedError(f"its class has no list of {num_layers} blocks")
         name, self.blocks = lists[0]
+        self._watched: nn.ModuleList = self.blocks
         # The module around the blocks; what it gives out is what the head is put on.
         self.stack: nn.Module = decoder.get_submodule(name.rpartition(".")[0])
         self._output: Any = None  # the class of what the stack gives out
@@ -86,7 +89,7 @@ class Reader:
             inputs = {**inputs, "use_cache": False}
         handle = self.stack.register_forward_hook(keep) if FINAL in layers else None
         try:
-            with watch_states(self.blocks, layers, see):
+            with watch_states(self._watched, layers, see):
                 with self._precision():
                     return model(**inputs)
         except Stop:
@@ -94,6 +97,27 @@ class Reader:
         finally:
             if handle is not None:
                 handle.remove()
+
+    @contextmanager
+    def at(self, site: Site) -> Iterator[None]:
+        """Take as the state of block l the stream behind it, or what its MLP gives out, for the time of the context.
+
+        Raises:
+            UserError: If the blocks have no MLP apart from the stream.
+        """
+        if site == "mlp":
+            mlps = [getattr(block, "mlp", None) for block in self.blocks]
+            takes = inspect.signature(mlps[0].forward).parameters if mlps[0] is not None else {}
+            if None in mlps or len(takes) != 1:  # of BLOOM it takes the stream too, and adds it
+                raise UserError(
+                    f"`site` must be residual for {type(self.decoder).__name__}, whose blocks have no `mlp` that gives out "
+                    "what is added to the stream, got mlp; leave it out."
+                )
+            self._watched = nn.ModuleList(cast(list[nn.Module], mlps))
+        try:
+            yield
+        finally:
+            self._watched = self.blocks
 
     def logits(self, states: Tensor) -> Tensor:
         """Compute logits (N, V) from final states (N, D) by the class's own forward, scaling and capping included.

@@ -14,25 +14,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast, final
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from embedlab import losses, pooling
 from embedlab.backbone import FINAL, Backbone, Layer
 from embedlab.backbone.features import Features, FinalPunctuation
+from embedlab.backbone.reader import Site
 from embedlab.data import Pairs, Texts
 from embedlab.distributed import gather
 from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
+from embedlab.strategies import freeze_network
 from embedlab.strategies.base import Batch, Stage, Trainable, Training
 from embedlab.strategies.contrastive import compares_rows
 from embedlab.strategies.freeze_encoders import LayerwiseAutoencoder
-from embedlab.strategies.freeze_network import HeadOptions, NetworkOptions, SiameseNetwork, Standardize, chosen
+from embedlab.strategies.freeze_network import CODE, HeadOptions, NetworkOptions, SiameseNetwork, Standardize
 from embedlab.strategies.freeze_pretraining import PRETRAINING, Pretraining
 from embedlab.strategies.published import published
 
 __all__ = ["Freeze", "Pretraining"]
 
-CODE, NETWORK = "the authors' code", NetworkOptions()  # the paper is silent on much
+NETWORK = NetworkOptions()
 TRAINING = Training(3e-4, weight_decay=0, warmup=0, decay=False, gradient_clip=None)  # without decay it is Adam
 
 
@@ -46,6 +48,7 @@ class Freeze(Trainable):
         final_punctuation: Whether a final . ! or ? stays, is taken off, or is added where missing.
         bos: Whether a begin-of-text token is put first, as the authors' tool did by default; never pooled.
         blocks: Blocks read, from 1, and `final` for the last behind the decoder's final norm; None is all before it.
+        site: What the latent of a block is: `residual`, the stream behind it, or `mlp`, what its MLP adds to that.
         center: Whether its own mean over the width is subtracted from each latent, as the authors' tool did for GPT-2.
         standardize: How latents are scaled: `none`; `vector` by their own mean and deviation over the width; `coordinate`
             or `block` by those of each coordinate, or of each block, over the training texts.
@@ -63,7 +66,7 @@ class Freeze(Trainable):
         | published(CODE, pretraining__epochs=250, pretraining__batch_size=64, pretraining__rate_growth=1.0)
         | published(CODE, pretraining__training=PRETRAINING)
         | published("section 3.2", pooling=pooling.last, pretraining__source__path="community-datasets/generics_kb")
-        | published("section 3.2", standardize="none")
+        | published("section 3.2", standardize="none", site="residual")
         | published("section 4.1.1", loss=losses.log_variance)
         | published("section 4.2.3", pretraining="Pretraining", network__widths=(256, 512), network__scale_widths=False)
     )
@@ -77,6 +80,7 @@ class Freeze(Trainable):
         final_punctuation: FinalPunctuation = "keep",
         bos: bool = True,
         blocks: Sequence[Layer] | None = None,
+        site: Site = "residual",
         center: bool = False,
         standardize: Standardize = "none",
         network: NetworkOptions = NETWORK,
@@ -90,7 +94,7 @@ class Freeze(Trainable):
         self.backbone: Backbone = backbone
         # A subset is taken out of the features of all blocks, which other runs have computed already.
         layers = blocks if blocks is not None and {0, FINAL} & {*blocks} else None
-        self.features: Features = Features(backbone, pooling, final_punctuation, bos, layers)
+        self.features: Features = Features(backbone, pooling, final_punctuation, bos, layers, site=site)
         self.blocks, self.frozen, self.built = blocks, frozen, False
         self.center, self.standardize, self.options = center, standardize, network
         self.pair_loss, self.pretraining, self.plan = loss, pretraining, training
@@ -100,20 +104,13 @@ class Freeze(Trainable):
         """Load the decoder; build an encoder per block and the head, and decoder halves for stage 1."""
         self.backbone.load()
         if not self.built:
-            self.chosen = chosen(self.blocks, self.backbone.num_layers)
+            self.chosen = freeze_network.chosen(self.blocks, self.backbone.num_layers)
             built = (len(self.chosen), self.backbone.width, self.options, self.center, self.standardize)
             self.siamese = SiameseNetwork(*built, self.frozen, self.stage is not None)
-            self._compare_with_code()
+            given = {"center": self.center, "dtype": str(self.backbone.dtype)[6:], "network": self.options}
+            self.compare_with_paper(given, freeze_network.published_for(self.backbone.files.config.model_type))
             self.built = True
         self.siamese.train_part(autoencoders=self.stage is not None)
-
-    def _compare_with_code(self) -> None:
-        """Note what the authors' code does otherwise for a decoder of this kind."""
-        kind = self.backbone.files.config.model_type
-        activation = nn.SiLU if kind == "qwen2" else nn.GELU
-        own = published(f"{CODE} on {kind}", center=kind == "gpt2", dtype="float32", network__activation=activation)
-        dtype = str(self.backbone.dtype).removeprefix("torch.")
-        self.compare_with_paper({"center": self.center, "dtype": dtype, "network": self.options}, own)
 
     def stages(self) -> tuple[Stage, ...]:
         """Stage 1, unless `pretraining` is None (section 4.2.3)."""

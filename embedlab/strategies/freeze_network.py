@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
@@ -13,9 +13,20 @@ from torch.nn import functional
 from embedlab.backbone import FINAL, Layer
 from embedlab.errors import UserError
 from embedlab.strategies.freeze_encoders import Dropout, LayerwiseAutoencoder, LayerwiseEncoder, LayerwiseIdentity
+from embedlab.strategies.published import published
 
-__all__ = ["CosineHead", "HeadOptions", "NetworkOptions", "SiameseNetwork", "Standardize", "chosen"]
+__all__ = [
+    "CODE",
+    "CosineHead",
+    "HeadOptions",
+    "NetworkOptions",
+    "SiameseNetwork",
+    "Standardize",
+    "chosen",
+    "published_for",
+]
 
+CODE = "the authors' code"  # the paper is silent on much
 PAPER_WIDTH = 1024  # of gpt2-medium
 PART = 512  # texts whose latents are in memory while statistics are computed
 Standardize = Literal["none", "vector", "coordinate", "block"]
@@ -252,6 +263,12 @@ class SiameseNetwork(nn.Module):
 
     def _precision(self, latents: Tensor) -> torch.autocast:
         return torch.autocast(latents.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def published_for(kind: str) -> Mapping[str, Any]:
+    """Return what the authors' code does for decoders of a kind of transformers'."""
+    activation = nn.SiLU if kind == "qwen2" else nn.GELU
+    return published(f"{CODE} on {kind}", center=kind == "gpt2", dtype="float32", network__activation=activation)
 
 
 def chosen(blocks: Sequence[Layer] | None, layers: int) -> list[int]:
