@@ -17,6 +17,7 @@ from embedlab.errors import UserError
 
 __all__ = [
     "PairLoss",
+    "compares_rows",
     "cosent",
     "cosine_mse",
     "log_mse",
@@ -29,6 +30,19 @@ __all__ = [
 ]
 
 PairLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def compares_rows(loss: PairLoss) -> bool:
+    """Tell whether a loss of scored pairs is more than the mean over them, so that smaller batches cannot stand for one.
+
+    It is where its value for four pairs is not the mean of the values for two and two, as that of CoSENT.
+
+    >>> compares_rows(mse), compares_rows(cosent)
+    (False, True)
+    """
+    predicted, gold = torch.tensor([0.9, 0.1, 0.6, 0.3]), torch.tensor([0.2, 0.7, 1.0, 0.5])
+    halves = [loss(predicted[own], gold[own]) for own in (slice(2), slice(2, 4))]
+    return not torch.isclose(loss(predicted, gold), torch.stack(halves).mean(), rtol=1e-4)
 
 
 def mse(predicted: Tensor, gold: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from embedlab import losses
 from embedlab.backbone.tuning import Frozen, Tuning
 from embedlab.data import Pairs, Triplets
 from embedlab.distributed import gather, gather_lists
@@ -58,8 +59,7 @@ def contrastive_loss(strategy: Embedder, batch: Pairs | Triplets, pair_loss: Pai
 def compares_rows(batch: Batch, pair_loss: PairLoss) -> bool:
     """Tell whether the loss of a batch is more than the mean over its rows, so that smaller batches cannot stand for it.
 
-    The ranking of triplets is, as rows are each other's negatives; of the losses on scored pairs those are whose value
-    for four pairs is not the mean of the values for two and two, as that of CoSENT, which compares pairs.
+    The ranking of triplets is, as rows are each other's negatives, and some losses on scored pairs are.
 
     Args:
         batch: Some batch of the training.
@@ -70,9 +70,7 @@ def compares_rows(batch: Batch, pair_loss: PairLoss) -> bool:
     """
     if not isinstance(batch, Pairs):
         return True
-    cosine, gold = torch.tensor([0.9, 0.1, 0.6, 0.3]), torch.tensor([0.2, 0.7, 1.0, 0.5])
-    halves = [_scalar(pair_loss, cosine[own], gold[own]) for own in (slice(2), slice(2, 4))]
-    return not torch.isclose(_scalar(pair_loss, cosine, gold), torch.stack(halves).mean(), rtol=1e-4)
+    return losses.compares_rows(lambda cosine, gold: _scalar(pair_loss, cosine, gold))
 
 
 def check_chunk_size(chunk_size: int | None, tuning: Tuning) -> None:

@@ -26,7 +26,6 @@ from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
 from embedlab.strategies import freeze_network
 from embedlab.strategies.base import Batch, Stage, Trainable, Training
-from embedlab.strategies.contrastive import compares_rows
 from embedlab.strategies.freeze_encoders import LayerwiseAutoencoder
 from embedlab.strategies.freeze_network import CODE, HeadOptions, NetworkOptions, SiameseNetwork, Standardize
 from embedlab.strategies.freeze_pretraining import PRETRAINING, Pretraining
@@ -149,7 +148,7 @@ class Freeze(Trainable):
 
     def compares_rows(self, batch: Batch) -> bool:
         """Tell whether the loss compares the rows of a batch, as a variance does."""
-        return compares_rows(batch, self.pair_loss)
+        return losses.compares_rows(self.pair_loss)
 
     def latents(self, texts: Sequence[str]) -> Tensor:
         """Return the latents of the chosen blocks, (B, L, D)."""
