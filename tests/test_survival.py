@@ -235,8 +235,13 @@ def test_runs_that_share_a_stage_train_it_once(place: Path) -> None:
     assert predictions(place, "second") != predictions(place, "first")
     first, second = (json.loads((place / name / "result.json").read_text())["seconds"] for name in ("first", "second"))
     assert second["stages"] == first["stages"], "each is charged what it took"
-    for more in (("--seed_everything", "1"), ("--model.network.dropout", "0.2"), ("--model.standardize", "vector")):
+    for more in (("--seed_everything", "1"), ("--model.network.dropout", "0.2")):
         assert told not in run(f"other-{more[1]}", shared, *more)
+    for body in ("x.relu()", "(3 * x).tanh()"):  # an edited class of the user's own is another
+        (place / "act.py").write_text(
+            f"from torch import nn\nclass Act(nn.Module):\n    def forward(self, x):\n        return {body}\n"
+        )
+        assert told not in run(f"own-{len(body)}", shared, "--model.network.activation", "act.Act")
     (weights,) = (path for path in (place / "cache-own" / "stages").rglob("weights.ckpt"))
     weights.write_bytes(weights.read_bytes()[:100])
     assert "is damaged, so it is trained again" in run("damaged", own, *mse)

@@ -9,6 +9,7 @@ strategies only. Words of negation and number are English.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -107,6 +108,8 @@ def words(text: str) -> list[str]:
     >>> words("He didn't pay $2.50.")
     ['he', "didn't", 'pay', '2', '50']
     """
+    if not text.isascii():  # a vowel sign would part a word
+        text = "".join(own for own in unicodedata.normalize("NFC", text) if unicodedata.category(own)[0] != "M")
     return WORD.findall(text.lower())
 
 

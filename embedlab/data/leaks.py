@@ -6,13 +6,11 @@ digits). Of triplets, the anchor makes a pair with each other text of its row; p
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Literal
 
-from embedlab.data.near_duplicates import near_duplicates
+from embedlab.data.near_duplicates import near_duplicates, words
 from embedlab.data.sources import Rows
 
 __all__ = ["NEAR", "LeakFilter", "leave_out", "normalised", "overlap", "row_texts", "selected_on"]
@@ -29,8 +27,7 @@ def normalised(text: str) -> str:
     >>> normalised("A man's  dog."), normalised("?!")
     ('amansdog', '?!')
     """
-    text = text if text.isascii() else unicodedata.normalize("NFKC", text)
-    return re.sub(r"[\W_]+", "", text.lower()) or text
+    return "".join(words(text)) or text
 
 
 def row_texts(rows: Rows) -> list[list[str]]:

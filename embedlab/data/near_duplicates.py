@@ -14,11 +14,24 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-__all__ = ["grams", "jaccard", "near_duplicates", "spaced"]
+__all__ = ["grams", "jaccard", "near_duplicates", "spaced", "words"]
 
 LENGTH: Final = 5  # characters of a gram
 MISSED: Final = 1e-7  # probability that a pair at the threshold is no candidate
 HASHES: Final = 256  # at most, of a text
+
+
+def words(text: str) -> list[str]:
+    """Lower-case a text and return its runs of letters and digits, of any script, with the marks that they carry.
+
+    >>> words("A man's dog."), words("काम।")
+    (['a', 'man', 's', 'dog'], ['काम'])
+    """
+    if text.isascii():
+        return re.findall(r"[^\W_]+", text.lower())
+    folded = unicodedata.normalize("NFKC", text).lower()
+    kept = (own if own.isalnum() or unicodedata.category(own)[0] == "M" else " " for own in folded)
+    return "".join(kept).split()
 
 
 def spaced(text: str) -> str:
@@ -27,9 +40,7 @@ def spaced(text: str) -> str:
     >>> spaced("A  man's dog."), spaced("?!")
     (' a man s dog ', ' ?! ')
     """
-    text = text if text.isascii() else unicodedata.normalize("NFKC", text)
-    words = re.findall(r"[^\W_]+", text.lower())
-    return f" {' '.join(words) or text.strip()} "
+    return f" {' '.join(words(text)) or text.strip()} "
 
 
 def grams(text: str) -> frozenset[str]:

@@ -147,10 +147,11 @@ class Freeze(Trainable):
         return self.pair_loss(gather(self.score(*batch.sides)), gather(cast(Tensor, batch.score)))
 
     def compares_rows(self, batch: Batch) -> bool:
-        """Tell whether the loss compares the rows of a batch, as a variance does."""
-        return losses.compares_rows(self.pair_loss)
+        """Tell whether the loss, or the head, compares the rows of a batch, as a variance does."""
+        return self.options.head.standardize or losses.compares_rows(self.pair_loss)
 
     def latents(self, texts: Sequence[str]) -> Tensor:
         """Return the latents of the chosen blocks, (B, L, D)."""
-        found, some = self.features.get(texts), len(self.features.layers) != len(self.chosen)
+        found, every = self.features.get(texts), self.features.layers
+        some = isinstance(every, range) and self.chosen != [*every]
         return (found[:, [block - 1 for block in self.chosen]] if some else found).to(self.device)

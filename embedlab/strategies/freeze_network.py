@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from embedlab.backbone import FINAL, Layer
@@ -131,6 +131,11 @@ class CosineHead(nn.Module):
     ) -> None:
         super().__init__()
         own = options or HeadOptions()
+        if own.standardize and distributed.is_initialized() and distributed.get_world_size() > 1:
+            raise UserError(
+                "`network.head.standardize` must be false for several processes, each of which would know its own part of a "
+                f"batch only, got true for {distributed.get_world_size()}; train in one."
+            )
         parts: list[nn.Module] = []
         for size in [layers, *[own.width] * own.layers][: own.layers]:
             norm = [nn.LayerNorm(own.width)] if own.norm else []
@@ -230,6 +235,7 @@ class SiameseNetwork(nn.Module):
             mean, square = total / count, squares / count
             if self.standardized == "block":
                 mean, square = (own.mean(-1, keepdim=True).expand_as(own) for own in (mean, square))
+            count *= own.shape[-1] if self.standardized == "block" else 1
             deviation = (square - mean.square()).clamp_min(0) * count / max(1, count - 1)
             self.mean.copy_(mean)
             self.scale.copy_(deviation.sqrt().clamp_min(1e-6))

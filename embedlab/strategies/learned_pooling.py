@@ -98,6 +98,7 @@ class LearnedPooling(Trainable, Embedder):
     @torch.no_grad()
     def prepare(self, texts: Sequence[str]) -> None:
         """Compute from the training texts how states are scaled, how rare tokens are, and where the projection starts."""
+        texts = [*{self.features.as_read(text): text for text in texts}.values()]
         self.precompute(texts, self.progress)
         self._scale(texts)
         self.pooling.eval()

@@ -76,7 +76,7 @@ class PooledDecoder(Embedder):
         vectors = self._pooled(texts).double()
         self.mean.copy_(vectors.mean(0))
         if self.standardize == "zscore":
-            self.scale.copy_(vectors.std(0).clamp_min(1e-6))
+            self.scale.copy_(vectors.std(0, correction=min(1, len(vectors) - 1)).clamp_min(1e-6))
         if self.standardize == "whiten":
             self.whitening.copy_(principal_map(torch.from_numpy(ledoit_wolf(vectors.cpu().numpy())[0])))
 

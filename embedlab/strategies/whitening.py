@@ -27,5 +27,5 @@ def principal_map(covariance: Tensor, size: int | None = None, power: float = 0.
     """
     variance, components = (own.flip(-1) for own in torch.linalg.eigh(covariance))
     kept = slice(size)
-    scaled: Tensor = components[:, kept] * variance[kept].clamp_min(FLOOR * variance[0]) ** -power
+    scaled: Tensor = components[:, kept] * variance[kept].clamp_min(max(FLOOR * float(variance[0]), 1e-12)) ** -power
     return scaled

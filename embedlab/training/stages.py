@@ -31,6 +31,7 @@ from embedlab.training.callbacks import Finite, Preparation, Progress, RandomSta
 
 __all__ = ["train_stage"]
 
+_TRAINING: Final = 1  # raise when the same stage would learn other numbers
 WEIGHTS: Final = "weights.ckpt"
 DONE: Final = "done.json"
 log = logging.getLogger(__name__)
@@ -155,7 +156,8 @@ def _kept(stage: Stage, model: Trainable, config: Any, main_data: DataModule, pr
     kind = type(model)
     decided = {
         "name": stage.name,
-        "sources": sources_of([f"{kind.__module__}.{kind.__qualname__}"]),
+        "training": _TRAINING,
+        "sources": sources_of([f"{kind.__module__}.{kind.__qualname__}", *_strings(stage.decided_by)]),
         "decoder": [model.backbone.files.sha256, str(model.backbone.dtype), model.backbone.window],
         "left_out": [
             main_data.leak_filter,
@@ -187,6 +189,11 @@ def _kept(stage: Stage, model: Trainable, config: Any, main_data: DataModule, pr
         yield folder
     finally:
         lock.release()
+
+
+def _strings(values: Mapping[str, Any]) -> list[str]:
+    """Return the values that may be import paths of a user's classes, whose code decides what is learned."""
+    return [own for own in values.values() if isinstance(own, str)]
 
 
 def _find(folder: Path, model: Trainable, part: str) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from embedlab import pooling
+from embedlab import losses, pooling
 from embedlab.backbone import Backbone
 from embedlab.data import DataModule, Pairs, Source, Texts
 from embedlab.errors import UserError
@@ -29,7 +29,7 @@ from embedlab.strategies.freeze_encoders import (
     LayerwiseMLP,
     LayerwisePCA,
 )
-from embedlab.strategies.freeze_network import HeadOptions, NetworkOptions, SiameseNetwork
+from embedlab.strategies.freeze_network import CosineHead, HeadOptions, NetworkOptions, SiameseNetwork
 from embedlab.strategies.sgpt_bi import SGPTBiEncoder
 from tests.conftest import SCORES, TEXTS
 
@@ -146,7 +146,7 @@ def test_principal_components_are_those_of_scikit_learn() -> None:
         SiameseNetwork(2, 8, NetworkOptions(widths=(9,), encoder=LayerwisePCA))
 
 
-def testlatents_are_scaled_as_told() -> None:
+def test_latents_are_scaled_as_told() -> None:
     torch.manual_seed(0)
     latents = torch.randn(1100, 3, 4) * torch.rand(3, 4) + torch.randn(3, 4)  # in more than two parts
     expected = {
@@ -155,6 +155,9 @@ def testlatents_are_scaled_as_told() -> None:
         "coordinate": (latents - latents.mean(0)) / latents.std(0),
         "block": (latents - latents.mean((0, 2))[:, None]) / latents.std((0, 2))[:, None],
     }
+    few = SiameseNetwork(3, 4, S0, standardize="block")
+    few.fit(lambda own: latents[:2], ["a", "b"])
+    torch.testing.assert_close(few.scale[:, 0], latents[:2].std((0, 2)))
     for way, wanted in expected.items():
         network = SiameseNetwork(3, 4, S0, standardize=way)  # type: ignore[arg-type]
         network.fit(lambda own: latents[[int(text) for text in own]], [str(i) for i in range(1100)])
@@ -197,6 +200,8 @@ def test_some_blocks_are_taken_out_of_the_features_of_all(decoder_folder: Callab
     whole, some = freeze(decoder_folder("llama")), freeze(decoder_folder("llama"), blocks=[3, 1])
     assert whole.features.store.folder == some.features.store.folder
     assert torch.equal(some.latents(TEXTS), whole.latents(TEXTS)[:, [2, 0]])
+    turned = freeze(decoder_folder("llama"), blocks=[3, 2, 1])
+    assert torch.equal(turned.latents(TEXTS), whole.latents(TEXTS).flip(1))
     last = freeze(decoder_folder("llama"), blocks=[0, "final"])
     assert last.score(TEXTS, TEXTS).shape == (len(TEXTS),)
     final = last.backbone.pool(TEXTS, pooling.last, ["final"], prefix=last.features._begin)

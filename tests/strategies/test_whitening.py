@@ -33,6 +33,16 @@ def test_a_direction_in_which_nothing_varies_is_not_blown_up() -> None:
     assert principal_map(torch.diag(torch.tensor([1.0, 0.0]))).abs().max() == pytest.approx(100)
 
 
+@pytest.mark.parametrize("make", ["whiten", "zscore", "learned"])
+def test_texts_that_are_one_give_no_nan(decoder_folder: Callable[[str], Path], make: str) -> None:
+    backbone = Backbone(str(decoder_folder("llama")), dtype="float32")
+    own = LearnedPooling(backbone) if make == "learned" else PooledDecoder(backbone, standardize=make)  # type: ignore[arg-type]
+    own.configure_model()
+    own.prepare(["One text.", "one text"] if make == "learned" else ["One text."])
+    with torch.no_grad():
+        assert own.eval().embed(TEXTS).isfinite().all()
+
+
 def test_whitened_pooling_has_the_cosines_of_mahalanobis(decoder_folder: Callable[[str], Path]) -> None:
     """Whitened vectors have as dot products those under the inverse of the (shrunk) covariance, about the mean."""
     plain, whitened = (

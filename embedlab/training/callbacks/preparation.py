@@ -46,11 +46,20 @@ class Preparation(Callback):
             strategy.precompute(texts[trainer.global_rank :: trainer.world_size], self.progress if alone else silent)
             trainer.strategy.barrier()
             strategy.precompute(texts, self.progress)
-        self.stopwatch.charge(phase, time.perf_counter() - begun, strategy.feature_cost(texts))
+        new = texts
+        if phase == "score" and "features" in self.stopwatch.charges and strategy.features is not None:
+            # What was read to train or to select is not read again, and was charged before.
+            read = strategy.features.as_read
+            known = {*map(read, self._fit_texts())}
+            new = [text for text in texts if read(text) not in known]
+        self.stopwatch.charge(phase, time.perf_counter() - begun, strategy.feature_cost(new))
+
+    def _fit_texts(self) -> list[str]:
+        return [*self.data.train_texts(), *([] if self.data.validation is None else self.data.eval_texts("validate"))]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before training, the training and validation texts; while a stage trains, its texts too."""
-        fit = [*self.data.train_texts(), *([] if self.data.validation is None else self.data.eval_texts("validate"))]
+        fit = self._fit_texts()
         self._make_ready(trainer, pl_module, fit, "features")
         own = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning; a stage has data of its own
         if own is not self.data:
