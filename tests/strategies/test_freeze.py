@@ -179,6 +179,20 @@ def test_cosines_are_scaled_by_those_of_all_training_batches() -> None:
     torch.testing.assert_close(network.head(cosines), inside, rtol=1e-3, atol=1e-3)
 
 
+def test_cosines_scaled_by_their_batch_need_it_whole(
+    decoder_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither several processes nor accumulated batches are what one large batch is."""
+    network = NetworkOptions(head=HeadOptions(standardize=True))
+    batch = Pairs([], [])
+    assert freeze(decoder_folder("llama"), network=network, loss=losses.mse).compares_rows(batch)
+    assert not freeze(decoder_folder("llama"), loss=losses.mse).compares_rows(batch)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(UserError, match=r"`network.head.standardize` must be false for several processes.* true for 2"):
+        CosineHead(3, 0.0, options=network.head)
+
+
 def test_frozen_encoders_stay_as_they_were_pretrained(decoder_folder: Callable[[str], Path], tmp_path: Path) -> None:
     strategy = freeze(decoder_folder("llama"), frozen=True, pretraining=Pretraining(Source("stsb")))
     strategy.set_stage(strategy.stages()[0])
