@@ -277,6 +277,16 @@ def test_no_more_at_once_than_asked_for(here: Path, run: Run) -> None:
     assert words == ["start", "done"] * 4
 
 
+def test_what_is_typed_concerns_only_who_runs(here: Path, run: Run) -> None:
+    """A strategy that cannot take it is in no one's way, and what it finished before stays as it was asked for."""
+    run("--only", "simple", "--seeds", "0")
+    status, out = run("--only", "method", "--seeds", "0", "trainer.max_epochs=0", "--dry-run")
+    assert status == 0, out
+    assert "new       method seed 0" in out
+    _, out = run("--seeds", "0", "--dry-run", "--only", "simple")
+    assert "finished  simple seed 0" in out
+
+
 def test_only_and_seeds(here: Path, run: Run) -> None:
     assert run("--only", "simple", "--seeds", "2,3")[0] == 0
     assert starts(here) == ["simple 2", "simple 3"]

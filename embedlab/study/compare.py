@@ -64,7 +64,7 @@ def main(
     study = read_study(configs.find(options.study))
     seeds = study.seeds if options.seeds is None else options.seeds
     labels = chosen(options.only, [strategy.label for strategy in study.strategies])
-    study = replace(_with_typed(study, typed), seeds=list(dict.fromkeys([*seeds, *study.seeds])))
+    study = replace(_with_typed(study, typed, labels), seeds=list(dict.fromkeys([*seeds, *study.seeds])))
     check_some(
         [own for own in study.strategies if own.label in labels and {*study.seeds_of(own)} & {*seeds}], seeds, labels
     )
@@ -128,18 +128,17 @@ def _without_seeds(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
-def _with_typed(study: Study, typed: Mapping[str, Any]) -> Study:
-    """Lay typed overrides over a study, those of its strategies included."""
+def _with_typed(study: Study, typed: Mapping[str, Any], labels: Sequence[str]) -> Study:
+    """Lay typed overrides over the strategies of a study that run; the others stay as its file has them."""
 
     def others(overrides: Mapping[str, Any]) -> dict[str, Any]:
         beaten = {key for key in overrides for own in typed if key in (own, f"{own}+") or key.startswith(f"{own}.")}
         return {key: value for key, value in overrides.items() if key not in beaten}
 
-    return replace(
-        study,
-        overrides=dict(sorted({**others(study.overrides), **typed}.items())),
-        strategies=[replace(own, overrides=others(own.overrides)) for own in study.strategies],
-    )
+    shared = dict(sorted({**others(study.overrides), **typed}.items()))
+    laid = [replace(own, overrides=others(own.overrides), shared=shared) for own in study.strategies]
+    known = {own.label: own for own in laid if own.label in labels}
+    return replace(study, strategies=[known.get(own.label, own) for own in study.strategies])
 
 
 def plan(study: Study, root: Path, checked: Sequence[Checked]) -> list[Job]:
