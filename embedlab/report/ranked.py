@@ -26,9 +26,7 @@ TELLS: Final = (
     "Retrieval x 100: mean and standard deviation over seeds; 95 % interval of nDCG@10 by bootstrap over queries. Time: "
     "mean over seeds, encoding the corpus or the first stage included."
 )
-SELECTED: Final = (
-    "x 100: mean and standard deviation over seeds; the epoch that was kept has the best nDCG@10 on this cut."
-)
+SELECTED: Final = "Search x 100: mean and standard deviation over seeds, on the cut by which epochs are selected."
 
 
 @dataclass(frozen=True)
