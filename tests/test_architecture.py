@@ -49,12 +49,12 @@ LAW: dict[str, set[str]] = {
     "resources": {"errors"},
     "pooling": {"packing"},
     "backbone": {"errors", "packing", "pooling", "resources", "source_hash"},
-    "data": {"errors", "resources"},
+    "data": {"errors", "resources", "retrieval"},
     "strategies": {"backbone", "data", "distributed", "errors", "losses", "packing", "pooling", "resources"},
     "runs": {"errors", "source_hash", "source_imports", "yaml_files"},
     "training": {
         *("arguments", "backbone", "data", "distributed", "errors", "losses", "metrics", "pooling", "runs"),
-        *("resources", "source_hash", "strategies", "yaml_files"),
+        *("resources", "retrieval", "source_hash", "strategies", "yaml_files"),
     },
     "export": {"arguments", "backbone", "errors", "packing", "pooling", "runs", "strategies", "use"},
     "use": {
@@ -199,6 +199,7 @@ TORCHLESS = [
     "embedlab.analysis.probe",
     "embedlab.retrieval.bm25",
     "embedlab.retrieval.corpus",
+    "embedlab.retrieval.cut",
     "embedlab.retrieval.measures",
 ]
 

@@ -112,9 +112,9 @@ def test_a_backbone_is_pinned(path: Path) -> None:
 
 
 def test_nothing_is_selected_by_test_data() -> None:
-    from embedlab.training.callbacks import selection
+    from embedlab.data import datamodule
 
-    assert selection.MONITOR == "val/spearman"
+    assert datamodule.DataModule(validation={"path": "stsb", "split": "validation"}).monitor == "val/spearman"  # type: ignore[arg-type]
     protocol = yaml.safe_load((CONFIGS / "protocol.yaml").read_text())
     assert protocol["data"]["validation"]["split"] == "validation"
     original = CONFIGS / "protocol_original.yaml"
@@ -126,7 +126,7 @@ def test_nothing_is_selected_by_test_data() -> None:
     for path in STUDIES:
         uses = yaml.safe_load(path.read_text())["protocol"] == "protocol_original"
         assert uses == ("diagnostic" in configs.first_line(path)), path
-    assert "test/" not in inspect.getsource(selection)
+    assert "test/" not in inspect.getsource(datamodule.DataModule.monitor.fget)
 
 
 # What stands in for data that would be fetched.

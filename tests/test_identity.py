@@ -726,7 +726,7 @@ def test_every_module_is_decided_recorded_or_without_torch() -> None:
     assert all(room(name) in ROOMS for name in recorded)
     assert not {name for name in MODULES if is_of_a_method(name)} & recorded
     # What uses a finished run changes none of its numbers: no run imports it.
-    users = {name for name in MODULES if room(name) in ("analysis", "use", "export", "retrieval")}
+    users = {name for name in MODULES if room(name) in ("analysis", "use", "export")}
     assert not users & set(reachable("embedlab.training.cli", True))
     others = [name for name in MODULES if name not in recorded | users and not is_of_a_method(name)]
     assert not [name for name in others if heavy(name)]

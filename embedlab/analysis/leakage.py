@@ -173,7 +173,7 @@ def _read(name: str, source: Source) -> Rows:
 def _show(sources: Mapping[str, Source], rows: Mapping[str, Rows], counts: Sequence[Count]) -> None:
     screen, texts = console(), dict(zip(("TEST", "TRAIN", "shared"), counts[0].distinct or (), strict=True))
     for name, source in sources.items():
-        split = "" if Path(source.path).expanduser().is_file() else f" {source.split}"
+        split = "" if Path(source.path).expanduser().is_file() else f" {source.part}"
         held = f"{len(rows[name]):,} {rows[name].kind}, {texts[name]:,} distinct texts"
         screen.print(f"{name}: {source.path}{split}, {held}", markup=False)
     columns = ("compared", "a text shared", "both", "same pair", "either order")

@@ -166,6 +166,8 @@ def _texts(options: argparse.Namespace) -> tuple[Texts, dict[str, Any]]:
     source = Source(options.data, options.split, options.subset, options.revision, columns)
     source.score_range, source.limit = options.score_range, options.limit
     pairs, training = DataModule(validation=source), DataModule(train=Source(options.texts))
+    if pairs.searches:
+        raise UserError(f"`--data` must be scored pairs, got the retrieval set {options.data}; name a table of pairs.")
     with _in_our_words():
         pairs.setup("validate")
         batches = list(pairs.val_dataloader())

@@ -126,7 +126,8 @@ def _finished(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 def _set(found: Sequence[Run], only: str | None) -> str:
     """Return the key of the set to look at: the one that is asked for, or the first test set; every run must have it."""
-    there: list[list[str]] = [list((run.result or {})["metrics"]) for run in found]
+    metrics: list[dict[str, Any]] = [(run.result or {})["metrics"] for run in found]
+    there = [[name for name, own in sets.items() if "ndcg@10" not in own] for sets in metrics]  # of a search, no pairs
     shared = [name for name in there[0] if all(name in own for own in there)]
     names = [name.removeprefix("test/") for name in shared]
     if only is not None:

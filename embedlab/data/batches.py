@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-__all__ = ["Pairs", "Side", "Texts", "Triplets"]
+__all__ = ["Pairs", "RoleTexts", "Side", "Texts", "Triplets"]
 
 Side = Literal["first", "second"]
 
@@ -79,6 +79,29 @@ class Texts:
     """
 
     text: list[str]
+
+    def __len__(self) -> int:
+        """Return B."""
+        return len(self.text)
+
+    def to(self, device: torch.device, **_: Any) -> Self:
+        """Return them as they are: text has no device."""
+        return self
+
+
+@dataclass
+class RoleTexts:
+    """B texts of a collection that is searched, all in one role.
+
+    Attributes:
+        text: B texts.
+        role: What they are.
+        ids: Place of each among the distinct texts of its role, from 0.
+    """
+
+    text: list[str]
+    role: Literal["query", "document"]
+    ids: list[int]
 
     def __len__(self) -> int:
         """Return B."""

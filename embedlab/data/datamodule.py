@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal, final, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from embedlab.data.batches import Pairs, Texts, Triplets
-from embedlab.data.leaks import LeakFilter, leave_out, overlap, selected_on
-from embedlab.data.sampler import TrainLoader, shard
+from embedlab.data.checks import check, filtered, refuse_equal_rows
+from embedlab.data.leaks import LeakFilter, overlap, selected_on
+from embedlab.data.loaders import scored, searched, shuffled
+from embedlab.data.readers import is_collection
+from embedlab.data.sampler import TrainLoader
+from embedlab.data.searched import judged_pairs, notes_of, of_collection, read_collection
 from embedlab.data.sources import Rows, Source, as_source
 from embedlab.errors import UserError
+from embedlab.retrieval.corpus import Collection
+from embedlab.retrieval.measures import MEASURES
 
 __all__ = ["DataModule", "notes_of_selection"]
 
@@ -31,11 +32,12 @@ class DataModule(LightningDataModule):
 
     Args:
         train: What is trained on: pairs, triplets or texts.
-        validation: Scored pairs; they decide which epoch is kept.
+        validation: Scored pairs, or a retrieval set; they decide which epoch is kept, by Spearman's correlation or by nDCG@10.
         test: Scored pairs by name.
         predict: Pairs, scored or not.
         batch_size: Rows of a training batch, of all processes together.
-        eval_batch_size: Pairs scored at once; it changes a result by no more than rounding does.
+        eval_batch_size: Pairs scored at once; of the texts of a retrieval set, four times as many are embedded at once. It
+            changes a result by no more than rounding does.
         seed: Decides the order of training rows; None takes the run's seed.
         drop_last: Whether an incomplete last training batch is left out.
         leak_filter: Which training rows are left out for what they share with validation and test rows: `pair` those that
@@ -69,8 +71,24 @@ class DataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
         self.seed, self.leak_filter = seed, leak_filter
         self._rows: dict[str, Rows] = {}
+        self.collection: Collection | None = None  # that validation searches, once it is read
         self._left_out = ""  # a note of the training rows that the filter left out
         self._overlap: dict[str, list[str]] = {}
+
+    @property
+    def searches(self) -> bool:
+        """Whether validation searches a retrieval set, for which texts must have vectors."""
+        return self.validation is not None and is_collection(self.validation.path)
+
+    @property
+    def validated(self) -> list[str]:
+        """Numbers that a validation logs."""
+        return [f"val/{own}" for own in (MEASURES if self.searches else ("pearson", "spearman"))]
+
+    @property
+    def monitor(self) -> str:
+        """The one of them that decides which epoch is kept, the higher the better; never a test score."""
+        return "val/ndcg@10" if self.searches else "val/spearman"
 
     @property
     def test_names(self) -> list[str]:
@@ -108,12 +126,17 @@ class DataModule(LightningDataModule):
                 what, way = "a source of pairs", "give --data.predict.path FILE"
             raise UserError(f"`{argument}` must name {what}, got none; {way}.")
         try:
-            rows = source.read()
+            if name == "validation" and self.searches:
+                self.collection = read_collection(source)
+                rows = judged_pairs(self.collection)
+            else:
+                rows = source.read()
         except UserError as error:  # which of the sources it is about
             said = str(error)
             raise UserError(f"`{argument}.{said[1:]}" if said[0] == "`" else f"`{argument}`: {said}") from None
-        _check(name, rows, source, argument)
-        _refuse_equal_rows(
+        if name != "validation" or self.collection is None:
+            check(name, rows, source, argument)
+        refuse_equal_rows(
             {other: own for other, own in self._sources().items() if other in self._rows}, source, argument
         )
         self._rows[name] = self._without_leaks(rows) if name == "train" and self.leak_filter != "none" else rows
@@ -126,7 +149,7 @@ class DataModule(LightningDataModule):
             own.replace("/", " "): self._read(own, source, f"data.{own.replace('/', '.')}")
             for own, source in others.items()
         }
-        rows, self._left_out = _filtered(train, evaluated, self.leak_filter)
+        rows, self._left_out = filtered(train, evaluated, self.leak_filter)
         return rows
 
     def _sources(self) -> dict[str, Source]:
@@ -145,21 +168,17 @@ class DataModule(LightningDataModule):
         names = {"validate": ["validation"], "test": [f"test/{own}" for own in self.test], "predict": ["predict"]}[
             stage
         ]
+        if stage == "validate" and self.collection is not None:
+            return list(dict.fromkeys([*self.collection.distinct_documents, *self.collection.distinct_queries]))
         return list(dict.fromkeys(text for name in names for text in self._rows[name].all_texts()))
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
         """Return path, split, query side, number of rows and hash of every source read so far."""
         sources = self._sources()
-        return {
-            name: {
-                "path": sources[name].path,
-                "split": sources[name].split,
-                "query": sources[name].query,
-                "rows": len(rows),
-                "sha256": rows.sha256,
-            }
-            for name, rows in self._rows.items()
-        }
+        found = {name: _record(sources[name], rows) for name, rows in self._rows.items()}
+        if self.collection is not None:
+            found["validation"] |= of_collection(self.collection)
+        return found
 
     @property
     def notes(self) -> list[str]:
@@ -183,39 +202,20 @@ class DataModule(LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """Shuffle the training rows; the order follows from seed and epoch. Triplets with a text in common do not meet."""
         self.setup("fit")
-        rank, world = self._process()
-        rows = self._rows["train"]
         assert self.seed is not None
-        if min(self.batch_size, len(rows)) < world:
-            raise UserError(
-                f"`data.batch_size` must give each of the {world} processes a row, got {self.batch_size} of {len(rows)}; raise "
-                "it, or lower `trainer.devices`."
-            )
-        if not self.drop_last and 0 < len(rows) % self.batch_size < world:
-            raise UserError(
-                f"`data.drop_last` must be true where the last batch has fewer rows than there are processes, got "
-                f"{len(rows) % self.batch_size} for {world}; set it, or another `data.batch_size`."
-            )
-        apart = rows.shared if rows.kind == "triplets" else None  # there each row's texts are negatives of the others
-        return TrainLoader(len(rows), _collate(rows), self.batch_size, self.seed, self.drop_last, rank, world, apart)
+        return shuffled(self._rows["train"], self.batch_size, self.seed, self.drop_last, *self._process())
 
     def _scored(self, name: str) -> DataLoader[Any]:
-        rows = self._rows[name]
-        rank, world = self._process()
-        if len(rows) < world:
-            raise UserError(
-                f"`trainer.devices` must be at most the pairs of {name}, got {world} for {len(rows)}; lower it."
-            )
-        own = shard(list(range(len(rows))), rank, world)
-        # As many batches in every process, as data-parallel modules wait for each other in each of them.
-        number = min(-(-len(rows) // (world * self.eval_batch_size)), len(rows) // world)
-        bounds = [len(own) * i // number for i in range(number + 1)]
-        batches = [own[a:b] for a, b in pairwise(bounds)]  # as a data set, as Lightning remakes samplers to predict
-        return DataLoader(batches, batch_size=None, collate_fn=_collate(rows), generator=torch.Generator())  # type: ignore[arg-type]
+        return scored(self._rows[name], name, self.eval_batch_size, *self._process())
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
-        """Go through the validation pairs in order; nothing where there is no validation source."""
-        return [] if self.validation is None else self._scored("validation")
+        """Go through what decides which epoch is kept; nothing where there is no validation source."""
+        if self.validation is None:
+            return []
+        if self.collection is None:
+            return self._scored("validation")
+        texts = self.collection.distinct_queries, self.collection.distinct_documents
+        return searched(*texts, self.eval_batch_size, *self._process())
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """Go through each test set in order."""
@@ -226,71 +226,16 @@ class DataModule(LightningDataModule):
         return self._scored("predict")
 
 
+def _record(source: Source, rows: Rows) -> dict[str, Any]:
+    known = {"path": source.path, "split": source.part, "query": source.query}
+    return {**known, "rows": len(rows), "sha256": rows.sha256}
+
+
 def notes_of_selection(data: DataModule) -> list[str]:
-    """Tell which test sets hold the rows that epochs are selected by, once both are read."""
+    """Tell what a reader must know of the rows that epochs are selected by, once they are read: whether test sets hold them."""
     rows = data._rows
+    if "validation" not in rows:
+        return []
     tests = {name: rows[f"test/{name}"] for name in data.test if f"test/{name}" in rows}
-    return selected_on(rows["validation"], tests) if "validation" in rows else []
-
-
-def _refuse_equal_rows(others: dict[str, Source], source: Source, argument: str) -> None:
-    """Refuse what was meant as two splits of one file, and is the same rows twice."""
-    for other, own in others.items():
-        if own.split != source.split and replace(own, split=source.split) == source:
-            if Path(source.path).expanduser().is_file():
-                raise UserError(
-                    f"`{argument}` must hold other rows than `data.{other.replace('/', '.')}`, got the same rows of "
-                    f"{source.path} for both, as a file has no splits; choose rows by `where`, name another file, or, if "
-                    "that is meant, give both the same `split`."
-                )
-
-
-def _filtered(train: Rows, evaluated: dict[str, Rows], leak_filter: LeakFilter) -> tuple[Rows, str]:
-    """Leave training rows out, with a note; refuse a filter that has nothing to go by, or leaves nothing."""
-    if not evaluated:
-        raise UserError(
-            f"`data.leak_filter` must be none without validation and test sets, got {leak_filter}; name a set."
-        )
-    rows, note = leave_out(train, evaluated, leak_filter)
-    if not len(rows):
-        raise UserError(
-            f"`data.leak_filter` must leave training rows, but {note.replace(' left out, as', ' go, as', 1)}; take a weaker "
-            "filter, or other data."
-        )
-    return rows, note
-
-
-def _check(name: str, rows: Rows, source: Source, argument: str) -> None:
-    """Refuse rows of a kind that cannot be trained on, or scored."""
-    needed = {"train": "scored pairs, triplets or texts", "predict": "pairs"}.get(name, "scored pairs")
-    if rows.kind == "pairs" and rows.score is None and name != "predict":
-        raise UserError(
-            f"`{argument}` must hold {needed}, got pairs without scores of {source.path}; name their column, as in "
-            "`columns: {first: A, second: B, score: C}`."
-        )
-    if rows.kind != "pairs" and name != "train":
-        raise UserError(f"`{argument}` must hold {needed}, got {rows.kind} of {source.path}; name other columns.")
-    if name not in ("train", "predict") and len(set(rows.score or ())) < 2:
-        raise UserError(
-            f"`{argument}` must hold pairs of two different scores at least, or no correlation with them is defined, got "
-            f"{len(rows)} of the same in {source.path}; give other rows, or score them as `data.predict`."
-        )
-
-
-def _collate(rows: Rows) -> Callable[[list[int]], Pairs | Triplets | Texts]:
-    """Return what makes a batch of row numbers."""
-
-    def one(role: str, chosen: list[int]) -> list[str]:
-        return [rows.texts[role][i][0] for i in chosen]
-
-    def collate(chosen: list[int]) -> Pairs | Triplets | Texts:
-        if rows.kind == "texts":
-            return Texts(one("text", chosen))
-        if rows.kind == "triplets":
-            hard = rows.texts.get("negative")
-            return Triplets(one("anchor", chosen), one("positive", chosen), [hard[i] if hard else [] for i in chosen])
-        score = None if rows.score is None else torch.tensor([rows.score[i] for i in chosen], dtype=torch.float32)
-        meta = {name: [column[i] for i in chosen] for name, column in rows.meta.items()}
-        return Pairs(one("first", chosen), one("second", chosen), score, list(chosen), meta, rows.query)
-
-    return collate
+    told = selected_on(rows["validation"], tests)
+    return told if data.collection is None else [*told, *notes_of(data.collection, data.overlap("validation"))]

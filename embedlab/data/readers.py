@@ -15,7 +15,7 @@ from typing import IO, Any
 from embedlab import resources
 from embedlab.errors import UserError, nearest
 
-__all__ = ["BUILT_IN", "Table", "read_table"]
+__all__ = ["BUILT_IN", "Table", "is_collection", "read_table"]
 
 BUILT_IN = "stsb"
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -67,6 +67,11 @@ def read_table(path: str, split: str, subset: str | None, revision: str | None, 
         left = split in ("train", "validation", "test")
         _without("a file, which has none", split=None if left else split, subset=subset, revision=revision)
         return _file(file, quoting)
+    if is_collection(path):
+        raise UserError(
+            f"`path` must be a table here, got the retrieval set {path!r}, which only `data.validation` takes; `embedlab mine "
+            f"{path} -o triplets.jsonl` makes rows to train on."
+        )
     if file.is_dir():
         raise UserError(
             f"`path` must be {BUILT_IN!r}, an existing file or a hub id, got the folder {path!r}; name a file in it."
@@ -82,6 +87,12 @@ def read_table(path: str, split: str, subset: str | None, revision: str | None, 
             f"`path` must be {BUILT_IN!r}, an existing file or a hub id, but {path!r} is not there{seen}{way}."
         )
     return _hub(path, split, subset, revision)
+
+
+def is_collection(path: str) -> bool:
+    """Tell whether a folder of that name holds a retrieval set in BEIR's form."""
+    folder = Path(path).expanduser()
+    return path != BUILT_IN and any((folder / name).is_file() for name in ("corpus.jsonl", "corpus.jsonl.gz"))
 
 
 def _without(what: str, **options: str | None) -> None:

@@ -9,11 +9,11 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from types import NoneType
 from typing import Any
 
 from embedlab.data.apart import shared_texts
 from embedlab.data.batches import Side
+from embedlab.data.cells import has, plain, tells_content, text_in
 from embedlab.data.readers import BUILT_IN, Table, read_table
 from embedlab.errors import UserError, did_you_mean
 
@@ -30,9 +30,8 @@ DEFAULT_COLUMNS = (
     *((kind, {role: role for role in roles}) for kind, roles in ROLES.items()),
 )
 OPTIONAL = ("score", "negative")
+SEARCHED = ("same_id_left_out", "leave_out_unknown")  # of a retrieval set only
 SEVERAL = ("text", "negative")  # may have several columns
-PLAIN = (str, bool, int, float, NoneType)
-KINDS = {list: "a list", dict: "an object", bool: "true or false", int: "a number", float: "a number"}
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,13 @@ class Source:
     """Where texts come from.
 
     What the rows are follows from the roles of their columns: `first` and `second` make pairs, `anchor` and
-    `positive` triplets, `text` plain texts. The order of columns never decides.
+    `positive` triplets, `text` plain texts. The order of columns never decides. A folder in BEIR's form has no columns: it is a
+    retrieval set, which `data.validation` takes.
 
     Args:
         path: `stsb` (built in), a file (.csv, .tsv, .jsonl, .parquet; gzipped too), or a hub id.
-        split: Split of `stsb` or of a hub id; a file has none.
+        split: Split of `stsb` or of a hub id, `train` by default; a file has none. Of a retrieval set whose judgements, those of
+            `dev` or `validation` by default.
         subset: Configuration of a hub id.
         revision: Commit of a hub id; pin it, or a rerun may see other data.
         columns: Column of each role; a list for `text` (all of them, row by row) and `negative` (several per
@@ -96,13 +97,16 @@ class Source:
         where: Keep rows whose column holds this value, or one of a list, as text: `true`, and `2012` for 2012.0.
         score_range: Lowest and highest possible score, scaled to 0 and 1; 0 to 1 by default, 0 to 5 for `stsb`.
         quoting: Whether double quotes quote fields; by default in CSV they do, in TSV they do not.
-        limit: Keep this many rows, drawn once and for all, in their order.
+        limit: Keep this many rows, drawn once and for all, in their order; of a retrieval set the first queries, as `embedlab
+            evaluate --cut` does.
         distinct: Whether a repeated plain text is kept once.
         query: Which text of a pair searches, for strategies that read queries and documents differently.
+        same_id_left_out: Whether a document with a query's id is no answer to it; for a retrieval set that shares ids.
+        leave_out_unknown: Whether judgements of unknown queries or documents are passed over; for a retrieval set.
     """
 
     path: str
-    split: str = "train"
+    split: str | None = None
     subset: str | None = None
     revision: str | None = None
     columns: dict[str, str | list[str]] | None = None
@@ -112,6 +116,13 @@ class Source:
     limit: int | None = None
     distinct: bool = True
     query: Side = "first"
+    same_id_left_out: bool | None = None
+    leave_out_unknown: bool = False
+
+    @property
+    def part(self) -> str:
+        """The split of a table."""
+        return "train" if self.split is None else self.split
 
     def read(self, scored: bool = True) -> Rows:
         """Read and check the rows.
@@ -127,7 +138,10 @@ class Source:
         for name in ("path", "split", "subset", "revision"):
             if getattr(self, name) == "":
                 raise UserError(f"`{name}` must not be empty, got ''; give one, or leave it out.")
-        table = read_table(self.path, self.split, self.subset, self.revision, self.quoting)
+        for name in SEARCHED:
+            if getattr(self, name):
+                raise UserError(f"`{name}` must be left out for {self.path}, got true; only a retrieval set has ids.")
+        table = read_table(self.path, self.part, self.subset, self.revision, self.quoting)
         kind, columns = self._roles(table)
         if not scored:
             columns.pop("score", None)
@@ -139,7 +153,7 @@ class Source:
         chosen = sorted(random.Random(0).sample(fitting, limit)) if cut else fitting
         place = {name: index for index, name in enumerate(table.columns)}
         texts = {
-            role: [[_text(table, row, place[own], own) for own in names] for row in chosen]
+            role: [[text_in(table, row, place[own], own) for own in names] for row in chosen]
             for role, names in columns.items()
             if role != "score"
         }
@@ -152,7 +166,7 @@ class Source:
             return Rows(kind, {"text": [[text] for text in kept]}, cut=cut)
         used = {name for names in columns.values() for name in names}
         others = {name: [table.rows[row][i] for row in chosen] for name, i in place.items() if name not in used}
-        meta = {name: [*map(_plain, values)] for name, values in others.items() if _tells_content(values)}
+        meta = {name: [*map(plain, values)] for name, values in others.items() if tells_content(values)}
         return Rows(kind, texts, score, meta, self.query, cut)
 
     def _roles(self, table: Table) -> tuple[str, dict[str, list[str]]]:
@@ -163,7 +177,7 @@ class Source:
                     return kind, {role: [name] for role, name in defaults.items() if name in table.columns}
             raise UserError(
                 f"`columns` must say which column of {table.name} plays which role, as it has none of those read "
-                f"by default (sentence1 and sentence2, first and second, anchor and positive, text); {_has(table)}."
+                f"by default (sentence1 and sentence2, first and second, anchor and positive, text); {has(table)}."
             )
         kind = next((own for own, roles in ROLES.items() if roles[0] in self.columns), "")
         if not kind:
@@ -184,7 +198,7 @@ class Source:
         for role, names in named.items():
             if not names or "" in names:
                 came = "an empty name" if names else "none"
-                raise UserError(f"`columns` must name a column for {role!r}, got {came}; {_has(table)}.")
+                raise UserError(f"`columns` must name a column for {role!r}, got {came}; {has(table)}.")
             if len(names) > 1 and role not in SEVERAL:
                 raise UserError(
                     f"`columns` must name one column for {role!r}, got {len(names)}; only {' and '.join(SEVERAL)} take several."
@@ -196,7 +210,7 @@ class Source:
                     if outer in table.columns:
                         way = f", which stands inside {outer!r}: nested columns are not read; write it as a column of its own"
                     raise UserError(
-                        f"`columns` must name columns of {table.name}, got {name!r} for {role!r}{way}; {_has(table)}."
+                        f"`columns` must name columns of {table.name}, got {name!r} for {role!r}{way}; {has(table)}."
                     )
         return kind, named
 
@@ -204,7 +218,7 @@ class Source:
         """Return the indices of the rows that fit `where`."""
         fitting = list(range(len(table.rows)))
         where = {  # Python may give a number
-            name: [*map(_plain, own)] if isinstance(own, list) else _plain(own)
+            name: [*map(plain, own)] if isinstance(own, list) else plain(own)
             for name, own in (self.where or {}).items()
         }
         for name, value in where.items():
@@ -214,7 +228,7 @@ class Source:
                 )
             index = table.columns.index(name)
             wanted = value if isinstance(value, list) else [value]
-            fitting = [row for row in fitting if _plain(table.rows[row][index]) in wanted]
+            fitting = [row for row in fitting if plain(table.rows[row][index]) in wanted]
         if not fitting:
             left = f" where {where}" if where else ""
             raise UserError(f"`path` must hold at least one row, but {table.name} has none{left}.")
@@ -225,7 +239,7 @@ class Source:
         low, high = self.score_range or ((0.0, 5.0) if self.path == BUILT_IN else (0.0, 1.0))
         if not low < high:
             raise UserError(f"`score_range` must be lowest and highest score, got {[low, high]}.")
-        came = _plain(table.rows[row][index])
+        came = plain(table.rows[row][index])
         try:
             value = float(came)
         except ValueError:
@@ -251,47 +265,3 @@ def as_source(given: Any, argument: str) -> Source | None:
     if unknown := next((str(name) for name in given if name not in names), None):
         raise UserError(f"`{argument}.{unknown}` must be an argument of `Source`{did_you_mean(unknown, names)}.")
     return Source(**given)
-
-
-def _has(table: Table) -> str:
-    """Say which columns there are, and what to do if these are not those that were meant."""
-    return f"it has {', '.join(map(_shortened, table.columns))}{table.remark and f'; {table.remark}'}"
-
-
-def _plain(value: Any) -> str:
-    """Write a value as people do, not as Python does; a missing one as an empty string."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    # A column of whole numbers with a gap is one of floats.
-    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
-
-
-def _tells_content(value: Any) -> bool:
-    """Tell whether a value is written by its content, unlike an image, of which an address is written."""
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _tells_content(own) for key, own in value.items())
-    return all(map(_tells_content, value)) if isinstance(value, list) else isinstance(value, PLAIN)
-
-
-def _text(table: Table, row: int, index: int, column: str) -> str:
-    """Return a text as it is; an empty one is refused, as no decoder can read it."""
-    value = table.rows[row][index] if index < len(table.rows[row]) else None
-    must = f"{table.place(row)}: column {column!r} must hold"
-    if value is not None and not isinstance(value, str):  # a number may be a missing text, or an id
-        kind = KINDS.get(type(value), type(value).__name__)
-        raise UserError(
-            f"{must} a text, got {kind} ({_shortened(_plain(value))}); name another column, or write a string."
-        )
-    if value is not None and any("\ud800" <= sign <= "\udfff" for sign in value):
-        raise UserError(f"{must} Unicode text, got half of a surrogate pair; mend it.")
-    if value is None or not value.strip():
-        raise UserError(f"{must} a text, got an empty one; write one, leave the row out, or name another column.")
-    return value
-
-
-def _shortened(text: str, longest: int = 40) -> str:
-    """Put a text on one line, and cut it if it is too long for a message."""
-    text = " ".join(text.split())
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."

@@ -79,6 +79,9 @@ def write_card(folder: Path, run: Path, kind: str, pooling: str, name: str) -> N
 def _table(result: Mapping[str, Any]) -> str:
     lines = ["| set | pairs | Spearman | Pearson |", "|---|---:|---:|---:|"]
     for name, own in result["metrics"].items():
+        if "ndcg@10" in own:
+            lines.append(f"| {name} | {own['queries']} queries | nDCG@10 {100 * own['ndcg@10']:.2f} | - |")
+            continue
         spearman, pearson = ("-" if own[key] is None else f"{100 * own[key]:.2f}" for key in ("spearman", "pearson"))
         lines.append(f"| {name} | {own['pairs']} | {spearman} | {pearson} |")
     return "\n".join(lines) + "\n"

@@ -19,7 +19,7 @@ from embedlab.errors import UserError, did_you_mean
 from embedlab.report import leakage as apart
 from embedlab.report import notes, render, statistics
 from embedlab.report.predictions import interval_over_seeds
-from embedlab.report.ranked import tables
+from embedlab.report.ranked import tables, validated, was_searched
 from embedlab.report.render import Report, Row, Table
 from embedlab.report.rows import Group, Run, group_runs
 from embedlab.yaml_files import read_yaml
@@ -169,9 +169,14 @@ def summarise(
     groups = group_runs(found)
     studies = list(dict.fromkeys(run.study for run in found))
     footnotes: dict[str, int] = {}
-    shown, sheets = [], []
+    shown, sheets, ranked = [], [], list[render.Sheet]()
     for name in _sets(found, only):
-        there = [own for own in groups if any(name in result["metrics"] for _, result in own.results)]
+        scored = [own for own in groups if any(name in result["metrics"] for _, result in own.results)]
+        searched = [own for own in scored if was_searched(own, name)]
+        ranked += validated(searched, name, len(studies) > 1)
+        there = [own for own in scored if own not in searched]
+        if not there:
+            continue
         compared = notes.compare([result for own in there for _, result in own.results], name)
         rows = [_row(own, name, resamples, footnotes, compared) for own in there]
         rows.sort(key=lambda row: (row.spearman is None, -row.spearman[0] if row.spearman else 0.0, row.label))
@@ -186,7 +191,7 @@ def summarise(
         tables=shown,
         unfinished=[_line(run) for run in found if run.state != "done"],
         footnotes=list(footnotes),
-        ranked=[] if only is not None else tables(groups, resamples, len(studies) > 1),
+        ranked=ranked if only is not None else [*ranked, *tables(groups, resamples, len(studies) > 1)],
         sheets=sheets,
     )
 

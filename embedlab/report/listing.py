@@ -48,14 +48,18 @@ def main(arguments: list[str]) -> int:
 
 
 def _cells(run: Run) -> list[str]:
-    """Return what is shown of a run: Spearman x 100 on validation and on each test set."""
+    """Return what is shown of a run: Spearman x 100 on validation and on each test set; nDCG@10, named so, of a search."""
     result: Any = run.result or {}
     metrics = result.get("metrics") or {}
-    shown = {
-        name: "-" if (own := values.get("spearman")) is None else f"{100 * own:.2f}" for name, values in metrics.items()
-    }
+    shown = {name: _shown(values) for name, values in metrics.items()}
     tests = [f"{name.removeprefix('test/')} {own}" for name, own in shown.items() if name.startswith("test/")]
     decoder = (result.get("backbone") or {}).get("name") or "-"
     state = run.state if run.error is None else f"{run.state}: {run.error.splitlines()[0][:60]}"
     strategy = result.get("strategy") or "-"
     return [str(run.folder), strategy, decoder, state, shown.get("validation", "-"), ", ".join(tests) or "-"]
+
+
+def _shown(values: Any) -> str:
+    if (found := values.get("ndcg@10")) is not None:
+        return f"nDCG@10 {100 * found:.2f}"
+    return "-" if (own := values.get("spearman")) is None else f"{100 * own:.2f}"

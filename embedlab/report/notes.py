@@ -112,6 +112,8 @@ def _held(content: Content, own: Mapping[str, Any], name: str) -> str:
     source, _, query = content
     use = "scored on" if source == name else {"train": "training data:", "validation": "selected by"}[source]
     rows, path = own["rows"], own["path"]
+    if documents := own.get("documents"):
+        return f"{use} nDCG@10, {rows} queries over {documents} documents of {path} {own.get('split')}"
     kind = f"{'row' if source == 'train' else 'pair'}{'' if rows == 1 else 's'}"
     place = Path(path).name if Path(path).suffix else f"{path} {own.get('split')}"  # a file has no splits
     return f"{use} {rows} {kind} of {place}{' with the second text as query' if query == 'second' else ''}"

@@ -15,7 +15,7 @@ from embedlab.report import statistics
 from embedlab.report.render import Sheet, duration, over_seeds
 from embedlab.report.rows import Group
 
-__all__ = ["BASELINE", "BASELINES", "FOLDER", "Found", "found_in", "tables"]
+__all__ = ["BASELINE", "BASELINES", "FOLDER", "Found", "found_in", "tables", "validated", "was_searched"]
 
 FOLDER: Final = "retrieval"  # in a run folder
 BASELINES: Final = ".retrieval"  # in the folder of a study
@@ -26,6 +26,7 @@ TELLS: Final = (
     "Retrieval x 100: mean and standard deviation over seeds; 95 % interval of nDCG@10 by bootstrap over queries. Time: "
     "mean over seeds, encoding the corpus or the first stage included."
 )
+SELECTED: Final = "Search x 100: mean and standard deviation over seeds, on the cut by which epochs are selected."
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,39 @@ def tables(groups: Sequence[Group], resamples: int, with_study: bool) -> list[Sh
             shown[-1] = replace(shown[-1], title=f"{title}; not measured: {', '.join(missing)}")
     shown += [_averages(list(sets.values()), with_study)] if len(sets) > 1 else []
     return [*shown[:-1], replace(shown[-1], remarks=[TELLS])] if shown else []
+
+
+def was_searched(group: Group, name: str) -> bool:
+    """Tell whether the runs of a row searched a set, by which they were selected, and scored no pairs of it."""
+    return any("ndcg@10" in (result["metrics"].get(name) or {}) for _, result in group.results)
+
+
+def validated(groups: Sequence[Group], name: str, with_study: bool) -> list[Sheet]:
+    """Return a table of rows that were selected by search, for each collection that they searched.
+
+    Args:
+        groups: Those rows.
+        name: Of the set: validation.
+        with_study: Whether the study must be told.
+    """
+    sets: dict[tuple[Any, ...], list[tuple[float, list[str]]]] = {}
+    for group in groups:
+        results = [result for _, result in group.results if name in result["metrics"]]
+        metrics, held = [own["metrics"][name] for own in results], (results[0].get("data") or {}).get(name) or {}
+        values = [statistics.mean_and_sd([own[measure] for own in metrics]) for measure in MEASURES]
+        seeds = str(len(results)) if len(results) == group.planned else f"{len(results)} of {group.planned}"
+        named = [group.study, group.label] if with_study else [group.label]
+        key = tuple(held.get(own) for own in ("path", "split", "rows", "documents", "sha256"))
+        sets.setdefault(key, []).append((-values[0][0], [*named, seeds, *map(over_seeds, values)]))
+    return [
+        Sheet(
+            f"{name}, a search ({queries} queries over {documents} documents of {path} {split})",
+            [*_names(with_study), "Seeds", *MEASURES.values()],
+            [cells for _, cells in sorted(rows)],
+            [SELECTED],
+        )
+        for (path, split, queries, documents, _), rows in sets.items()
+    ]
 
 
 def _is_of(key: tuple[str, str], group: Group) -> bool:

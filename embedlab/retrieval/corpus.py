@@ -56,6 +56,16 @@ class Collection:
                 digest.update(json.dumps(item, ensure_ascii=False).encode() + b"\n")
         return digest.hexdigest()
 
+    @property
+    def distinct_queries(self) -> list[str]:
+        """The texts of the queries, each once: equal ones are embedded once, or rounding might tell them apart."""
+        return list(dict.fromkeys(self.queries.values()))
+
+    @property
+    def distinct_documents(self) -> list[str]:
+        """The texts of the documents, each once; without the empty one, as a decoder reads at least one token."""
+        return list(dict.fromkeys(text for text in self.documents.values() if text))
+
     def left_out(self) -> list[int] | None:
         """Return the position of the document that is no answer to each query, (Q,), -1 for none; None without the rule."""
         if not self.same_id_left_out:

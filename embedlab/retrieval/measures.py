@@ -17,10 +17,11 @@ from ir_measures import AP, RR, R, nDCG
 
 from embedlab.errors import UserError
 
-__all__ = ["MEASURES", "Judgements", "Measured", "Run", "as_run", "measure"]
+__all__ = ["DEPTH", "MEASURES", "Judgements", "Measured", "Run", "as_run", "measure"]
 
 Run = Mapping[str, Sequence[tuple[str, float]]]  # for each query documents and scores, best first
 Judgements = Mapping[str, Mapping[str, int]]
+DEPTH: Final = 1000  # of the lists that are measured, unless told otherwise; MAP depends on it
 MEASURES: Final = {"ndcg@10": nDCG @ 10, "mrr@10": RR @ 10, "recall@100": R @ 100, "map": AP}
 HIGHEST: Final = 1_000_000
 # trec_eval's own code, and MS MARCO's for the one that trec_eval lacks; not what else happens to be installed.

@@ -17,7 +17,17 @@ from embedlab.source_imports import PACKAGE, is_of_a_method
 __all__ = ["OTHER", "ROOMS", "different_code", "older_code", "shared_code"]
 
 # Modules and folders of embedlab that can change a number.
-ROOMS: Final = ("backbone", "data", "distributed", "metrics", "packing", "resources", "strategies", "training")
+ROOMS: Final = (
+    "backbone",
+    "data",
+    "distributed",
+    "metrics",
+    "packing",
+    "resources",
+    "retrieval",
+    "strategies",
+    "training",
+)
 OTHER: Final = "other code"  # where single modules cannot be told
 
 

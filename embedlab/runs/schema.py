@@ -40,10 +40,16 @@ RESULT: Final = {
     "seed": WHOLE,
     "identity": TEXT,
     "settings": TEXT,
-    "metrics": _Each({"spearman": NUMBER, "pearson": NUMBER, "pairs": WHOLE, "undefined": TEXT, "overlapping": WHOLE}),
+    "metrics": _Each(
+        {
+            **{"spearman": NUMBER, "pearson": NUMBER, "pairs": WHOLE, "undefined": TEXT, "overlapping": WHOLE},
+            **{"ndcg@10": NUMBER, "mrr@10": NUMBER, "recall@100": NUMBER, "map": NUMBER},  # of a set that was searched
+            **{"queries": WHOLE, "documents": WHOLE},
+        }
+    ),
     "backbone": {"name": TEXT, "sha256": TEXT},
     "model": {"name": TEXT, "sha256": TEXT},
-    "data": _Each({"path": TEXT, "split": TEXT, "query": TEXT, "rows": WHOLE, "sha256": TEXT}),
+    "data": _Each({"path": TEXT, "split": TEXT, "query": TEXT, "rows": WHOLE, "documents": WHOLE, "sha256": TEXT}),
     "parameters": {"trainable": NUMBER},
     "seconds": {
         "features": NUMBER,

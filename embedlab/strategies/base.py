@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from embedlab.backbone import Backbone
 from embedlab.backbone.cached_features import CachedFeatures
 from embedlab.backbone.feature_cache import Cost
-from embedlab.data import Pairs, Texts, Triplets
+from embedlab.data import Pairs, RoleTexts, Texts, Triplets
 from embedlab.strategies import contract
 from embedlab.strategies.checkpoint import Borrowed, check, trim
 from embedlab.strategies.optimisation import Stage, Training, adamw, num_steps
@@ -172,8 +172,11 @@ class EmbeddingStrategy(LightningModule, ABC):
     on_train_start = on_test_start = on_predict_start = on_validation_start
 
     @final
-    def validation_step(self, batch: Pairs, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Score a batch, (B,)."""
+    def validation_step(self, batch: Pairs | RoleTexts, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Score a batch, (B,), or embed one, (B, E)."""
+        if isinstance(batch, RoleTexts):
+            assert isinstance(self, Embedder), "others are refused before"
+            return self.embed(batch.text, batch.role)
         return self.score(*batch.sides)
 
     test_step = predict_step = validation_step

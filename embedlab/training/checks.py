@@ -20,10 +20,11 @@ from lightning.pytorch.strategies import StrategyRegistry
 from embedlab import runs
 from embedlab.data import DataModule
 from embedlab.errors import UserError, did_you_mean
-from embedlab.strategies.base import Batch, Trainable
+from embedlab.retrieval.measures import MEASURES
+from embedlab.strategies.base import Batch, Embedder, EmbeddingStrategy, Trainable
 from embedlab.training.values import check_groups
 
-__all__ = ["check_request", "check_training", "learned", "trainer_fault"]
+__all__ = ["check_request", "check_selection", "check_training", "learned", "trainer_fault"]
 
 # What Lightning takes below this, and then divides by or ignores.
 LEAST: Final = {
@@ -34,6 +35,7 @@ LEAST: Final = {
 }
 
 # Others would convert a decoder that is loaded in a type of its own, or clip gradients while they are scaled.
+NUMBERS: Final = {f"val/{own}" for own in ("pearson", "spearman", *MEASURES)}  # that a validation may log
 PRECISIONS: Final = ("32-true", "32", "bf16-mixed", "bf16")
 
 
@@ -182,6 +184,35 @@ def _check_machine(trainer: Any) -> None:
         raise UserError(f"`trainer.devices` must be {what}, got {devices}; leave it out to take what there is.")
 
 
+def check_selection(strategy: EmbeddingStrategy, data: DataModule, trainer: Trainer) -> None:
+    """Refuse what validation cannot go by, before anything is read.
+
+    Raises:
+        UserError: If a retrieval set would be searched without vectors, or in part, or a callback goes by a number that is
+            not logged.
+    """
+    for own in trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = str(getattr(own, "monitor", None))
+        if monitor in NUMBERS and monitor not in data.validated:
+            raise UserError(
+                f"`trainer.callbacks` must go by what `data.validation` gives, {' or '.join(data.validated)}, but "
+                f"{type(own).__name__} has the `monitor` {monitor}; set it to {data.monitor}."
+            )
+    if not data.searches:
+        return
+    assert data.validation is not None
+    if not isinstance(strategy, Embedder):
+        raise UserError(
+            f"`data.validation` must be scored pairs for {type(strategy).__name__}, which has no vectors to search with, got the "
+            f"retrieval set {data.validation.path}; name a table of pairs."
+        )
+    if trainer.limit_val_batches != 1.0:  # `overfit_batches` sets it too
+        raise UserError(
+            f"`trainer.limit_val_batches` must be left out where a retrieval set is searched, which needs all of its texts, got "
+            f"{trainer.limit_val_batches}; set `data.validation.limit` lower for fewer queries."
+        )
+
+
 def check_training(strategy: Trainable, data: DataModule, trainer: Trainer) -> None:
     """Refuse a training in which no epoch could be selected, or data that the strategy does not learn from.
 
@@ -189,7 +220,7 @@ def check_training(strategy: Trainable, data: DataModule, trainer: Trainer) -> N
         UserError: If so.
     """
     if data.validation is None or trainer.max_epochs == 0:
-        what = "`data.validation` must name scored pairs"
+        what = "`data.validation` must name scored pairs or a retrieval set"
         what = what if data.validation is None else "`trainer.max_epochs` must be at least 1"
         raise UserError(f"{what}, as the best epoch on them is what is kept, got none; set it.")
     _check_steps(trainer, len(data.train_dataloader()))

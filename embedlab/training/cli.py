@@ -138,7 +138,8 @@ class RunCLI(LightningCLI):
         prepare = Preparation(self.datamodule, self.stopwatch, progress.features)
         own = [self.stopwatch, prepare, self.evaluation, progress]
         if self.subcommand == "fit":
-            own += [Finite(), RandomState(), Best(self.run_dir / runs.CHECKPOINTS), Resumable(self.run_dir / runs.LAST)]
+            best = Best(self.run_dir / runs.CHECKPOINTS, self.datamodule.monitor)
+            own += [Finite(), RandomState(), best, Resumable(self.run_dir / runs.LAST)]
         given = self.config_init[self.subcommand].trainer.callbacks or []
         given = given if isinstance(given, list) else [given]
         try:
@@ -157,6 +158,8 @@ class RunCLI(LightningCLI):
     def check_data(self) -> None:
         """Read the data and check it against the strategy."""
         stage = self.subcommand
+        if stage in ("fit", "validate"):
+            checks.check_selection(self.model, self.datamodule, self.trainer)
         self.datamodule.setup(stage)
         if stage == "fit":
             self.datamodule.setup("test")
@@ -229,8 +232,11 @@ class RunCLI(LightningCLI):
         self.trainer.test(model, datamodule=datamodule, ckpt_path=str(best), weights_only=True, verbose=False)
 
     def after_validate(self) -> None:
-        """Say where the predictions are."""
-        self._tell_where("validation")
+        """Say where the predictions are, or what was found."""
+        if self.datamodule.collection is None:
+            self._tell_where("validation")
+        elif self.trainer.is_global_zero:
+            print(result.told(self.evaluation))  # noqa: T201  # the command's answer
 
     def after_test(self) -> None:
         """Say where the predictions are."""

@@ -102,7 +102,11 @@ def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataM
         kept["ckpt_path"] = _content(checkpoint)
     decided = {
         "config": kept,
-        "data": {name: [own["rows"], own["sha256"], own["query"]] for name, own in data.fingerprint().items()},
+        "data": {
+            # Of a retrieval set a rule too, which its content does not hold.
+            name: [*(own[key] for key in ("rows", "sha256", "query", "same_id_left_out") if key in own)]
+            for name, own in data.fingerprint().items()
+        },
         "stages": {stage.name: [stage.source.read().sha256, stage.source.query] for stage in stages},
         "decoder": None if backbone is None else backbone.files.sha256,
         "sources": sources,

@@ -22,6 +22,7 @@ from embedlab.training.identity import Identity
 __all__ = ["Measured", "finish", "notes", "told"]
 
 # Options of the trainer by which a run sees less than its data; noted where they are set.
+SHOWN: Final = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@100": "Recall@100"}
 PARTS: Final = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches")
 
 
@@ -160,9 +161,13 @@ def _commit() -> str | None:
 
 
 def told(evaluation: Evaluation) -> str:
-    """Return the metrics of a run, a line for each set of pairs."""
+    """Return the metrics of a run, a line for each set."""
     lines = []
     for name, metric in evaluation.metrics.items():
+        if "ndcg@10" in metric:
+            measures = ", ".join(f"{shown} {100 * metric[own]:.2f}" for own, shown in SHOWN.items())
+            lines.append(f"{name}: {measures} ({metric['queries']} queries, {metric['documents']} documents)")
+            continue
         pearson, spearman = metric["pearson"], metric["spearman"]
         shown = metric["undefined"] or f"Spearman {100 * spearman:.2f}, Pearson {100 * pearson:.2f}"
         pairs = "1 pair" if metric["pairs"] == 1 else f"{metric['pairs']} pairs"

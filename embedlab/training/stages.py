@@ -153,7 +153,7 @@ def _kept(stage: Stage, model: Trainable, config: Any, main_data: DataModule, pr
     if stage.decided_by is None or model.backbone is None or processes > 1:
         yield None
         return
-    kind = type(model)
+    kind, prints = type(model), main_data.fingerprint()
     decided = {
         "name": stage.name,
         "training": _TRAINING,
@@ -161,11 +161,15 @@ def _kept(stage: Stage, model: Trainable, config: Any, main_data: DataModule, pr
         "decoder": [model.backbone.files.sha256, str(model.backbone.dtype), model.backbone.window],
         "left_out": [
             main_data.leak_filter,
-            *(own.read().sha256 for own in (main_data.validation, *main_data.test.values()) if own),
+            *(
+                prints[own]["sha256"]
+                for own in ("validation", *(f"test/{own}" for own in main_data.test))
+                if own in prints
+            ),
         ]
         if main_data.leak_filter != "none"
         else [],
-        "texts": [stage.source.read().sha256, main_data.fingerprint()["train"]["sha256"]],
+        "texts": [stage.source.read().sha256, prints["train"]["sha256"]],
         "settings": [stage.epochs, stage.batch_size, asdict(stage.training), stage.trains],
         "trainer": [str(wish.accelerator), str(wish.precision), wish.gradient_clip_val, wish.gradient_clip_algorithm],
         "seed": config.seed_everything,

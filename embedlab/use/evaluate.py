@@ -22,15 +22,15 @@ from embedlab.report.command import console
 from embedlab.report.render import duration
 from embedlab.retrieval.bm25 import BM25
 from embedlab.retrieval.corpus import Collection, read_retrieval
-from embedlab.retrieval.measures import MEASURES, Measured, as_run, measure
+from embedlab.retrieval.cut import HARD, cut
+from embedlab.retrieval.measures import DEPTH, MEASURES, Measured, as_run, measure
 from embedlab.runs.identity import content_hash
 from embedlab.use.options import add_model_options, model_of
 
-__all__ = ["cut", "main"]
+__all__ = ["main"]
 
 BASELINE: Final = "bm25"
 FOLDER: Final = "retrieval"  # in a run folder
-HARD: Final = 20  # documents of BM25 that a cut keeps for each query
 # Names of arguments of `read_retrieval`, and what this command calls them.
 SAID: Final = {
     "`path`": "`--retrieval`",
@@ -100,7 +100,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "--same-id", choices=("no-answer", "answer"), help="whether a document with a query's id is an answer"
     )
     parser.add_argument("--leave-out-unknown", action="store_true", help="pass over judgements of unknown ids")
-    parser.add_argument("--depth", metavar="N", type=int, default=1000, help="documents ranked (default: %(default)s)")
+    parser.add_argument("--depth", metavar="N", type=int, default=DEPTH, help="documents ranked (default: %(default)s)")
     parser.add_argument("--rerank", metavar="RUN", help="scores the best documents again; any strategy")
     parser.add_argument("--top-k", metavar="N", type=int, default=100, help="how many of them (default: %(default)s)")
     parser.add_argument(
@@ -148,29 +148,6 @@ def _read(options: argparse.Namespace) -> Collection:
         raise UserError(said) from None
 
 
-def cut(collection: Collection, queries: int) -> Collection:
-    """Keep the first queries, and of the documents those judged for them and the best of BM25 for each: a harder, quicker set.
-
-    Scores on a cut are higher than on the whole and compare only with those on the same cut, which the name tells.
-    """
-    kept = dict(list(collection.queries.items())[:queries])
-    judgements = {own: collection.judgements[own] for own in kept}
-    names = list(collection.documents)
-    _, places = BM25(collection.documents.values()).search(list(kept.values()), HARD)
-    wanted = {names[place] for row in places for place in row if place >= 0} | {
-        d for own in judgements.values() for d in own
-    }
-    documents = {own: text for own, text in collection.documents.items() if own in wanted}
-    note = (
-        f"a cut: {len(kept)} of {len(collection.queries)} queries, {len(documents)} of {len(collection.documents)} documents "
-        f"(judged, and BM25's best {HARD} of each query)"
-    )
-    name = f"{collection.name}-cut-{queries}"
-    return replace(
-        collection, name=name, documents=documents, queries=kept, judgements=judgements, notes=[*collection.notes, note]
-    )
-
-
 def _by_words(collection: Collection, depth: int) -> Ranked:
     """Rank by BM25."""
     found = BM25(collection.documents.values()).search(list(collection.queries.values()), depth, collection.left_out())
@@ -178,16 +155,11 @@ def _by_words(collection: Collection, depth: int) -> Ranked:
 
 
 def _by_vectors(model: Any, collection: Collection, depth: int) -> Ranked:
-    """Rank by the cosine of vectors; empty documents are found last."""
-    from embedlab.retrieval.search import search
+    """Rank by the cosine of vectors."""
+    from embedlab.retrieval.ranking import rank
 
-    names = [own for own, text in collection.documents.items() if text]
-    left_out, place = None, {own: number for number, own in enumerate(names)}
-    if collection.same_id_left_out:
-        left_out = [place.get(own, -1) for own in collection.queries]
-    documents = model.encode_document([collection.documents[own] for own in names], show_progress_bar=True)
-    queries = model.encode_query(list(collection.queries.values()))
-    return as_run(list(collection.queries), names, *search(queries, documents, depth, left_out=left_out))
+    documents = model.encode_document(collection.distinct_documents, show_progress_bar=True)
+    return rank(collection, model.encode_query(collection.distinct_queries), documents, depth)
 
 
 def _again(model: Any, collection: Collection, found: Ranked, top_k: int) -> Ranked:

@@ -1,4 +1,4 @@
-"""Correlate scores with labels, and write predictions."""
+"""Correlate scores with labels, or search a collection, and write predictions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from embedlab import runs
-from embedlab.data import DataModule, Pairs
+from embedlab.data import DataModule, Pairs, RoleTexts
 from embedlab.distributed import gather_lists
 from embedlab.errors import UserError
 from embedlab.metrics import UndefinedCorrelation, pearson, spearman
-from embedlab.training.callbacks.selection import MONITOR, goes_on_from
+from embedlab.training.callbacks.selection import goes_on_from
+from embedlab.training.searching import measured
 
 __all__ = ["Evaluation"]
 
@@ -26,6 +27,8 @@ __all__ = ["Evaluation"]
 @final
 class Evaluation(Callback):
     """Correlate all scores of a set with its labels, once, in float64; the same for every strategy.
+
+    A retrieval set to validate on is searched instead, by the vectors of its texts.
 
     Args:
         folder: The folder in which `predictions/` is written.
@@ -35,12 +38,16 @@ class Evaluation(Callback):
         self.folder = folder
         self.metrics: dict[str, dict[str, Any]] = {}
         self.selected: dict[str, Any] | None = None
-        self._kept: list[tuple[Tensor, Pairs]] = []
+        self._kept: list[tuple[Tensor, Any]] = []  # Pairs, or RoleTexts
         self._overlap: dict[str, list[str] | None] = {}
         self._own = False  # whether the checkpoint that is being loaded is of this run
 
     def _keep(self, outputs: Any, batch: Any) -> None:
         assert isinstance(outputs, Tensor)
+        if isinstance(batch, RoleTexts):
+            assert outputs.shape[:-1] == (len(batch),), f"one vector per text, got {tuple(outputs.shape)}"
+            self._kept.append((outputs.detach().float().cpu(), batch))
+            return
         assert isinstance(batch, Pairs)
         assert outputs.shape == (len(batch),), f"one score per pair, got {tuple(outputs.shape)} for {len(batch)}"
         self._kept.append((outputs.detach().float().cpu(), batch))
@@ -103,25 +110,32 @@ class Evaluation(Callback):
     on_predict_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log `val/pearson` and `val/spearman`; keep the predictions of the best epoch.
+        """Log `val/pearson` and `val/spearman`, or the measures of a search; keep the predictions of the best epoch.
 
         Raises:
-            UserError: If a score is not finite: no epoch could be selected, nor a test set correlated.
+            UserError: If a score or a vector is not finite: no epoch could be selected, nor a test set correlated.
         """
-        columns = self._take("validation")
-        _check_finite(columns, pl_module)
-        result = self._correlate(columns)
-        for metric in ("pearson", "spearman"):
-            value = result[metric]
-            pl_module.log(f"val/{metric}", float("nan") if value is None else value, prog_bar=metric == "spearman")
-        value = result["spearman"]
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
+        columns: dict[str, Any] | None = None
+        if data.collection is None:
+            columns = self._take("validation")
+            _check_finite(columns, pl_module)
+            result = self._correlate(columns)
+        else:
+            kept, self._kept = self._kept, []
+            result = measured(data.collection, gather_lists(kept), pl_module)
+        for name in data.validated:
+            value = result[name.removeprefix("val/")]
+            pl_module.log(name, float("nan") if value is None else value, prog_bar=name == data.monitor)
+        value = result[data.monitor.removeprefix("val/")]
         if not self._is_better(value):
             return
         self.metrics["validation"] = result
-        self._write(trainer, "validation", columns)
+        if columns is not None:
+            self._write(trainer, "validation", columns)
         if trainer.state.fn == "fit" and value is not None:
             position = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-            self.selected = {**position, "monitor": MONITOR, "value": value}
+            self.selected = {**position, "monitor": data.monitor, "value": value}
 
     def on_test_batch_end(
         self,

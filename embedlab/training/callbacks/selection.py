@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, final
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-__all__ = ["MONITOR", "Best", "goes_on_from"]
-
-MONITOR: Final = "val/spearman"  # the selection rule of every strategy; never a test score
+__all__ = ["Best", "goes_on_from"]
 
 
 def goes_on_from(trainer: Trainer, folder: Path) -> bool:
@@ -27,11 +25,12 @@ class Best(ModelCheckpoint):
 
     Args:
         folder: Where they are kept.
+        monitor: The number that is highest when they do best; see `DataModule.monitor`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, monitor: str) -> None:
         how: dict[str, Any] = {"save_weights_only": True, "enable_version_counter": False}
-        super().__init__(folder, "best", monitor=MONITOR, mode="max", save_on_train_epoch_end=False, **how)
+        super().__init__(folder, "best", monitor=monitor, mode="max", save_on_train_epoch_end=False, **how)
         self.folder, self._own = folder, False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
