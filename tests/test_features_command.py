@@ -143,11 +143,13 @@ def test_stages_kept_for_other_runs_are_told_and_deleted_unless_one_trains(
         (folder / "weights.ckpt").write_bytes(bytes(1000))
         os.utime(folder / "weights.ckpt", (0, 2e9 * number))
     assert "kept for other runs: 3, 3.0 kB" in typed(capsys, "ls")
+    (tmp_path / "stages" / "begun").mkdir()  # by a run that is training it, or was killed
+    assert "stage old" not in typed(capsys, "rm", "--all", "--damaged")
     assert "would delete: stage old, 1.0 kB" in typed(capsys, "rm", "--older-than", "1", "--dry-run")
     assert "deleted: stage old, 1.0 kB" in typed(capsys, "rm", "--older-than", "1")
     with FileLock(tmp_path / "stages" / "training" / ".lock"):
         assert "kept: stage training, as a run trains it" in typed(capsys, "rm", "--all", status=1)
-    assert [own.name for own in (tmp_path / "stages").iterdir()] == ["training"]
+    assert sorted(own.name for own in (tmp_path / "stages").iterdir()) == ["begun", "training"]
 
 
 def test_remains_and_a_lost_identity_are_told(

@@ -187,7 +187,7 @@ class KeptStage:
 def kept_stages() -> list[KeptStage]:
     """Return the pretraining stages that are kept, by name."""
     folder = cache_root() / "stages"
-    return [KeptStage(own) for own in sorted(folder.iterdir()) if own.is_dir()] if folder.is_dir() else []
+    return [KeptStage(own.parent) for own in sorted(folder.glob("*/weights.ckpt"))]
 
 
 def folder_of_caches() -> Path:

@@ -190,7 +190,7 @@ def _rm(arguments: Sequence[str]) -> int:
         freed += own_bytes
         what = "damaged and unfinished files of " if options.damaged else ""
         print(f"{'would delete' if options.dry_run else 'deleted'}: {what}{own.name}, {decimal(own_bytes)}")  # noqa: T201
-    for stage in kept_stages() if options.all or days is not None else []:
+    for stage in kept_stages() if (options.all or days is not None) and not options.damaged else []:
         if days is not None and stage.last_used >= time.time() - days * DAY:
             continue
         try:

@@ -198,27 +198,31 @@ def _is_of(key: tuple[str, str], group: Group) -> bool:
     return key[0] == group.study and (key[1] == group.label or key[1].startswith(f"{group.label} ("))
 
 
+def _set_of(own: Found) -> tuple[str, ...]:
+    return own.name, own.split, own.sha256
+
+
 def _rows(groups: Sequence[Group]) -> Iterator[tuple[_Row, Found]]:
     """Give each row with what tells its set."""
-    baselines: dict[tuple[str, str], Found] = {}
-    measured: set[str] = set()
+    baselines: dict[tuple[str, ...], Found] = {}
+    measured: set[tuple[str, ...]] = set()
     for group in groups:
-        ways: dict[tuple[str, str], list[Found]] = {}
+        ways: dict[tuple[str, ...], list[Found]] = {}
         for folder, _ in group.results:
-            here: set[tuple[str, str]] = set()
+            here: set[tuple[str, ...]] = set()
             for own in found_in(folder / FOLDER):
                 if own.is_baseline:
-                    baselines.setdefault((group.study, own.sha256), own)
-                elif (key := (own.sha256, own.how)) not in here:
+                    baselines.setdefault((group.study, *_set_of(own)), own)
+                elif (key := (*_set_of(own), own.how)) not in here:
                     here.add(key)
                     ways.setdefault(key, []).append(own)
             for own in found_in(folder.parent.parent / BASELINES):
-                baselines[group.study, own.sha256] = own
-        for (sha256, how), found in ways.items():
-            measured.add(sha256)
+                baselines[(group.study, *_set_of(own))] = own
+        for (*own_set, how), found in ways.items():
+            measured.add(tuple(own_set))
             yield _Row(group.label + how, group.study, (len(found), group.planned), found), found[0]
-    for (study, sha256), own in baselines.items():
-        if sha256 in measured:  # of a set that has changed since, BM25 alone says nothing
+    for (study, *own_set), own in baselines.items():
+        if tuple(own_set) in measured:  # of a set that has changed since, BM25 alone says nothing
             yield _Row(BASELINE, study, (1, 1), [own]), own
 
 

@@ -48,8 +48,8 @@ class Collection:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of ids, texts, order and judgements: what decides a score."""
-        digest = hashlib.sha256()
+        """Hash of ids, texts, order, judgements and the rule for equal ids: what decides a score."""
+        digest = hashlib.sha256(b"a query's own id is no answer\n" if self.same_id_left_out else b"")
         for part in (self.documents, self.queries, self.judgements):
             digest.update(f"{len(part)}\n".encode())
             for item in part.items():

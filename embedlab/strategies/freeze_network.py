@@ -12,19 +12,16 @@ from torch.nn import functional
 
 from embedlab.backbone import FINAL, Layer
 from embedlab.errors import UserError
-from embedlab.strategies.freeze_encoders import Dropout, LayerwiseAutoencoder, LayerwiseEncoder, LayerwiseIdentity
+from embedlab.strategies.freeze_encoders import (
+    Dropout,
+    LayerwiseAutoencoder,
+    LayerwiseEncoder,
+    LayerwiseIdentity,
+    LayerwisePCA,
+)
 from embedlab.strategies.published import published
 
-__all__ = [
-    "CODE",
-    "CosineHead",
-    "HeadOptions",
-    "NetworkOptions",
-    "SiameseNetwork",
-    "Standardize",
-    "chosen",
-    "published_for",
-]
+__all__ = ["CosineHead", "HeadOptions", "NetworkOptions", "SiameseNetwork", "Standardize", "chosen", "published_for"]
 
 CODE = "the authors' code"  # the paper is silent on much
 PAPER_WIDTH = 1024  # of gpt2-medium
@@ -89,7 +86,15 @@ class NetworkOptions:
             raise UserError(f"`network.widths` must be one or more positive bottlenecks, got {list(self.widths)}.")
         if not 0 <= self.dropout < 1:
             raise UserError(f"`network.dropout` must be at least 0 and less than 1, got {self.dropout}.")
-        if self.depth is not None and (self.depth < 1 or self.encoder is LayerwiseIdentity):
+        for name, kind in {"activation": self.activation, "head.squash": self.head.squash}.items():
+            try:
+                kind()
+            except Exception as error:
+                raise UserError(
+                    f"`network.{name}` must be a class that is built without arguments, as torch.nn.GELU is, got "
+                    f"{kind.__module__}.{kind.__qualname__} ({error}); write one of your own around it."
+                ) from None
+        if self.depth is not None and (self.depth < 1 or issubclass(self.encoder, (LayerwiseIdentity, LayerwisePCA))):
             raise UserError(
                 f"`network.depth` must be at least 1 for encoders that have layers, got {self.depth} for "
                 f"{self.encoder.__name__}; leave it out."

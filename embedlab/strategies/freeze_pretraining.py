@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from embedlab.data import Source
+from embedlab.errors import UserError
 from embedlab.strategies.base import Training
 
 __all__ = ["PRETRAINING", "Pretraining"]
@@ -33,3 +34,9 @@ class Pretraining:
     training: Training = PRETRAINING
     rate_growth: float = 1.0
     relative: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in {"epochs": 1, "batch_size": 1, "rate_growth": 0}.items():
+            if not getattr(self, name) >= least:
+                way = "; `pretraining: null` leaves the stage out" if name == "epochs" else "; raise it"
+                raise UserError(f"`pretraining.{name}` must be at least {least}, got {getattr(self, name)}{way}.")

@@ -81,6 +81,8 @@ class LearnedPooling(Trainable, Embedder):
                 raise UserError(f"`{name}` must be at least 1, got {number}.")
         if not 0 <= dropout < 1:
             raise UserError(f"`dropout` must be at least 0 and less than 1, got {dropout}.")
+        if not 0 < scale < float("inf"):
+            raise UserError(f"`scale` must be positive and finite, got {scale}; 20 is usual.")
         self.backbone: Backbone = backbone
         self.features: TokenStates = TokenStates(backbone, layers, template, final_punctuation, lower_case)
         self.size, self.hidden, self.dropout, self.built = size, hidden, dropout, False

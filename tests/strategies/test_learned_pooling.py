@@ -113,6 +113,7 @@ def test_texts_are_read_on_one_line_without_what_does_not_count() -> None:
         ({"layers": []}, r"`layers` must be one or more"),
         ({"size": 0}, "`size` must be at least 1, got 0"),
         ({"hidden": 0}, "`hidden` must be at least 1, got 0"),
+        ({"scale": 0.0}, "`scale` must be positive and finite, got 0.0"),
         ({"dropout": 1.0}, "`dropout` must be at least 0 and less than 1, got 1"),
     ],
 )
