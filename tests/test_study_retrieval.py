@@ -217,6 +217,8 @@ def test_what_is_measured_is_measured_once(here: Path) -> None:
     assert all("sha256" in own for own in titles[1:3]), "the same name, other content"
     (here / "study.yaml").write_text((here / "study.yaml").read_text().replace("top_k: 2", "top_k: 3"))
     assert again(direct) == ["overlap/seed-0 nouns", "overlap/seed-0 verbs"]
+    (here / "study.yaml").write_text((here / "study.yaml").read_text().replace("left_out: false", "left_out: true"))
+    assert again(direct) == [f"{run} verbs" for run in ("bm25", "tfidf/seed-0", "overlap/seed-0")]
 
 
 def test_one_that_fails_is_told_and_the_others_go_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
