@@ -214,9 +214,18 @@ def test_frozen_encoders_stay_as_they_were_pretrained(decoder_folder: Callable[[
     ("make", "told"),
     [
         (lambda: NetworkOptions(activation=nn.Linear), r"`network.activation` must be a class .* got torch.nn.*Linear"),
-        (lambda: NetworkOptions(head=HeadOptions(squash=nn.Linear)), "`network.head.squash` must be a class that is built"),
-        (lambda: NetworkOptions(encoder=LayerwisePCA, depth=3), "`network.depth` must be at least 1 .* for LayerwisePCA"),
-        (lambda: Pretraining(Source("stsb"), epochs=0), "`pretraining.epochs` must be at least 1, got 0; `pretraining: null`"),
+        (
+            lambda: NetworkOptions(head=HeadOptions(squash=nn.Linear)),
+            "`network.head.squash` must be a class that is built",
+        ),
+        (
+            lambda: NetworkOptions(encoder=LayerwisePCA, depth=3),
+            "`network.depth` must be at least 1 .* for LayerwisePCA",
+        ),
+        (
+            lambda: Pretraining(Source("stsb"), epochs=0),
+            "`pretraining.epochs` must be at least 1, got 0; `pretraining: null`",
+        ),
         (lambda: Pretraining(Source("stsb"), batch_size=0), "`pretraining.batch_size` must be at least 1, got 0"),
         (lambda: Pretraining(Source("stsb"), rate_growth=-50), "`pretraining.rate_growth` must be at least 0, got -50"),
     ],
