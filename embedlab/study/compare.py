@@ -64,10 +64,11 @@ def main(
     study = read_study(configs.find(options.study))
     seeds = study.seeds if options.seeds is None else options.seeds
     labels = chosen(options.only, [strategy.label for strategy in study.strategies])
-    study = replace(_with_typed(study, typed, labels), seeds=list(dict.fromkeys([*seeds, *study.seeds])))
-    check_some(
-        [own for own in study.strategies if own.label in labels and {*study.seeds_of(own)} & {*seeds}], seeds, labels
-    )
+    study = _with_typed(study, typed)
+    # What does not run is not looked at: what is typed concerns what runs, and may not fit the others.
+    running = [own for own in study.strategies if own.label in labels]
+    study = replace(study, seeds=list(dict.fromkeys([*seeds, *study.seeds])), strategies=running)
+    check_some([own for own in study.strategies if {*study.seeds_of(own)} & {*seeds}], seeds, labels)
     folder = options.runs / study.name
     screen = console()
 
@@ -78,7 +79,7 @@ def main(
         with screen.status("checking the study"):
             every = plan(study, options.runs, check.check(study, options.runs, checker))
             sets = retrieval.opened(study, configs.find(options.study))
-        jobs = [job for job in every if job.seed in seeds and job.label in labels]
+        jobs = [job for job in every if job.seed in seeds]
         if options.dry_run:
             todo = _todo(jobs, options.rerun_older)
             say(_head(study.name, folder, jobs, todo))
@@ -128,17 +129,18 @@ def _without_seeds(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
-def _with_typed(study: Study, typed: Mapping[str, Any], labels: Sequence[str]) -> Study:
-    """Lay typed overrides over the strategies of a study that run; the others stay as its file has them."""
+def _with_typed(study: Study, typed: Mapping[str, Any]) -> Study:
+    """Lay typed overrides over a study, those of its strategies included."""
 
     def others(overrides: Mapping[str, Any]) -> dict[str, Any]:
         beaten = {key for key in overrides for own in typed if key in (own, f"{own}+") or key.startswith(f"{own}.")}
         return {key: value for key, value in overrides.items() if key not in beaten}
 
-    shared = dict(sorted({**others(study.overrides), **typed}.items()))
-    laid = [replace(own, overrides=others(own.overrides), shared=shared) for own in study.strategies]
-    known = {own.label: own for own in laid if own.label in labels}
-    return replace(study, strategies=[known.get(own.label, own) for own in study.strategies])
+    return replace(
+        study,
+        overrides=dict(sorted({**others(study.overrides), **typed}.items())),
+        strategies=[replace(own, overrides=others(own.overrides)) for own in study.strategies],
+    )
 
 
 def plan(study: Study, root: Path, checked: Sequence[Checked]) -> list[Job]:

@@ -42,15 +42,13 @@ OURS: Final = ("seed_everything", "run_dir", "study", "label", "config", "ckpt_p
 class Strategy:
     """One line of a study: a label, its configuration and what it sets differently.
 
-    `seeds` are those of the study that it runs with; None is all of them. `shared` is what is laid over it where it has such an
-    option; None is the study's.
+    `seeds` are those of the study that it runs with; None is all of them.
     """
 
     label: str
     config: Path
     overrides: Mapping[str, Any]
     seeds: Sequence[int] | None = None
-    shared: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
