@@ -51,6 +51,8 @@ def told(content: dict[str, Any], option: str) -> None:
     except ArgumentError as error:
         if "accept option" in str(error) or "not accepted" in str(error):  # an unknown name, not a value
             return
+        if "too large to convert to float" in str(error):  # jsonargparse names no option then
+            return
         sentence = explain(str(error))
     except UserError as error:
         sentence = str(error)

@@ -110,7 +110,7 @@ def test_a_study_is_checked_and_run(place: tuple[Path, check.Server], capsys: py
     assert yaml.safe_load((folder("freeze") / runs.CONFIG).read_text())["trainer"]["max_epochs"] == 2
     seconds = {label: (runs.read_result(folder(label)) or {})["seconds"] for label in ("mean", "last")}
     assert seconds["mean"]["features_found"] == 0 < seconds["mean"]["features"]
-    assert seconds["last"]["features_found"] > seconds["last"]["features"] > 0, "what the first has read for both"
+    assert seconds["last"]["features_found"] >= seconds["last"]["features"] > 0, "what the first has read for both"
     assert compared(place[1], "trainer.log_every_n_steps=3") == 0
     out = capsys.readouterr().out
     assert "6 finished, 0 to run" in out
