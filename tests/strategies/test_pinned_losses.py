@@ -56,7 +56,9 @@ def losses(place: Path, folder: Path, strategy: str, data: str) -> dict[str, lis
     if strategy.startswith("freeze"):
         words += ["--model.pretraining.source", "{path: pairs.tsv, columns: {text: [sentence1, sentence2]}}"]
         words += ["--model.pretraining.epochs", "5", "--model.pretraining.batch_size", "8"]
-    if strategy == "learned_pooling":  # of eight texts there are seven components; others are rounding, another on each processor
+    if (
+        strategy == "learned_pooling"
+    ):  # of eight texts there are seven components; others are rounding, another on each processor
         words += ["--model.size", "4"]
     processes.run(place, words)
     found: dict[str, list[float]] = {}
