@@ -56,6 +56,7 @@ SAID: Final = {
 }
 # What starts several processes sets these; Lightning reads them while it is imported.
 NUMBERS: Final = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+RESUME: Final = ("fit", "compare", "encode", "score")  # those that go on where they were stopped
 USE: Final = ("encode", "score", "search")
 COMMANDS: Final = (
     *("fit", "validate", "test", "predict", "compare", "report", "ls", "configs"),
@@ -75,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # last, so that a user's folder never hides an installed package
-    return exit_status(lambda: _dispatch(arguments))
+    return exit_status(lambda: _dispatch(arguments), resumes=arguments[:1] in [[own] for own in RESUME])
 
 
 def _dispatch(arguments: list[str]) -> int:

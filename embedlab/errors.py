@@ -24,12 +24,17 @@ class UserError(ValueError):
     """
 
 
-def exit_status(command: Callable[[], int]) -> int:
+def exit_status(command: Callable[[], int], resumes: bool = True) -> int:
     """Run a command; errors of the user, interruptions and full disks are told in a sentence.
+
+    Args:
+        command: Returns its exit status.
+        resumes: Whether the same command goes on where it was stopped.
 
     Returns:
         Its exit status; 1 where something could not be written, 2 after an error of the user, 130 after an interruption.
     """
+    again = "resumes where it stopped" if resumes else "begins anew, but for hidden states that are cached"
     try:
         status = command()
         if sys.stdout is not None:
@@ -39,9 +44,8 @@ def exit_status(command: Callable[[], int]) -> int:
         sys.stderr.write(f"embedlab: error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write(
-            "embedlab: interrupted; nothing finished is lost, the same command resumes where it stopped.\n"
-        )
+        kept = "nothing finished is lost, " if resumes else ""
+        sys.stderr.write(f"embedlab: interrupted; {kept}the same command {again}.\n")
         return 130
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         _let_go_of_output()
@@ -52,7 +56,7 @@ def exit_status(command: Callable[[], int]) -> int:
         _let_go_of_output()
         sys.stderr.write(
             f"embedlab: error: {error.filename or 'the disk or device'} must take what is written, but it cannot "
-            f"({os.strerror(error.errno)}); make room, or write elsewhere: the same command resumes.\n"
+            f"({os.strerror(error.errno)}); make room, or write elsewhere: the same command {again}.\n"
         )
         return 1
 

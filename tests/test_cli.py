@@ -15,6 +15,7 @@ import pytest
 
 import embedlab
 from embedlab import cli, runs, yaml_files
+from embedlab.analysis import probe
 from embedlab.errors import UserError
 from embedlab.study import compare
 from tests import processes
@@ -166,7 +167,12 @@ def test_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
     monkeypatch.setattr(compare, "main", interrupt)
     assert cli.main(["compare"]) == 130
-    assert "resumes" in capsys.readouterr().err
+    assert "nothing finished is lost, the same command resumes" in capsys.readouterr().err
+    monkeypatch.setattr(probe, "main", interrupt)  # which writes its tables at its end
+    assert cli.main(["probe"]) == 130
+    err = capsys.readouterr().err
+    assert "the same command begins anew, but for hidden states that are cached" in err
+    assert "lost" not in err
 
 
 def typed(words: list[str], **how: Any) -> subprocess.CompletedProcess[str]:

@@ -227,6 +227,24 @@ def test_slices_hold_the_pairs_they_are_called_after(tmp_path: Path) -> None:
         assert sign * overlaps[own.members].mean() > sign * overlaps[others].mean()
 
 
+@pytest.mark.parametrize("value", [0.5, np.nan])
+def test_scores_that_cannot_be_ranked_are_left_out_and_the_others_go_on(
+    tmp_path: Path, call: Call, value: float
+) -> None:
+    still = finish(tmp_path, "still", scores=np.full(90, value))
+    others = [finish(tmp_path, "method", seed) for seed in (0, 1)]
+    one_seed = finish(tmp_path, "method", 2, scores=np.full(90, value))
+    _, (found,), notes = read_scored([still, *others, one_seed])
+    assert (found.label, found.folders) == ("method", others)
+    assert len(notes) == 2
+    for note, label, folder in zip(notes, ("still", "method"), (still, one_seed), strict=True):
+        assert note.startswith(f"{label}: left out: {runs.predictions_file(folder, 'test/own')} must hold ")
+        assert note.endswith("; look at what the strategy makes of the pairs")
+    alone = call(*others)
+    assert call(still, *others, one_seed).endswith(alone[-400:])
+    assert "must hold" in call(still, one_seed, status=2)
+
+
 def test_a_set_all_alike_has_one_slice(tmp_path: Path) -> None:
     made = [{**row, "genre": "", "first": "A dog.", "second": "A cat."} for row in rows()]
     pairs, _ = read(finish(tmp_path, rows=made))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import math
 import os
@@ -10,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +19,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from filelock import FileLock
+from safetensors.torch import load, save
 from torch import Tensor
 
+from embedlab.analysis.cache import Cache
 from embedlab.backbone.feature_cache import Cost, FeatureCache
+from embedlab.backbone.shards import DamagedShard, open_shard
 from tests import processes
 
 SHAPE = (3, 8)
@@ -56,7 +61,7 @@ class Compute:
 
 
 def open_cache(root: Path, dtype: torch.dtype = torch.float32, ragged: bool = False) -> FeatureCache:
-    return FeatureCache({"a": 1}, SHAPE, dtype, root, ragged)
+    return FeatureCache({"a": 1}, SHAPE, dtype, root, ragged, "a decoder")
 
 
 def shards(root: Path) -> list[Path]:
@@ -330,6 +335,13 @@ def flip(path: Path, position: int) -> None:
     path.write_bytes(content)
 
 
+def place_of(name: str, path: Path) -> int:
+    """Return where a tensor begins in a file of safetensors."""
+    content = path.read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    return begin + int(json.loads(content[8:begin])[name]["data_offsets"][0])
+
+
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:-4]),
     "cut in its header": lambda path: path.write_bytes(path.read_bytes()[:20]),
@@ -340,6 +352,9 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "another file": lambda path: path.write_text("<html>502 Bad Gateway</html>" * 99),
     "a wrong row": lambda path: flip(path, path.stat().st_size // 2),
+    "a wrong key": lambda path: flip(path, place_of("keys", path)),
+    "a wrong checksum": lambda path: flip(path, place_of("checksums", path)),
+    "another decoder": lambda path: path.write_bytes(path.read_bytes().replace(b'"decoder":"a', b'"decoder":"b')),
     "no seconds": lambda path: path.write_bytes(path.read_bytes().replace(b'"seconds":"', b'"seconds":"-')),
 }
 
@@ -364,6 +379,39 @@ def test_a_damaged_shard_is_set_aside_and_only_its_rows_are_computed_again(
     assert all(map(torch.equal, cache.get_each(TEXTS), tokens(TEXTS) if ragged else expected(TEXTS)[:, None]))
     again = open_cache(tmp_path, ragged=ragged)
     assert again.missing(compute.asked) == []
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_changed_byte_anywhere_is_found(tmp_path: Path, ragged: bool) -> None:
+    cache = FeatureCache({"a": 1}, (1, 2), torch.float32, tmp_path, ragged)
+    cache.add(["d", "ef"], lambda texts: [[torch.zeros(3, 1, 2)] * 2 if ragged else torch.zeros(2, 1, 2)])
+    (path,) = shards(tmp_path)
+    content = path.read_bytes()
+    for place in range(len(content)):
+        for mask in (1, 28):  # 28 makes I8 of U8
+            path.write_bytes(content[:place] + bytes([content[place] ^ mask]) + content[place + 1 :])
+            with suppress(DamagedShard):  # as a process that would use it
+                shard = open_shard(path, cache.row_bytes)
+                assert not all(map(shard.is_intact, range(2))), place
+            assert [fault is not None for _, fault in Cache(path.parent).verify()] == [True], place
+            path.with_suffix(".damaged").unlink()
+
+
+def test_shards_of_before_there_was_a_checksum_of_their_index_are_read(tmp_path: Path) -> None:
+    open_cache(tmp_path).add(TEXTS, Compute())
+    (shard,) = shards(tmp_path)
+    shard.write_bytes(save(load(shard.read_bytes()), {"seconds": "2.0"}))
+    cache = open_cache(tmp_path)
+    assert cache.missing(TEXTS) == []
+    assert torch.equal(cache.get(TEXTS), expected(TEXTS))
+    assert [fault for _, fault in Cache(shard.parent).verify()] == [None]
+
+
+def test_a_decoder_may_be_called_anything(tmp_path: Path) -> None:
+    for number, name in enumerate(('"index":"00000000"', "ein Zögern\n", "a path \udcff")):
+        cache = FeatureCache({"a": number}, SHAPE, torch.float32, tmp_path, decoder=name)
+        cache.add(TEXTS, Compute())
+        assert [fault for _, fault in Cache(cache.folder).verify()] == [None]
 
 
 def test_a_passing_error_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,45 @@ def test_it_lists_what_is_there(kept: Callable[..., FeatureCache], capsys: pytes
     assert "1 cache " in line
 
 
+def test_tokens_are_no_texts_and_a_decoder_has_a_name(
+    kept: Callable[..., FeatureCache], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    identity = {"decoder": DECODER, "tokens of the last copy in": "{}", "states": [0], "begin": [1, 2]}
+    root = tmp_path / "features"
+    cache = FeatureCache(identity, (1, 2), torch.float32, root, ragged=True, decoder="org/small")
+    cache.add(["a", "bc"], lambda texts: [[torch.zeros(5, 1, 2) for _ in texts]])
+    kept(TEXTS)  # a cache without a name
+    (line,) = [own for own in typed(capsys, "ls").splitlines() if own.startswith(cache.folder.name[:8])]
+    for cell in ("org/small (01234567)", "none: every token", "1 2", " 2 ", "10 tokens"):
+        assert cell in line
+    out = typed(capsys, "ls")
+    assert "10 texts" in out
+    assert " 01234567 " in out
+
+
+def test_the_hit_rate_is_that_of_all_processes(
+    kept: Callable[..., FeatureCache], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept(TEXTS[:6])  # asks for 6, finds none
+    cache = kept(TEXTS[:8])  # asks for 8, finds 6
+    cache.add(TEXTS[:8], lambda own: [])  # what one process asks for again is not asked for anew
+    out = typed(capsys, "ls")
+    assert "42.9 %" in out.splitlines()[1]
+    assert out.splitlines()[-1].endswith("of 14 texts asked for 6 were found (42.9 %)")
+    (cache.folder / "uses.txt").write_text("6 0\nno line\n7\n")
+    assert "of 6 texts asked for 0 were found" in typed(capsys, "ls")
+    (cache.folder / "uses.txt").unlink()
+    assert typed(capsys, "ls").splitlines()[1].split()[-5] == "-"
+
+
+def test_a_changed_identity_is_told(kept: Callable[..., FeatureCache], capsys: pytest.CaptureFixture[str]) -> None:
+    path = kept(TEXTS).folder / "identity.json"
+    for content in (path.read_bytes()[:-1] + b"x", path.read_bytes().replace(b"0123", b"0124")):
+        path.write_bytes(content)
+        assert f"damaged: {path}: the folder is named by the hash of another one" in typed(capsys, "verify", status=1)
+        assert typed(capsys, "verify").startswith("1 of 1 files")
+
+
 def test_finding_features_marks_them_as_used(kept: Callable[..., FeatureCache]) -> None:
     folder = kept(TEXTS).folder
     for path in folder.iterdir():

@@ -598,7 +598,11 @@ def test_a_module_that_is_imported_by_a_call_counts(elsewhere: Path, call: str, 
     assert reached(elsewhere, source) == {f"variants{own}" for own in found}
 
 
-NETWORK = {"strategies.freeze_encoders", "strategies.freeze_network"}  # the second imports the first
+NETWORK = {
+    "strategies.whitening",
+    "strategies.freeze_encoders",
+    "strategies.freeze_network",
+}  # each imports the one before
 
 
 @pytest.mark.parametrize(

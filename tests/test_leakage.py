@@ -262,6 +262,15 @@ def test_the_command_takes_columns_sources_and_other_kinds(place: Path, capsys: 
     assert "equal 1 (50.0%) - - - 2 4 1" in out
 
 
+def test_columns_of_one_set_win_over_those_of_both(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(place / "a.tsv", [("It rains", "b", 7)], "q", "a", "score")
+    write(place / "b.tsv", [("It rains", "c", 7)], "x", "y", "score")
+    words = ["leakage", "a.tsv", "b.tsv", "--columns", "{first: q, second: a}"]
+    assert cli.main([*words, "--test-columns", "{first: x, second: y}"]) == 0
+    assert cli.main(["leakage", "b.tsv", "a.tsv", *words[3:], "--train-columns", "{first: x, second: y}"]) == 0
+    assert capsys.readouterr().out.count("1 (100.0%)") >= 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -275,6 +284,22 @@ def test_the_command_takes_columns_sources_and_other_kinds(place: Path, capsys: 
         (
             ["train.tsv", "test.tsv", "--test-columns", "{first: x, second: y}"],
             "`--test-columns` must name columns of ",
+        ),
+        # What is wrong is said of the option that was typed, and of the set it is for.
+        (["train.tsv", "test.tsv", "--columns", "{first: x, second: y}"], "`--columns` must name columns of train.tsv"),
+        (
+            ["train.tsv", "test.tsv", "--train-columns", "{first: x, second: y}"],
+            "`--train-columns` must name columns of train.tsv",
+        ),
+        (["train.tsv", "test.tsv", "--train-columns", "x"], "`--train-columns` must map roles to columns, got x"),
+        (["train.tsv", "test.tsv", "--test-columns", "x"], "`--test-columns` must map roles to columns, got x"),
+        (
+            ["train.tsv", "test.tsv", "--test-columns", "{first: {a: b}}"],
+            "`--test-columns` must be what a source takes",
+        ),
+        (
+            ["{path: train.tsv, columns: {text: sentence1}}", "test.tsv", "--columns", "{text: sentence2}"],
+            "`--columns` must be left out where `TRAIN` has `columns` of its own",
         ),
         (["train.tsv", "{path: test.tsv, limit: x}"], "`TEST.limit` must be what a source takes there, got 'x'"),
         (

@@ -205,6 +205,8 @@ def test_decoders_side_by_side(
         assert float(row["pca_fvu"]) == pytest.approx(float(row["pca_mse"]) / float(row["variance"]), rel=1e-4)
     record = json.loads((place / "out" / "probe.json").read_text())
     assert record["data"]["training_texts"] == 16
+    for own in record["decoders"].values():
+        assert own["notes"][-1].startswith("whitening is computed from 16 texts, no more than its 32 directions")
     for name in tables:
         assert (place / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert b"<dc:date>" not in (place / "out" / f"{name}.svg").read_bytes()

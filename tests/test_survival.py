@@ -229,12 +229,19 @@ def test_runs_that_share_a_stage_train_it_once(place: Path) -> None:
 
     told = "stage autoencoders was trained by another run"
     assert told not in run("first", shared)
+    (done,) = (place / "cache-shared" / "stages").rglob("done.json")
+    counts = json.loads(done.read_text())
+    assert "features of autoencoders" in counts["charges"]
+    counts["charges"]["features of autoencoders"][0] += 1000.0
+    done.write_text(json.dumps(counts))
     assert told in run("second", shared, *mse)
     assert told not in run("alone", own, *mse)
     assert predictions(place, "second") == predictions(place, "alone")
     assert predictions(place, "second") != predictions(place, "first")
     first, second = (json.loads((place / name / "result.json").read_text())["seconds"] for name in ("first", "second"))
     assert second["stages"] == first["stages"], "each is charged what it took"
+    assert first["features_found"] < 1000 < second["features"]
+    assert second["features_found"] > 1000, "whoever computed the features of the stage, this run has found them"
     for more in (("--seed_everything", "1"), ("--model.network.dropout", "0.2")):
         assert told not in run(f"other-{more[1]}", shared, *more)
     for body in ("x.relu()", "(3 * x).tanh()"):  # an edited class of the user's own is another

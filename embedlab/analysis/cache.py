@@ -5,13 +5,13 @@ Nothing here needs torch, but for comparing rows with their checksums.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -21,18 +21,39 @@ from safetensors import SafetensorError, safe_open
 from embedlab.errors import UserError, did_you_mean
 from embedlab.resources import cache_root
 
-__all__ = ["Cache", "InUse", "KeptStage", "caches", "chosen", "folder_of_caches", "kept_stages"]
+__all__ = ["Cache", "Contents", "InUse", "KeptStage", "caches", "chosen", "folder_of_caches", "kept_stages"]
 
 SHARD: Final = ".safetensors"
 DAMAGED: Final = ".damaged"
 REMAINS: Final = (DAMAGED, ".unfinished")
 IDENTITY: Final = "identity.json"
+USES: Final = "uses.txt"
 LOCK: Final = ".lock"
 ITEM_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 class InUse(Exception):  # noqa: N818  # named for what it tells
     """Raised where another process computes features into a cache just now."""
+
+
+@final
+@dataclass(frozen=True)
+class Contents:
+    """What a shard tells of itself.
+
+    Attributes:
+        texts: Number of texts.
+        tokens: Number of tokens whose states are kept; 0 where those of a text are pooled.
+        seconds: That computing them took.
+        decoder: What the decoder is called; empty in shards of before that was told.
+        row_bytes: Bytes of one text's features, or of one token's.
+    """
+
+    texts: int
+    tokens: int
+    seconds: float
+    decoder: str
+    row_bytes: int
 
 
 @final
@@ -81,42 +102,52 @@ class Cache:
         times = [path.stat().st_mtime for path in (*self.shards, self.folder / IDENTITY) if path.exists()]
         return max(times, default=self.folder.stat().st_mtime)
 
-    def contents(self) -> tuple[int, float, int]:
-        """Return the number of texts, the seconds that computing them took, and how many shards tell neither."""
-        texts, seconds, unread = 0, 0.0, 0
+    @property
+    def uses(self) -> tuple[int, int]:
+        """How many texts processes have asked for, and how many of them they found; told since there is such a count."""
+        try:
+            lines = (self.folder / USES).read_text().splitlines()
+        except (OSError, ValueError):
+            return 0, 0
+        told = [
+            tuple(map(int, own)) for line in lines if all(map(str.isdecimal, own := line.split())) and len(own) == 2
+        ]
+        return sum(asked for asked, _ in told), sum(found for _, found in told)
+
+    def contents(self) -> tuple[list[Contents], int]:
+        """Return what its shards hold, and how many of them do not tell."""
+        told, unread = [], 0
         for path in self.shards:
             try:
-                own, took, _ = _header(path)
+                told.append(_contents(path))
             except (SafetensorError, LookupError, TypeError, ValueError, OSError):
                 unread += 1
-                continue
-            texts, seconds = texts + own, seconds + took
-        return texts, seconds, unread
+        return told, unread
 
     def verify(self) -> Iterator[tuple[Path, str | None]]:
-        """Compare every row with its checksum; set damaged shards aside, as the cache itself does.
+        """Compare all that is kept with its checksums; set damaged shards aside, as the cache itself does.
 
         Yields:
-            Each shard, and what is wrong with it; None where nothing is.
+            Each shard, and what is wrong with it, None where nothing is; and what tells their identity, if that is wrong.
         """
         from embedlab.backbone.shards import DamagedShard, open_shard  # torch
 
         for path in self.shards:
             fault: str | None = None
             try:
-                shard = open_shard(path, _header(path)[2])
+                shard = open_shard(path, _contents(path).row_bytes)
                 wrong = sum(not shard.is_intact(row) for row in range(len(shard.keys)))
                 fault = f"{wrong} of {len(shard.keys)} rows are not what was written" if wrong else None
             except FileNotFoundError:  # deleted or set aside by another process just now
                 continue
             except (SafetensorError, DamagedShard, LookupError, TypeError, ValueError) as error:
                 fault = str(error) or type(error).__name__
-            if fault is not None:
-                try:
-                    path.rename(path.with_suffix(DAMAGED))
-                except OSError as error:
-                    fault += f"; it cannot be set aside ({error.strerror})"
-            yield path, fault
+            yield path, fault and fault + _set_aside(path)
+        path = self.folder / IDENTITY
+        with suppress(FileNotFoundError):
+            content = path.read_bytes()
+            if content[-1:] != b"\n" or hashlib.sha256(content[:-1]).hexdigest()[: len(self.name)] != self.name:
+                yield path, f"the folder is named by the hash of another one{_set_aside(path)}"
 
     def delete(self, remains_only: bool, dry_run: bool) -> int:
         """Delete it, or what nothing reads any more.
@@ -139,7 +170,7 @@ class Cache:
             for path in files:
                 path.unlink(missing_ok=True)
             if not remains_only:
-                for name in (IDENTITY, LOCK):  # the lock last; a shard that is left is whole without the others
+                for name in (IDENTITY, USES, LOCK):  # the lock last; a shard that is left is whole without the others
                     (self.folder / name).unlink(missing_ok=True)
                 with suppress(OSError):  # something else lies in it
                     self.folder.rmdir()
@@ -223,29 +254,26 @@ def chosen(found: Sequence[Cache], names: Sequence[str]) -> list[Cache]:
     return list(dict.fromkeys(wanted))
 
 
-def states_in_words(states: Any) -> str:
-    """Say whose states are kept.
-
-    >>> states_in_words("output of blocks 1 to 24"), states_in_words([0, 1, 2, 7, "final"])
-    ('blocks 1 to 24', '0 to 2, 7, final')
-    """
-    if not isinstance(states, list):
-        return str(states).removeprefix("output of ")
-    parts: list[list[Any]] = []
-    for before, own in pairwise([None, *states]):
-        if isinstance(own, int) and isinstance(before, int) and own == before + 1:
-            parts[-1].append(own)
-        else:
-            parts.append([own])
-    return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
-
-
-def _header(path: Path) -> tuple[int, float, int]:
-    """Return the number of texts in a shard, the seconds they took, and the bytes of a row."""
+def _contents(path: Path) -> Contents:
     with safe_open(path, framework="numpy") as shard:
-        features = shard.get_slice("features")
-        count, *shape = features.get_shape()
-        return count, float(shard.metadata()["seconds"]), math.prod(shape) * ITEM_BYTES[features.get_dtype()]
+        told, features = shard.metadata(), shard.get_slice("features")
+        rows, *shape = features.get_shape()
+        return Contents(
+            shard.get_slice("keys").get_shape()[0],
+            rows if "offsets" in shard.keys() else 0,
+            float(told["seconds"]),
+            told.get("decoder", ""),
+            math.prod(shape) * ITEM_BYTES[features.get_dtype()],
+        )
+
+
+def _set_aside(path: Path) -> str:
+    """Rename a damaged file, and return the end of a sentence where that fails."""
+    try:
+        path.rename(path.with_suffix(DAMAGED))
+    except OSError as error:
+        return f"; it cannot be set aside ({error.strerror})"
+    return ""
 
 
 def _size(files: Sequence[Path]) -> int:

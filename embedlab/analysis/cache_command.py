@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from embedlab.analysis.cache import Cache, InUse, caches, chosen, folder_of_caches, kept_stages, states_in_words
+from embedlab.analysis.cache import Cache, InUse, caches, chosen, folder_of_caches, kept_stages
 from embedlab.arguments import Parser
 from embedlab.errors import UserError, did_you_mean
 from embedlab.report.command import collect, console
@@ -24,10 +25,11 @@ __all__ = ["main"]
 HELP: Final = """\
 usage: embedlab features ls|verify|rm ...
 
-Cached features: pooled hidden states of frozen decoders, computed once per text and shared by runs.
+Cached features: hidden states of frozen decoders, pooled or of every token, computed once per text and shared by runs;
+and what pretraining stages have learned. All lie in the folder that EMBEDLAB_CACHE names, or else in the user's cache.
 
-  ls [HASH ...]        what is kept; --runs DIR adds how many texts of runs were found instead of computed
-  verify [HASH ...]    compare every row with its checksum; exit status 1 if one is damaged
+  ls [HASH ...]        what is kept, its size, and how many of the texts asked for were found; --runs DIR adds the runs' own count
+  verify [HASH ...]    compare all features with their checksums; exit status 1 if a file is damaged
   rm HASH ...          free their room; or --all, --older-than DAYS (both with kept pretraining stages), --damaged;
                        --dry-run deletes nothing
 
@@ -74,22 +76,29 @@ def _ls(arguments: Sequence[str]) -> int:
     table = Table(box=None, pad_edge=False)
     for name in ("Cache", "Decoder", "States", "Pooling", "Begin", "Kept as"):
         table.add_column(name, overflow="fold")
-    for name in ("Texts", "Size", "Computed in", "Last used", "Remark"):
+    for name in ("Texts", "Size", "Found", "Computed in", "Last used", "Remark"):
         table.add_column(name, justify="left" if name == "Remark" else "right", overflow="fold")
-    total = [0, 0, 0.0]
+    texts, size, seconds, asked, hits = 0, 0, 0.0, 0, 0
     for own in found:
-        texts, seconds, unread = own.contents()
-        total = [total[0] + texts, total[1] + own.size, total[2] + seconds]
-        remarks = [f"{unread} files cannot be read: verify"] if unread else []
+        (held, unread), (wanted, there) = own.contents(), own.uses
+        own_texts, tokens = sum(one.texts for one in held), sum(one.tokens for one in held)
+        took = math.fsum(one.seconds for one in held)
+        texts, size, seconds = texts + own_texts, size + own.size, seconds + took
+        asked, hits = asked + wanted, hits + there
+        remarks = [f"{tokens:,} tokens"] if tokens else []
+        remarks += [f"{unread} files cannot be read: verify"] if unread else []
         remarks += [f"{len(own.remains)} remains: rm --damaged"] if own.remains else []
-        counted = [f"{texts:,}", decimal(own.size), duration(seconds)]
+        rate = f"{100 * there / wanted:.1f} %" if wanted else "-"
+        counted = [f"{own_texts:,}", decimal(own.size), rate, duration(took)]
         when = datetime.fromtimestamp(own.last_used).strftime("%Y-%m-%d %H:%M")
-        cells = [own.name[:8], *_known_by(own.identity, names), *counted, when, "; ".join(remarks)]
+        called = next((one.decoder for one in held if one.decoder), None)
+        cells = [own.name[:8], *_known_by(own.identity, names, called), *counted, when, "; ".join(remarks)]
         table.add_row(*map(escape, cells))
     if found:
         console().print(table)
     count = "1 cache" if len(found) == 1 else f"{len(found)} caches"
-    told = f"{count} in {folder_of_caches()}: {total[0]:,} texts, {decimal(int(total[1]))}, computed in {duration(total[2])}"
+    told = f"{count} in {folder_of_caches()}: {texts:,} texts, {decimal(size)}, computed in {duration(seconds)}"
+    told += f"; of {asked:,} texts asked for {hits:,} were found ({100 * hits / asked:.1f} %)" if asked else ""
     print(told)  # noqa: T201  # the command's answer
     if stages := kept_stages():
         room = decimal(sum(own.size for own in stages))
@@ -106,21 +115,39 @@ def _results(folder: Path) -> list[Mapping[str, Any]]:
         raise UserError(str(error).replace("`RUNS`", "`--runs`")) from error
 
 
-def _known_by(identity: Mapping[str, Any], names: Mapping[str, Any]) -> list[str]:
-    """Say what a cache holds: decoder, states, pooling, what stands before a text, data type."""
+def _known_by(identity: Mapping[str, Any], names: Mapping[str, Any], called: str | None) -> list[str]:
+    """Say what a cache holds: decoder, states, pooling or template, what stands before a text, data type."""
     decoder = str(identity.get("decoder", "-"))
     begin = "-"
     for key, ids in identity.items():
-        if key.startswith("begin, "):
+        if key.partition(", ")[0] == "begin":
             shown = " ".join(map(str, ids)) if isinstance(ids, list) else str(ids)
-            begin = f"{shown} ({key.removeprefix('begin, ')})" if ids else "none"
+            begin = f"{shown} ({key.removeprefix('begin, ')})".removesuffix(" (begin)") if ids else "none"
     pooling = str(identity.get("pooling", "-")).partition(" ")[0].removeprefix("embedlab.pooling.")
+    pooling = "none: every token" if identity.get("ragged") else pooling
     kept, computed = (str(identity.get(key, "-")).removeprefix("torch.") for key in ("kept_as", "computed_in"))
     kept = kept if kept == computed else f"{kept} of {computed}"
-    name = names.get(decoder)
+    name = names.get(decoder) or called
     shown = decoder[:8] if name is None else f"{name} ({decoder[:8]})"
     site = f", {identity['site']}" if "site" in identity else ""
-    return [shown, states_in_words(identity.get("states", "-")) + site, pooling, begin, kept]
+    return [shown, _states_in_words(identity.get("states", "-")) + site, pooling, begin, kept]
+
+
+def _states_in_words(states: Any) -> str:
+    """Say whose states are kept.
+
+    >>> _states_in_words("output of blocks 1 to 24"), _states_in_words([0, 1, 2, 7, "final"])
+    ('blocks 1 to 24', '0 to 2, 7, final')
+    """
+    if not isinstance(states, list):
+        return str(states).removeprefix("output of ")
+    parts: list[list[Any]] = []
+    for before, own in pairwise([None, *states]):
+        if isinstance(own, int) and isinstance(before, int) and own == before + 1:
+            parts[-1].append(own)
+        else:
+            parts.append([own])
+    return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
 
 
 def _hit_rate(results: Sequence[Mapping[str, Any]]) -> str:

@@ -49,19 +49,20 @@ def main(arguments: Sequence[str]) -> int:
         UserError: If a set cannot be read, or a file not be written.
     """
     options = _options(arguments)
-    given = {
-        name: _arguments(name, word, columns or options.columns, split)
-        for name, word, columns, split in (
-            ("TRAIN", options.train, options.train_columns, "train"),
-            ("TEST", options.test, options.test_columns, "test"),
-        )
-    }
-    sources = {name: _source(name, own) for name, own in given.items()}  # torch is imported here, after what is quick
+    given: dict[str, dict[str, Any]] = {}
+    typed = {}  # where the columns of each set were given, or can be
+    for name, word in (("TRAIN", options.train), ("TEST", options.test)):
+        own: str | None = vars(options)[f"{name.lower()}_columns"]
+        for_both = own is None and options.columns is not None
+        typed[name] = "--columns" if for_both else f"--{name.lower()}-columns"
+        given[name] = _arguments(name, word, options.columns if for_both else own, typed[name])
+    # torch is imported here, after what is quick
+    sources = {name: _source(name, own, typed[name]) for name, own in given.items()}
     if sources["TRAIN"] == sources["TEST"]:
         raise UserError(
             f"`TEST` must be another set than `TRAIN`, got {options.test} for both; name another split or file."
         )
-    rows = {name: _read(name, source) for name, source in sources.items()}
+    rows = {name: _read(name, source, typed[name]) for name, source in sources.items()}
 
     from embedlab.analysis.overlaps import Overlaps
     from embedlab.data.leaks import row_texts
@@ -109,10 +110,10 @@ def _check_new(option: str, path: Path, suffix: str) -> None:
         )
 
 
-def _arguments(name: str, word: str, columns: str | None, split: str) -> dict[str, Any]:
-    """Return the arguments of a source as it was typed.
+def _arguments(name: str, word: str, columns: str | None, option: str) -> dict[str, Any]:
+    """Return the arguments of a source as it was typed, with the columns that an option gives.
 
-    >>> _arguments("TEST", "org/name:sub:dev", None, "test")
+    >>> _arguments("TEST", "org/name:sub:dev", None, "--columns")
     {'path': 'org/name', 'split': 'dev', 'subset': 'sub'}
     """
     if word.lstrip().startswith("{"):
@@ -129,17 +130,19 @@ def _arguments(name: str, word: str, columns: str | None, split: str) -> dict[st
             raise UserError(f"`{name}` must be PATH, PATH:SPLIT or PATH:SUBSET:SPLIT, got {word}; mend it.")
         if parts and Path(path).expanduser().is_file():
             raise UserError(f"`{name}` must be a file without a split, got {word}; files have none, name {path} alone.")
-        given = {"path": path, "split": parts[-1] if parts else split}
+        given = {"path": path, "split": parts[-1] if parts else name.lower()}
         given |= {"subset": parts[0]} if len(parts) > 1 else {}
     if columns is None:
         return given
     roles = read_value(columns)
     if not isinstance(roles, dict):
-        raise UserError(f"`--columns` must map roles to columns, got {columns}; write '{{first: A, second: B}}'.")
+        raise UserError(f"`{option}` must map roles to columns, got {columns}; write '{{first: A, second: B}}'.")
+    if "columns" in given:
+        raise UserError(f"`{option}` must be left out where `{name}` has `columns` of its own; say them in one place.")
     return {**given, "columns": roles}
 
 
-def _source(name: str, given: Mapping[str, Any]) -> Source:
+def _source(name: str, given: Mapping[str, Any], option: str) -> Source:
     """Build a source; values of a wrong kind are refused as they are in a configuration."""
     from jsonargparse import ArgumentError, ArgumentParser
 
@@ -152,21 +155,18 @@ def _source(name: str, given: Mapping[str, Any]) -> Source:
         return Source(**parser.parse_object({"source": dict(given)}).source)
     except ArgumentError as error:
         key = next((own for own in given if f'"source.{own}' in str(error)), "path")
+        said = option if key == "columns" else f"{name}.{key}"
         raise UserError(
-            f"`{name}.{key}` must be what a source takes there, got {given[key]!r}; see `Your data` in the README."
+            f"`{said}` must be what a source takes there, got {given[key]!r}; see `Your data` in the README."
         ) from error
 
 
-def _read(name: str, source: Source) -> Rows:
+def _read(name: str, source: Source, option: str) -> Rows:
     """Read a source; what is wrong with it is said in the words of this command."""
     try:
         return source.read(scored=False)
     except UserError as error:
-        said = (
-            str(error)
-            .replace("`columns`", f"`--{name.lower()}-columns`")
-            .replace("`path` must be", f"`{name}` must be")
-        )
+        said = str(error).replace("`columns`", f"`{option}`").replace("`path` must be", f"`{name}` must be")
         raise UserError(said if f"`{name}`" in said else f"`{name}`: {said}") from error
 
 

@@ -61,6 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     with _progress() as report:
         for label, backbone in decoders.items():
             from embedlab.analysis.probing import features_of, probe
+            from embedlab.strategies.whitening import too_few
 
             backbone.load()
             features = features_of(backbone, options.poolings, options.bos, options.final_punctuation)
@@ -68,7 +69,9 @@ def main(arguments: Sequence[str]) -> int:
             for name, rows in found.items():
                 tables.setdefault(name, []).extend(rows)
             own: dict[str, Any] = {"name": backbone.name, "sha256": backbone.files.sha256, "dtype": str(backbone.dtype)}
-            own |= {"begin": next(iter(features.values())).beginning, "notes": backbone.notes}
+            shrunk = "so that it is more shrinkage (anisotropy.csv) than what the texts say"
+            doubts = too_few(len(texts.training), backbone.width, "whitening is computed", shrunk)
+            own |= {"begin": next(iter(features.values())).beginning, "notes": [*backbone.notes, *doubts]}
             record["decoders"][label] = own
             backbone.decoder = None  # the next one needs its memory
     write(out, tables, record, whole)

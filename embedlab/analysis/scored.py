@@ -76,17 +76,17 @@ def read_scored(folders: Sequence[Path], only: str | None = None) -> tuple[PairS
         The pairs, what each strategy predicted in the order given, and what a reader must know.
 
     Raises:
-        UserError: If a run is not finished or was not scored on the set, its predictions are missing, damaged, constant or
-            without the texts, or the runs were scored on different pairs.
+        UserError: If a run is not finished or was not scored on the set, its predictions are missing, damaged or without
+            the texts, the runs were scored on different pairs, or no run's scores can be ranked.
     """
     found, notes = _finished(folders)
     groups = group_runs(found)
     name = _set(found, only)
     pairs: PairSet | None = None
-    strategies = []
+    strategies, unranked = [], []
     for label, group in zip(_labels(groups), groups, strict=True):
         notes += [f"{label}: {note}" for note in group.notes]
-        scores = []
+        scores, kept = [], []
         for folder, result in group.results:
             own, score = _read(folder, result, name)
             if pairs is not None and not _same(own, pairs):
@@ -95,10 +95,19 @@ def read_scored(folders: Sequence[Path], only: str | None = None) -> tuple[PairS
                     "holds others than the first; name runs on one set, or look at them one at a time."
                 )
             pairs = own if pairs is None else pairs
+            path = runs.predictions_file(folder, name)
+            fault = _fault(score, path, "scores", "look at what the strategy makes of the pairs")
+            if fault is not None:
+                unranked.append(fault)
+                notes.append(f"{label}: left out: {fault}")
+                continue
             scores.append(score)
+            kept.append(folder)
         query = str(((group.results[0][1].get("data") or {}).get(name) or {}).get("query") or "first")
-        strategies.append(Scored(label, [folder for folder, _ in group.results], np.stack(scores), query))
+        strategies += [Scored(label, kept, np.stack(scores), query)] if kept else []
     assert pairs is not None, "there is a finished run"
+    if not strategies:
+        raise UserError(f"{unranked[0]}.")
     return pairs, strategies, notes
 
 
@@ -160,21 +169,20 @@ def _read(folder: Path, result: Mapping[str, Any], name: str) -> tuple[PairSet, 
             f"{path} must hold the {told or ''} pairs that {runs.RESULT} tells of, got {len(order)}; copy the whole folder."
         )
     scores, gold = (columns[own][order] for own in NUMBERS)
-    _check(scores, path, "scores", "look at what the strategy makes of the pairs")
-    _check(gold, path, "gold scores", "name a set that has them as --set")
+    if (fault := _fault(gold, path, "gold scores", "name a set that has them as --set")) is not None:
+        raise UserError(f"{fault}.")
     texts = {own: [columns[own][i] for i in order] for own in (*TEXTS, "genre")}
     ids = columns["id"][order]
     return PairSet(name, ids, texts["first"], texts["second"], gold, texts["genre"]), scores
 
 
-def _check(values: Array, path: Path, what: str, way: str) -> None:
-    """Refuse numbers that cannot be ranked."""
+def _fault(values: Array, path: Path, what: str, way: str) -> str | None:
+    """Say why numbers cannot be ranked; None where they can."""
     if not np.isfinite(values).all():
-        raise UserError(f"{path} must hold finite {what}, got {values[~np.isfinite(values)][0]} among them; {way}.")
+        return f"{path} must hold finite {what}, got {values[~np.isfinite(values)][0]} among them; {way}"
     if np.ptp(values) == 0:
-        raise UserError(
-            f"{path} must hold {what} that tell pairs apart, but all {len(values)} are {values[0]:g}; {way}."
-        )
+        return f"{path} must hold {what} that tell pairs apart, but all {len(values)} are {values[0]:g}; {way}"
+    return None
 
 
 def _columns(path: Path) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class CachedFeatures(ABC):
         """Where they are kept."""
         if self._store is None:
             shape, dtype = (len(self.layers), self.backbone.width), self.kept_as or self.backbone.dtype
-            self._store = FeatureCache(self.identity, shape, dtype, ragged=self.ragged)
+            self._store = FeatureCache(self.identity, shape, dtype, ragged=self.ragged, decoder=self.backbone.name)
         return self._store
 
     def precompute(self, texts: Sequence[str], report: Callable[[int, int], None]) -> None:

@@ -39,10 +39,11 @@ from embedlab.backbone.shards import (
 )
 from embedlab.resources import cache_root
 
-__all__ = ["Cost", "FeatureCache"]
+__all__ = ["USES", "Cost", "FeatureCache"]
 
 Computed = Tensor | Sequence[Tensor]  # for b texts
 Compute = Callable[[Sequence[str]], Sequence[Computed]]
+USES: Final = "uses.txt"  # a line each time: how many texts were asked for, how many of them were found
 _FORMAT: Final = 2  # raise when shards are written otherwise; older ones are then never looked at
 _SHARD_BYTES: Final = 64 * 2**20  # of features in one shard at most; they are in memory while it is written
 _PATIENCE: Final = 1.0  # seconds of waiting for the lock, after which one looks what has come meanwhile
@@ -76,6 +77,7 @@ class FeatureCache:
         dtype: Data type they are stored in.
         root: Folder of all caches; the user's cache by default.
         ragged: Whether a text has features for each of its tokens, (T_i, L, D).
+        decoder: What the decoder is called, for people; it determines nothing.
     """
 
     def __init__(
@@ -85,16 +87,18 @@ class FeatureCache:
         dtype: torch.dtype,
         root: Path | None = None,
         ragged: bool = False,
+        decoder: str = "",
     ) -> None:
         described = {**identity, "shape": list(shape), "kept_as": str(dtype), "format": _FORMAT}
         described |= {"ragged": True} if ragged else {}
         self._identity = json.dumps(described, sort_keys=True)
         self.folder = (root or cache_root() / "features") / hashlib.sha256(self._identity.encode()).hexdigest()[:16]
-        self.shape, self.dtype, self.ragged = tuple(shape), dtype, ragged
+        self.shape, self.dtype, self.ragged, self.decoder = tuple(shape), dtype, ragged, decoder
         self.row_bytes = math.prod(shape) * dtype.itemsize
         self._guard, self._warned = threading.RLock(), False
         self._index = ShardIndex(self.folder, self.row_bytes)
         self._known: dict[str, tuple[Shard, int]] = {}  # texts asked for so far, their rows found intact
+        self._counted = 0  # of these, told in USES
         self._index.look()
         _touch(self.folder / "identity.json")
 
@@ -123,18 +127,20 @@ class FeatureCache:
         """
         room = _SHARD_BYTES // (self.row_bytes + sum(own.row_bytes for own in beside))
         missing = sorted(self.missing(texts), key=lambda text: (len(text), text))
-        total, waited = len(missing), False
+        total, waited, computed = len(missing), False, 0
         while missing:
             with locked(self.folder, _PATIENCE, self._warn) as held:
                 missing = self.missing(missing)  # others may have computed some while this one waited
                 if held and missing:
                     some = self._fitting(missing, block, room)
                     self._compute(missing[:some], compute, beside, charged or repeat(1.0))
-                    missing = missing[some:]
+                    missing, computed = missing[some:], computed + some
             if not held and not waited:
                 waited = True
                 log.info("another process is computing features in %s; waiting for it", self.folder)
             progress(total - len(missing), total)
+        asked, self._counted = len(self._known) - self._counted, len(self._known)
+        _tell_use(self.folder / USES, asked, asked - computed)
 
     def _fitting(self, texts: Sequence[str], block: int, room: int) -> int:
         """Return how many of texts, shortest first, make a shard of some rows; a text is taken for a token per 3 letters."""
@@ -256,7 +262,7 @@ class FeatureCache:
         self._index.seen.add(path.name)
         if not (self.folder / "identity.json").exists():
             write_whole(self.folder / "identity.json", f"{self._identity}\n".encode())
-        write_shard(path, features, shard)
+        write_shard(path, features, shard, self.decoder)
         return open_shard(path, self.row_bytes, own=True)
 
     def _warn(self, error: Exception) -> None:
@@ -273,3 +279,10 @@ def _touch(path: Path) -> None:
     """Say when a cache was last used, where there is one; reading by memory map leaves no other trace."""
     with suppress(OSError):
         os.utime(path)
+
+
+def _tell_use(path: Path, asked: int, found: int) -> None:
+    """Tell beside the shards how many texts were asked for anew, and how many of them were found."""
+    if asked:
+        with suppress(OSError), path.open("a") as file:  # one line, which the system writes whole
+            file.write(f"{asked} {found}\n")

@@ -5,10 +5,13 @@
     keys       (n, 16)       the texts' hashes
     checksums  (n,)          CRC-32 of each row
     seconds                  what computing the n rows took, in the header
+    decoder                  what it is called, in the header, for people only
+    index                    CRC-32 of header, keys, checksums and offsets, in the header, where it counts as zeros; the
+                             shards of before there was one have none
 
-A shard counts as damaged only if its header cannot be parsed, its size differs from the header, or a row differs from
-its checksum. An error of the operating system (too many open files, no permission) is no sign of damage and is raised
-unchanged.
+A shard counts as damaged only if its header cannot be parsed, its size differs from the header, a row differs from its
+checksum, or what is no feature from its own. An error of the operating system (too many open files, no permission) is
+no sign of damage and is raised unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import os
 import struct
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -38,6 +41,8 @@ __all__ = ["KEY_BYTES", "SUFFIX", "DamagedShard", "Shard", "in_memory", "locked"
 
 KEY_BYTES: Final = 16
 SUFFIX: Final = ".safetensors"
+INDEXED: Final = ("checksums", "keys", "offsets")
+UNSIGNED: Final = "00000000"
 # No room, no permission, or a file where a folder should be.
 _UNWRITABLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
@@ -122,7 +127,8 @@ def open_shard(path: Path, row_bytes: int, own: bool = False) -> Shard:
         header = file.read(begin - 8) if begin <= size else b""
     try:
         entries = json.loads(header)
-        seconds = float(entries.pop("__metadata__")["seconds"])
+        told = entries.pop("__metadata__")
+        seconds = float(told["seconds"])
         spans = {name: slice(*(begin + int(end) for end in entry["data_offsets"])) for name, entry in entries.items()}
         lengths = {name: span.stop - span.start for name, span in spans.items()}
         count = lengths["keys"] // KEY_BYTES
@@ -141,10 +147,13 @@ def open_shard(path: Path, row_bytes: int, own: bool = False) -> Shard:
         data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
     except RuntimeError as error:  # torch's word for what the system refused
         raise OSError(f"{path} cannot be mapped: {error}") from error
-    keys = data[spans["keys"]].numpy().tobytes()
+    parts = {name: data[spans[name]].numpy().tobytes() for name in INDEXED if name in spans}
+    keys = parts["keys"]
+    if [*told] != ["seconds"] and told.get("index") != _index(header.replace(*_signed(told)), parts.values()):
+        raise DamagedShard("its keys, checksums or header are not what was written")
     features: Any = data[spans["features"]].numpy()
     if ragged:
-        ends = np.frombuffer(data[spans["offsets"]].numpy().tobytes(), "<i8").tolist()
+        ends = np.frombuffer(parts["offsets"], "<i8").tolist()
         if ends[0] != 0 or ends[-1] != rows or any(after <= before for before, after in pairwise(ends)):
             raise DamagedShard("its offsets are not what its header says")
         features = _Ragged(features, [end * row_bytes for end in ends])
@@ -152,20 +161,21 @@ def open_shard(path: Path, row_bytes: int, own: bool = False) -> Shard:
         path,
         features if ragged else features.reshape(count, row_bytes),
         [keys[i : i + KEY_BYTES] for i in range(0, len(keys), KEY_BYTES)],
-        np.frombuffer(data[spans["checksums"]].numpy().tobytes(), "<i8").tolist(),
+        np.frombuffer(parts["checksums"], "<i8").tolist(),
         seconds,
         size,
         own,
     )
 
 
-def write_shard(path: Path, features: Tensor | Sequence[Tensor], shard: Shard) -> None:
+def write_shard(path: Path, features: Tensor | Sequence[Tensor], shard: Shard, decoder: str = "") -> None:
     """Write a shard atomically.
 
     Args:
         path: The file, which does not exist.
         features: The features in their dtype, (n, *shape), or those of n texts, (T_i, *shape) each.
         shard: The same features as a shard in memory.
+        decoder: What the decoder is called.
 
     Raises:
         OSError: If it cannot be written; nothing is left of it then.
@@ -177,8 +187,25 @@ def write_shard(path: Path, features: Tensor | Sequence[Tensor], shard: Shard) -
     else:
         tensors["features"] = torch.cat(list(features))
         tensors["offsets"] = torch.tensor([0, *accumulate(len(own) for own in features)])
+    called = decoder.encode(errors="replace").decode()  # the path of a folder need not be Unicode
+    told = {"seconds": repr(shard.seconds), "decoder": called, "index": UNSIGNED}
     # Serialised first: safetensors' own writing hides which error of the system stopped it.
-    write_whole(path, save(tensors, {"seconds": repr(shard.seconds)}))
+    content = save(tensors, told)
+    header = content[8 : 8 + struct.unpack("<Q", content[:8])[0]]
+    index = _index(header, (tensors[name].numpy().tobytes() for name in INDEXED if name in tensors))
+    signed, unsigned = _signed({"index": index})
+    write_whole(path, content.replace(unsigned, signed, 1))
+
+
+def _index(header: bytes, parts: Iterable[bytes]) -> str:
+    """Return the checksum of an unsigned header, and of keys, checksums and offsets."""
+    return f"{zlib.crc32(b''.join([header, *parts])):08x}"
+
+
+def _signed(told: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """Return the index as it stands in a header, and what stands there while it is computed."""
+    own, unsigned = (f'"index":"{value}"'.encode() for value in (told.get("index"), UNSIGNED))
+    return own, unsigned
 
 
 def write_whole(path: Path, content: bytes) -> None:

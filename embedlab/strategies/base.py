@@ -36,11 +36,6 @@ __all__ = ["Batch", "Embedder", "EmbeddingStrategy", "Recipe", "Role", "Stage", 
 
 Role = Literal["query", "document"]
 Batch = Pairs | Triplets | Texts
-Progress = Callable[[int, int], None]
-
-
-def silent(done: int, total: int) -> None:
-    """Ignore progress: what is used where nobody asks for it."""
 
 
 class EmbeddingStrategy(LightningModule, ABC):
@@ -65,6 +60,7 @@ class EmbeddingStrategy(LightningModule, ABC):
     borrowed: Borrowed | None = None
     backbone: Backbone | None
     prepared: Tensor
+    prepared_from: Tensor
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -75,11 +71,12 @@ class EmbeddingStrategy(LightningModule, ABC):
         super().__init__()
         self.backbone = None
         self.features: CachedFeatures | None = None
-        self.progress: Progress = silent
+        self.progress: contract.Progress = contract.silent
         self.takes_statistics = type(self).prepare is not EmbeddingStrategy.prepare
         self._differences: list[str] = []
         self.strict_loading = False  # a checkpoint holds only what was learned; `on_load_checkpoint` is strict
         self.register_buffer("prepared", torch.tensor(False))
+        self.register_buffer("prepared_from", torch.tensor(0))  # texts; a resumed run does not see them again
 
     @abstractmethod
     def score(self, first: Sequence[str], second: Sequence[str]) -> Tensor:
@@ -101,8 +98,12 @@ class EmbeddingStrategy(LightningModule, ABC):
     def prepare(self, texts: Sequence[str]) -> None:  # most strategies need nothing
         """Learn statistics of the distinct training texts; called once, before anything is scored or trained."""
 
+    def doubts(self, texts: int) -> Sequence[str]:  # of most statistics any number of texts will do
+        """Notes on statistics of so many training texts, such as that these are too few; warned of too."""
+        return ()
+
     @final
-    def precompute(self, texts: Sequence[str], progress: Progress = silent) -> None:
+    def precompute(self, texts: Sequence[str], progress: contract.Progress = contract.silent) -> None:
         """Compute and cache the features of texts; does nothing for a strategy without cached features.
 
         Args:
@@ -114,13 +115,10 @@ class EmbeddingStrategy(LightningModule, ABC):
 
     @final
     def feature_cost(self, texts: Sequence[str] | None = None) -> Cost | None:
-        """Return the seconds that computing the features of texts took, in this run or an earlier one.
+        """Return what computing features took, in this run or an earlier one; None for a strategy without cached ones.
 
         Args:
             texts: Texts that `precompute` was given; None is all that were read so far.
-
-        Returns:
-            The cost, or None for a strategy without cached features.
         """
         return None if self.features is None else self.features.cost(texts)
 
@@ -134,10 +132,11 @@ class EmbeddingStrategy(LightningModule, ABC):
         """Notes that reports print: departures from the paper, how texts were read, what `remarks` adds."""
         own = [] if self.backbone is None else self.backbone.notes
         told = [f"differs from the paper: {what}" for what in [*self._differences, *self.departures]]
-        return [*own, *told, *self.remarks()]
+        doubts = self.doubts(int(self.prepared_from)) if self.prepared_from else ()
+        return [*own, *told, *doubts, *self.remarks()]
 
     def remarks(self) -> Sequence[str]:  # most strategies have none
-        """Notes of the strategy's own, such as how many texts were cut."""
+        """Notes of its own, such as how many texts were cut."""
         return ()
 
     @final
@@ -151,7 +150,7 @@ class EmbeddingStrategy(LightningModule, ABC):
         self._differences += differences(self.paper if paper is None else paper, arguments)
 
     @final
-    def prepare_once(self, texts: Callable[[], Sequence[str]], progress: Progress = silent) -> None:
+    def prepare_once(self, texts: Callable[[], Sequence[str]], progress: contract.Progress = contract.silent) -> None:
         """Call `prepare` unless it was called before, in this process or in the one that wrote the loaded checkpoint.
 
         Args:
@@ -159,10 +158,12 @@ class EmbeddingStrategy(LightningModule, ABC):
             progress: As for `precompute`; `prepare` reads it as `self.progress`.
         """
         if not self.prepared:
-            self.progress = progress
+            self.progress, own = progress, texts()
+            contract.warn(self.doubts(len(own)))
             with torch.no_grad():
-                self.prepare(texts())
+                self.prepare(own)
             self.prepared.fill_(True)
+            self.prepared_from.fill_(len(own))
 
     def on_validation_start(self) -> None:
         """Prepare where nothing else has: under a plain Lightning trainer."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import torch
@@ -18,12 +19,16 @@ from embedlab.backbone import Backbone
 from embedlab.data import DataModule
 from embedlab.errors import UserError
 
-__all__ = ["built", "check_class", "loss_of", "train_texts"]
+__all__ = ["Progress", "built", "check_class", "loss_of", "silent", "train_texts", "warn"]
+
+Progress = Callable[[int, int], None]
+log = logging.getLogger(__name__)
 
 # How the methods that a strategy may define are called: arguments that are always given, and those given at times.
 CALLS: Final = {
     "compares_rows": (("batch",), ()),
     "configure_model": ((), ()),
+    "doubts": (("texts",), ()),
     "embed": (("texts",), ("role",)),
     "loss": (("batch",), ()),
     "prepare": (("texts",), ()),
@@ -41,6 +46,16 @@ INSTEAD: Final = {
     "training_step": "define `loss`",
     "validation_step": "define `score` or `embed`",
 }
+
+
+def silent(done: int, total: int) -> None:
+    """Ignore progress: what is used where nobody asks for it."""
+
+
+def warn(doubts: Iterable[str]) -> None:
+    """Warn of what is doubtful, while something can be done about it."""
+    for own in doubts:
+        log.warning("%s", own)
 
 
 def check_class(kind: type) -> None:

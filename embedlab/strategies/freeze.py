@@ -22,7 +22,6 @@ from embedlab.backbone.features import Features, FinalPunctuation
 from embedlab.backbone.reader import Site
 from embedlab.data import Pairs, Texts
 from embedlab.distributed import gather
-from embedlab.losses import PairLoss
 from embedlab.pooling import Pooling
 from embedlab.strategies import freeze_network
 from embedlab.strategies.base import Batch, Stage, Trainable, Training
@@ -52,7 +51,7 @@ class Freeze(Trainable):
         standardize: How latents are scaled: `none`; `vector` by their own mean and deviation over the width; `coordinate`
             or `block` by those of each coordinate, or of each block, over the training texts.
         network: How encoders and head are built.
-        frozen: Whether the encoders stay as they were pretrained, and only the head learns.
+        frozen: Whether the encoders stay as they were pretrained, or drawn (random projections), and only the head learns.
         loss: From predictions and gold scores to a scalar; `log_variance` in the paper.
         pretraining: Stage 1; None leaves it out.
         training: Learning rate, decay and so on of stage 2.
@@ -84,7 +83,7 @@ class Freeze(Trainable):
         standardize: Standardize = "none",
         network: NetworkOptions = NETWORK,
         frozen: bool = False,
-        loss: PairLoss = losses.log_variance,
+        loss: losses.PairLoss = losses.log_variance,
         pretraining: Pretraining | None = None,
         training: Training = TRAINING,
     ) -> None:
@@ -133,6 +132,10 @@ class Freeze(Trainable):
         if self.takes_statistics:
             self.precompute(texts, self.progress)
             self.siamese.fit(self.latents, texts)
+
+    def doubts(self, texts: int) -> Sequence[str]:
+        """Say what is doubtful of principal components of so many texts."""
+        return self.siamese.coders.doubts(texts)
 
     def reconstruction(self, batch: Texts) -> Tensor:
         """Return the reconstruction error of the autoencoders on sentences, ()."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedlab.errors import UserError
+from embedlab.strategies.whitening import too_few
 
 __all__ = [
     "Dropout",
@@ -139,6 +140,10 @@ class LayerwiseEncoder(nn.Module, ABC):
 
     def fit(self, latents: Iterable[Tensor]) -> None:  # most learn by gradient only
         """Learn what is computed from training texts' latents, given in parts, (B, L, D) each."""
+
+    def doubts(self, texts: int) -> Sequence[str]:
+        """Say what is doubtful of what `fit` learns of so many texts."""
+        return ()
 
     @classmethod
     def fits(cls) -> bool:
@@ -262,6 +267,11 @@ class LayerwisePCA(LayerwiseEncoder):
             encoder.weight.copy_(own)
             encoder.bias.copy_(-mean[start : start + layers, None] @ own)
             start += layers
+
+    def doubts(self, texts: int) -> Sequence[str]:
+        """Say so where there are no more texts than components."""
+        widest = max(code for _, code in self.groups)
+        return too_few(texts, widest, "the widest encoder starts", "of which the last ones are arbitrary")
 
 
 @final

@@ -30,6 +30,7 @@ from embedlab.losses import PairLoss
 from embedlab.strategies.base import Batch, Embedder, Role, Trainable, Training
 from embedlab.strategies.contrastive import compares_rows, contrastive_loss
 from embedlab.strategies.token_pooling import TokenPooling
+from embedlab.strategies.whitening import too_few
 
 __all__ = ["LearnedPooling"]
 
@@ -112,18 +113,18 @@ class LearnedPooling(Trainable, Embedder):
         mean = total / len(texts)
         self.pooling.start(products / len(texts) - torch.outer(mean, mean))
 
+    def doubts(self, texts: int) -> Sequence[str]:
+        """Say so where there are no more texts than components with which the projection starts."""
+        wanted = min(self.size, len(self.features.layers) * self.backbone.width)
+        return too_few(texts, wanted, "the projection starts", "of which the last ones are arbitrary until it learns")
+
     def _scale(self, texts: Sequence[str]) -> None:
         """Compute mean and deviation of the states of all tokens, and inverse document frequencies."""
+        self.pooling.scale_by(torch.cat(self.features.get(part)) for part in _parts(texts))
         found: Counter[int] = Counter()
-        count, total, squares = 0, torch.zeros(1), torch.zeros(1)
         for part in _parts(texts):
             for ids in self.features.ids(part):
                 found.update(set(ids))
-            states = torch.cat(self.features.get(part)).double()  # (T, S, D)
-            count, total, squares = count + len(states), total + states.sum(0), squares + states.square().sum(0)
-        mean = total / count
-        self.pooling.mean.copy_(mean)
-        self.pooling.scale.copy_((squares / count - mean.square()).clamp_min(0).sqrt().clamp_min(1e-4))
         texts_with = torch.zeros(len(self.rarity))
         texts_with[list(found)] = torch.tensor(list(found.values()), dtype=torch.float)
         rarity = ((len(texts) + 1) / (texts_with + 1)).log() + 1  # inverse document frequency, smoothed

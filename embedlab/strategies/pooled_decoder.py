@@ -16,11 +16,11 @@ from torch import Tensor
 
 from embedlab import pooling
 from embedlab.backbone import FINAL, Backbone, Layer
-from embedlab.backbone.features import Features
+from embedlab.backbone.features import Features, FinalPunctuation
 from embedlab.pooling import Pooling
 from embedlab.strategies.base import Embedder, Recipe, Role
 from embedlab.strategies.published import published
-from embedlab.strategies.whitening import principal_map
+from embedlab.strategies.whitening import principal_map, too_few
 
 __all__ = ["PooledDecoder"]
 
@@ -36,9 +36,10 @@ class PooledDecoder(Embedder):
         standardize: `none`; `center` subtracts the mean of the training texts' vectors; `zscore` also divides by their
             standard deviation, per coordinate; `whiten` maps them to uncorrelated coordinates of variance 1 (Su et al.,
             2021, arXiv:2103.15316, section 3.1), their covariance shrunk as Ledoit and Wolf (2004) do.
+        final_punctuation: Whether a final . ! or ? stays, is taken off, or is added where missing.
     """
 
-    paper = published("section 4.1", pooling=pooling.mean, layer=FINAL, standardize="none")
+    paper = published("section 4.1", pooling=pooling.mean, layer=FINAL, standardize="none", final_punctuation="keep")
     symmetric = True
     mean: Tensor
     scale: Tensor
@@ -50,12 +51,15 @@ class PooledDecoder(Embedder):
         pooling: Pooling = pooling.mean,
         layer: Layer = FINAL,
         standardize: Literal["none", "center", "zscore", "whiten"] = "none",
+        final_punctuation: FinalPunctuation = "keep",
     ) -> None:
         super().__init__()
         self.compare_with_paper(locals())
         self.built = False
         self.backbone: Backbone = backbone
-        self.features: Features = Features(backbone, pooling, layers=[layer], pool_begin=True, kept_as=torch.float32)
+        self.features: Features = Features(
+            backbone, pooling, final_punctuation, layers=[layer], pool_begin=True, kept_as=torch.float32
+        )
         self.standardize, self.takes_statistics = standardize, standardize != "none"
 
     def configure_model(self) -> None:
@@ -85,8 +89,16 @@ class PooledDecoder(Embedder):
         centred = self._pooled(texts) - self.mean
         return centred @ self.whitening if self.standardize == "whiten" else centred / self.scale
 
-    def recipe(self) -> Recipe:
-        """Return pooling and layer; centring and scaling as a matrix and a bias."""
+    def doubts(self, texts: int) -> Sequence[str]:
+        """Say so where texts of less number than coordinates are whitened by."""
+        shrunk = "so that it is more Ledoit and Wolf's shrinkage than what the texts say"
+        whitened = self.standardize == "whiten"
+        return too_few(texts, self.backbone.width, "whitening is computed", shrunk) if whitened else ()
+
+    def recipe(self) -> Recipe | None:
+        """Return pooling and layer, centring and scaling as a matrix and a bias; None where texts are changed first."""
+        if self.features.final_punctuation != "keep":
+            return None
         own, layer = self.features.pooling, self.features.layers[0]
         if self.standardize == "none":
             return Recipe(own, layer)

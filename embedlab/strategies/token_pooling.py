@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import final
 
 import torch
@@ -71,6 +72,17 @@ class TokenPooling(nn.Module):
         with self._autocast(states):
             scaled = ((states.float() - self.mean) / self.scale).transpose(0, 1)  # (S, T, D)
             return self._means(scaled, self.weights(scaled, extra)[..., 0], lengths).transpose(0, 1).flatten(1)
+
+    @torch.no_grad()
+    def scale_by(self, states: Iterable[Tensor]) -> None:
+        """Take mean and deviation of the states of all tokens, given in parts, (T, S, D) each."""
+        count, total, squares = 0, torch.zeros(1), torch.zeros(1)
+        for part in states:
+            own = part.double()
+            count, total, squares = count + len(own), total + own.sum(0), squares + own.square().sum(0)
+        mean = total / count
+        self.mean.copy_(mean)
+        self.scale.copy_((squares / count - mean.square()).clamp_min(0).sqrt().clamp_min(1e-4))
 
     @torch.no_grad()
     def start(self, covariance: Tensor) -> None:

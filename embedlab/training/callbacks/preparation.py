@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from embedlab.data import DataModule
-from embedlab.strategies.base import EmbeddingStrategy, silent
+from embedlab.strategies.base import EmbeddingStrategy
+from embedlab.strategies.contract import silent
 from embedlab.training.callbacks.timing import Stopwatch
 
 __all__ = ["Preparation"]
