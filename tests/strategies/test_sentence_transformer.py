@@ -122,7 +122,10 @@ def test_a_folder_that_is_no_whole_model_is_refused_in_a_sentence(own_encoder: P
         ({"model": ""}, "`model` must be a folder that .* '' is not there"),
         ({"model": "no-such"}, "'sentence-transformers/no-such' at revision main could not be fetched"),
         ({"model": "no/such", "revision": "a1"}, "'no/such' at revision a1 could not be fetched .*HF_HUB_OFFLINE"),
-        ({"model": ".", "revision": "a1"}, "`revision` must be left out for a folder, got 'a1'"),
+        (
+            {"model": ".", "revision": "a1"},
+            "`revision` must be left out for a folder, got 'a1', .*; set it to null",
+        ),
         ({"model": "x", "prompts": {"passage": "p"}}, "`prompts` must be for query and document, got 'passage'"),
         ({"model": "x", "batch_size": 0}, "`batch_size` must be at least 1, got 0"),
     ],
