@@ -159,7 +159,8 @@ def test_a_run_tells_which_model_it_was_and_is_refused_another(own_encoder: Path
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     strategy = SentenceTransformerReference(str(own_encoder))
     strategy.configure_model()
-    assert result["model"] == {"name": "encoder", "revision": None, "sha256": strategy.borrowed.sha256}
+    lay = {"name": "encoder", "revision": None, "folder": str(own_encoder)}  # as typed, and from anywhere
+    assert result["model"] == {**lay, "sha256": strategy.borrowed.sha256}
     assert result["parameters"] == {"trainable": 0, "total": strategy.borrowed.num_parameters}
     assert result["backbone"] is None
     settings = own_encoder / "1_Pooling" / "config.json"
