@@ -43,10 +43,11 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: If it cannot be understood.
         """
-        for option, word in pairwise(["", *arguments]):
+        for place, (option, word) in enumerate(pairwise(["", *arguments])):
             if not word.strip() or (word.startswith("--") and word.endswith("=")):
-                name = word.removesuffix("=") or (option if option.startswith("--") else self._word)
-                raise UserError(f"`{name.strip() or self._word}` must have a value, got an empty text; give one.")
+                positional = self._positional(arguments[:place])
+                name = word.removesuffix("=").strip() or (option if option.startswith("-") else positional)
+                raise UserError(f"`{name}` must have a value, got an empty text; give one.")
         found, unknown = self.parse_known_intermixed_args(list(arguments))
         if unknown:
             option = unknown[0].partition("=")[0]
@@ -57,6 +58,13 @@ class Parser(argparse.ArgumentParser):
             near = did_you_mean(option, [own for own in self._option_string_actions if own.startswith("--")])
             raise UserError(f"`{option}` must be an option of {self.prog}{near}.")
         return found
+
+    def _positional(self, before: Sequence[str]) -> str:
+        """Return what a word that is no option is called, by the words before it; the last one may take several."""
+        names = [str(own.metavar) for own in self._actions if not own.option_strings]
+        valued = {name for name, own in self._option_string_actions.items() if own.nargs != 0}
+        place = sum(not word.startswith("-") and option not in valued for option, word in pairwise(["", *before]))
+        return names[min(place, len(names) - 1)]
 
     @property
     def _word(self) -> str:

@@ -34,6 +34,7 @@ HEAVY = {
 LAW: dict[str, set[str]] = {
     "errors": set(),
     "distributed": set(),
+    "json_lines": {"errors"},
     "metrics": set(),
     "packing": set(),
     "source_hash": {"source_imports"},
@@ -49,7 +50,7 @@ LAW: dict[str, set[str]] = {
     "resources": {"errors"},
     "pooling": {"packing"},
     "backbone": {"errors", "packing", "pooling", "resources", "source_hash"},
-    "data": {"errors", "resources", "retrieval"},
+    "data": {"errors", "json_lines", "resources", "retrieval"},
     "strategies": {"backbone", "data", "distributed", "errors", "losses", "packing", "pooling", "resources"},
     "runs": {"errors", "source_hash", "source_imports", "yaml_files"},
     "training": {
@@ -58,10 +59,10 @@ LAW: dict[str, set[str]] = {
     },
     "export": {"arguments", "backbone", "errors", "packing", "pooling", "runs", "strategies", "use"},
     "use": {
-        *("arguments", "errors", "report", "resources", "retrieval", "runs", "source_hash", "strategies", "training"),
-        "yaml_files",
+        *("arguments", "errors", "json_lines", "report", "resources", "retrieval", "runs", "source_hash", "strategies"),
+        *("training", "yaml_files"),
     },
-    "retrieval": {"arguments", "errors"},
+    "retrieval": {"arguments", "errors", "json_lines"},
     "report": {"arguments", "errors", "runs", "yaml_files"},
     "precheck": {"errors", "yaml_files"},
     "study": {"arguments", "configs", "errors", "precheck", "report", "resources", "retrieval", "runs", "yaml_files"},

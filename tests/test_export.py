@@ -270,6 +270,24 @@ def test_a_run_is_exported_with_its_card(here: Path, tmp_path: Path) -> None:
     assert (out / "embedlab.yaml").read_text() == (here / "lora_bi" / "config.yaml").read_text()
 
 
+@pytest.mark.parametrize("name", ["freeze.Freeze", "learned_pooling.LearnedPooling", "tfidf.Tfidf"])
+def test_what_no_format_holds_is_refused_before_a_decoder_is_loaded(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = Path(shutil.copytree(here / "freeze", tmp_path / "run"))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["model"]["class_path"] = f"embedlab.strategies.{name}"  # all of the run that this looks at
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr("embedlab.use.loading.load", lambda *_, **__: pytest.fail("it was loaded"))
+    status, _, err = command(str(folder), str(tmp_path / "out"))
+    assert status == 2
+    said = (
+        "must be of a strategy that embeds, but Freeze" if "Freeze" in name else "does not say which it is made of; use"
+    )
+    assert said in err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -423,6 +441,11 @@ def test_mteb_takes_it_and_agrees_with_our_own_measuring(
     expected = torch.from_numpy(plain.score(pairs))  # STS has no roles
     assert scores["cosine_spearman"] == pytest.approx(spearman(expected, labels), abs=1e-6)
     assert scores["cosine_pearson"] == pytest.approx(pearson(expected, labels), abs=1e-5)
+    # Where the task is told which side searches, it is measured as by its own test.
+    task.input1_prompt_type, task.input2_prompt_type = mteb.types.PromptType.query, mteb.types.PromptType.document
+    (scores,) = mteb.evaluate(encoder, task, cache=None, show_progress_bar=False).task_results[0].scores["test"]
+    assert scores["cosine_spearman"] == pytest.approx(spearman(ours, labels), abs=1e-6)
+    assert scores["cosine_pearson"] == pytest.approx(pearson(ours, labels), abs=1e-5)
 
 
 def test_mteb_is_refused_what_scores_pairs(decoder_folder: Callable[[str], Path]) -> None:

@@ -235,6 +235,42 @@ def test_the_split_is_chosen_and_never_test(tmp_path: Path) -> None:
         split("train", "test", split="validation")
 
 
+def test_a_set_of_the_hub_is_the_same_as_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, asked = write_set(tmp_path / "set", "validation"), []
+
+    def load(repository: str, subset: str | None, split: str, revision: str | None) -> list[dict[str, Any]]:
+        asked.append((repository, subset, split, revision))
+        if subset is not None:
+            return [json.loads(line) for line in (folder / f"{subset}.jsonl").read_text().splitlines()]
+        with (folder / "qrels" / f"{split}.tsv").open() as file:
+            return list(csv.DictReader(file, delimiter="\t"))
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    data = DataModule(validation=Source("BeIR/own", revision="abc", judgements_revision="def", limit=5))
+    assert (data.searches, data.monitor) == (True, "val/ndcg@10")
+    assert asked == [], "what decides is known before the hub is asked"
+    data.setup("validate")
+    assert asked == [
+        ("BeIR/own", "corpus", "corpus", "abc"),
+        ("BeIR/own", "queries", "queries", "abc"),
+        ("BeIR/own-qrels", None, "validation", "def"),
+    ]
+    same = DataModule(validation=Source(str(folder), limit=5))
+    same.setup("validate")
+    assert data.fingerprint()["validation"] == same.fingerprint()["validation"] | {"path": "BeIR/own"}
+    assert not DataModule(validation=Source("some/table")).searches
+
+
+def test_training_stops_early_by_what_is_found(place: Path) -> None:
+    stopping = {"monitor": "val/ndcg@10", "mode": "max", "patience": "1", "min_delta": "1"}  # no epoch gains as much
+    words = [word for name, value in stopping.items() for word in (f"--trainer.callbacks.{name}", value)]
+    processes.run(place, fit("stopped", "--trainer.callbacks", "lightning.pytorch.callbacks.EarlyStopping", *words))
+    values = curve(place, "stopped", "val/ndcg@10")
+    assert values == curve(place, "whole", "val/ndcg@10")[:2]
+    own = result(place, "stopped")["selected"]
+    assert (own["epoch"], own["value"]) == (values.index(max(values)), pytest.approx(max(values)))
+
+
 def test_the_cut_is_the_same_every_time_and_as_large_as_asked(tmp_path: Path) -> None:
     source = Source(str(write_set(tmp_path / "set", "dev")), limit=3)
     first, again = DataModule(validation=source), DataModule(validation=source)
@@ -283,7 +319,17 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "an option of sets": (
         "sgpt_bi",
         ["--data.test.own.leave_out_unknown", "true"],
-        "`data.test.own.leave_out_unknown` must be left out for pairs.tsv, got true; only a retrieval set has ids.",
+        "`data.test.own.leave_out_unknown` must be left out for pairs.tsv, got true; only a retrieval set has it.",
+    ),
+    "judgements of a table": (
+        "sgpt_bi",
+        ["--data.train.judgements_revision", "abc"],
+        "`data.train.judgements_revision` must be left out for triplets.jsonl, got 'abc'; only a retrieval set has it.",
+    ),
+    "a revision of a folder": (
+        "sgpt_bi",
+        ["--data.validation.judgements_revision", "abc"],
+        "`data.validation.revision` must be left out for a folder, got 'abc'; it is the hub's.",
     ),
     "trained on": (
         "sgpt_bi",

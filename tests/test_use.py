@@ -9,6 +9,8 @@ import io
 import json
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,7 +31,7 @@ import embedlab
 from embedlab import cli, runs
 from embedlab.errors import UserError
 from embedlab.strategies.base import Embedder
-from embedlab.use import stream
+from embedlab.use import files, stream
 from embedlab.use.model import Model
 from tests import processes
 from tests.conftest import TEXTS
@@ -221,6 +223,34 @@ def test_a_checkpoint_that_would_run_code_is_not_read(here: Path, tmp_path: Path
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_decoder_named_by_a_relative_path_is_found_from_anywhere(
+    place: Path, decoder_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    here.mkdir()
+    shutil.copytree(decoder_folder("llama"), there / "models" / "tiny")
+    shutil.copytree(decoder_folder("gpt2"), here / "models" / "tiny")  # of the same name, but not the one
+    shutil.copy(place / "protocol.yaml", there)
+    shutil.copy(place / "pairs.tsv", there)
+    words = ["fit", "-c", "protocol.yaml", "-c", str(CONFIGS / "pooled_decoder.yaml"), "--run_dir", "run"]
+    processes.run(there, [*words, "--model.backbone.name", "models/tiny", "--model.backbone.dtype", "float32"])
+    monkeypatch.chdir(there)
+    model = embedlab.load("./run")
+    monkeypatch.chdir(here)
+    again = embedlab.load("../there/run")
+    np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+    assert again.identity == model.identity
+    (there / "models").rename(tmp_path / "models")
+    shutil.rmtree(here / "models")
+    lay = re.escape(str(there / "models" / "tiny"))
+    said = rf"`backbone` of \.\./there/run must lie in {lay}, but that is not there; give `backbone` \(--backbone\) where it"
+    with pytest.raises(UserError, match=said):
+        embedlab.load("../there/run")
+    assert embedlab.load("../there/run", backbone="../models/tiny").identity == model.identity
+    monkeypatch.chdir(tmp_path)  # all moved together: what was typed leads there
+    assert embedlab.load("there/run").identity == model.identity
+
+
 def break_run(folder: Path, how: str) -> dict[str, Any]:
     """Break a run; return the arguments that it is then loaded with."""
     if how == "unfinished":
@@ -334,6 +364,12 @@ def test_texts_of_a_file_come_back_as_vectors(here: Path, tmp_path: Path) -> Non
     assert table["id"].to_pylist() == [row["_id"] for row in rows]
     np.testing.assert_allclose(np.array(table["vector"].to_pylist()), expected, atol=2e-6)
     assert sorted(own.name for own in tmp_path.iterdir()) == ["docs.jsonl.gz", "v.npy", "v.npy.json", "v.parquet"]
+
+
+def test_texts_without_ids_are_numbered(tmp_path: Path) -> None:
+    rows = [{"text": "a"}, {"_id": None, "text": "b"}, {"id": "x", "text": "c"}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n"d"\n')
+    assert list(files.texts_of(tmp_path / "t.jsonl", "TEXTS")) == [("0", "a"), ("1", "b"), ("x", "c"), ("3", "d")]
 
 
 def test_pairs_of_a_file_come_back_with_scores(here: Path, tmp_path: Path) -> None:
@@ -652,7 +688,12 @@ ODD: dict[str, str] = {
     "encode runs/sgpt_bi protocol.yaml -o v.npy": "`TEXTS` must end in .txt, .jsonl, .csv, .tsv",
     "encode runs/sgpt_bi empty.txt -o v.npy": "`TEXTS` must hold at least one text, got none",
     "encode runs/sgpt_bi blank.txt -o v.npy": "`TEXTS` must hold no empty text, got one as text 2",
-    "encode runs/sgpt_bi broken.jsonl -o v.npy": "line 2 of broken.jsonl must be JSON",
+    "encode runs/sgpt_bi broken.jsonl -o v.npy": "broken.jsonl, line 2: must be a JSON object or a JSON string, got something",
+    "encode runs/sgpt_bi deep.jsonl -o v.npy": "deep.jsonl, line 2: must be a JSON object or a JSON string, got something else (",
+    "encode runs/sgpt_bi list.jsonl -o v.npy": "list.jsonl, line 1: must be a JSON object or a JSON string, got list; mend",
+    "score runs/sgpt_bi other.jsonl -o s.csv --columns a,b": "other.jsonl, line 1: must hold Unicode text, got half of a",
+    "encode runs/sgpt_bi same.jsonl -o v.parquet": "`TEXTS` must have an id of its own for each text of a .parquet file, "
+    "got 'd1' a second time, as text 3; rename it, or write a .npy file",
     "encode runs/sgpt_bi number.jsonl -o v.npy": "`text` in line 1 of number.jsonl must be a text, got int 3",
     "encode runs/sgpt_bi latin.txt -o v.npy": "`TEXTS` must be UTF-8, but latin.txt is not",
     "encode runs/sgpt_bi cut.txt.gz -o v.npy": "`TEXTS` must be a whole gzip file, but cut.txt.gz is damaged",
@@ -662,7 +703,7 @@ ODD: dict[str, str] = {
     "encode runs/sgpt_bi one.txt -o v.npy --column text": "`--column` must be left out for plain lines",
     "encode runs/sgpt_bi open.csv -o v.npy": "line 2 of open.csv must be CSV, but it is not (unexpected end of data)",
     "encode runs/sgpt_bi twice.csv -o v.npy": "twice.csv must have columns of different names, but 'text' stands twice",
-    "encode runs/sgpt_bi half.jsonl -o v.npy": "`text` in line 1 of half.jsonl must be Unicode text",
+    "encode runs/sgpt_bi half.jsonl -o v.npy": "half.jsonl, line 1: must hold Unicode text, got half of a surrogate pair",
     "encode runs/sgpt_bi one.txt -o v.npy --truncate-dim 0": "`--truncate-dim` must be at least 1, got 0",
     "encode runs/none one.txt -o v.npy": "`RUN` must be the folder of a finished run, but runs/none is not there",
     "score runs/sgpt_bi three.csv -o s.csv": "`--columns` must name the two columns with the texts of three.csv, which",
@@ -677,6 +718,10 @@ ODD: dict[str, str] = {
     "score runs/sgpt_bi pairs.tsv -o s.csv --columns sentence1": "`--columns` must name two columns",
     "score runs/sgpt_bi wide.csv -o s.csv": "line 2 of wide.csv must have 2 fields, but it has more",
     "search runs/sgpt_bi query": "`--corpus`",
+    "search runs/sgpt_bi --corpus one.txt ''": "`QUERY` must have a value, got an empty text; give one",
+    "search runs/sgpt_bi 'a cat' '' --corpus one.txt": "`QUERY` must have a value, got an empty text; give one",
+    "search '' query --corpus one.txt": "`RUN` must have a value, got an empty text; give one",
+    "encode runs/sgpt_bi one.txt -o ''": "`-o` must have a value, got an empty text; give one",
     "search runs/sgpt_bi query --corpus one.txt --top-k 0": "`--top-k` must be at least 1, got 0",
     "search runs/sgpt_bi query --corpus one.txt --vectors there.npy": "`--vectors` must be a .npy file that `embedlab encode`",
     "search nothing query --corpus one.txt": "`RUN` must be the folder of a run or the name of a strategy, got 'nothing'",
@@ -700,6 +745,10 @@ def test_odd_commands_are_answered_in_a_sentence(here: Path, words: str) -> None
         "empty.txt": b"",
         "blank.txt": b"a\n\nb\n",
         "broken.jsonl": b'{"text": "a"}\n{"text"\n',
+        "deep.jsonl": b'"a"\n' + b"[" * 100_000 + b"\n",
+        "list.jsonl": b'["a"]\n',
+        "other.jsonl": b'{"a": "x", "b": "y", "c": "\\ud800"}\n',
+        "same.jsonl": b'{"id": "d1", "text": "x"}\n{"id": "d2", "text": "x"}\n{"id": "d1", "text": "y"}\n',
         "number.jsonl": b'{"text": 3}\n',
         "latin.txt": "caf\u00e9".encode("latin-1"),
         "cut.txt.gz": gzip.compress(b"some text")[:-6],
@@ -718,7 +767,7 @@ def test_odd_commands_are_answered_in_a_sentence(here: Path, words: str) -> None
         (here / name / "corpus.jsonl").write_text('{"_id": "d", "title": "", "text": "some words"}\n')
         (here / name / "queries.jsonl").write_text(json.dumps({"_id": query, "text": "words"}) + "\n")
         (here / name / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{query}\t{document}\t1\n")
-    status, out, err = command(*words.split())
+    status, out, err = command(*shlex.split(words))
     assert (status, out) == (2, "")
     assert err.startswith("embedlab: error: ")
     assert ODD[words] in err

@@ -37,6 +37,13 @@ class Pretrained:
     def __init__(self, name: str, revision: str | None) -> None:
         self.name, self.revision = name, revision
 
+    @property
+    def local(self) -> Path | None:
+        """Where a decoder lies that is named by a folder or a file, from anywhere; None for one that ships, or of the hub."""
+        path = Path(self.name).expanduser()
+        found = path.is_dir() or (path.suffix == ".gguf" and path.is_file())
+        return path.absolute() if found and self.name != resources.DECODER else None
+
     @cached_property
     def folder(self) -> Path:
         """The folder with the files; fetched or converted on first use.

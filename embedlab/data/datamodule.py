@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 from embedlab.data.checks import check, filtered, refuse_equal_rows
 from embedlab.data.leaks import LeakFilter, overlap, selected_on
 from embedlab.data.loaders import scored, searched, shuffled
-from embedlab.data.readers import is_collection
 from embedlab.data.sampler import TrainLoader
 from embedlab.data.searched import judged_pairs, notes_of, of_collection, read_collection
 from embedlab.data.sources import Rows, Source, as_source
@@ -78,7 +77,7 @@ class DataModule(LightningDataModule):
     @property
     def searches(self) -> bool:
         """Whether validation searches a retrieval set, for which texts must have vectors."""
-        return self.validation is not None and is_collection(self.validation.path)
+        return self.validation is not None and self.validation.searches
 
     @property
     def validated(self) -> list[str]:

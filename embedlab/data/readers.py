@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import IO, Any
 
 from embedlab import resources
 from embedlab.errors import UserError, nearest
+from embedlab.json_lines import read_objects
 
 __all__ = ["BUILT_IN", "Table", "is_collection", "read_table"]
 
@@ -125,7 +125,8 @@ def _file(path: Path, quoting: bool | None) -> Table:
             return _parquet(path)
         with _open(path) as stream:
             if suffix == ".jsonl":
-                return _jsonl(path, stream)
+                rows = list(read_objects(stream, path))
+                return _records(str(path), [own for _, own in rows], [number for number, _ in rows])
             return _separated(
                 path, stream, "\t" if suffix == ".tsv" else ",", suffix == ".csv" if quoting is None else quoting
             )
@@ -218,34 +219,6 @@ def _other_separator(columns: Sequence[str], own: str) -> str:
     shown = {sign: "a tab" if sign == "\t" else repr(sign) for sign in (own, found)}
     name = {"\t": ", or call it .tsv", ",": ", or call it .csv"}.get(found, "")
     return f"separate fields by {shown[own]}, not by {shown[found]} as they seem to be{name}"
-
-
-def _jsonl(path: Path, stream: IO[str]) -> Table:
-    records: list[dict[str, Any]] = []
-    lines = []
-    for number, line in enumerate(stream, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            if "\\ud" in line.lower():
-                json.dumps(record, ensure_ascii=False).encode()  # refuses half of a surrogate pair
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"{path}, line {number}: must hold Unicode text, got half of a surrogate pair; mend that line."
-            ) from error
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", error)
-            raise UserError(
-                f"{path}, line {number}: must be a JSON object, got something else ({reason}); mend that line."
-            ) from error
-        if not isinstance(record, dict):
-            raise UserError(
-                f"{path}, line {number}: must be a JSON object, got {type(record).__name__}; mend that line."
-            )
-        records.append(record)
-        lines.append(number)
-    return _records(str(path), records, lines)
 
 
 def _parquet(path: Path) -> Table:

@@ -16,11 +16,12 @@ __all__ = ["judged_pairs", "notes_of", "of_collection", "read_collection"]
 
 QUERIES: Final = 200  # where `limit` says nothing else
 SPLITS: Final = ("dev", "validation")  # what benchmarks call judgements to select by
-TAKEN: Final = ("path", "split", "limit", "same_id_left_out", "leave_out_unknown")
+ON_HUB: Final = "validation"  # what BEIR's sets call them there
+TAKEN: Final = ("path", "split", "revision", "limit", "judgements_revision", "same_id_left_out", "leave_out_unknown")
 
 
 def read_collection(source: Source) -> Collection:
-    """Read a folder in BEIR's form, and cut it as `embedlab evaluate --cut` does, to `limit` queries.
+    """Read a retrieval set, and cut it as `embedlab evaluate --cut` does, to `limit` queries.
 
     Raises:
         UserError: If anything is missing or wrong, or an option is set that only a table has.
@@ -35,10 +36,14 @@ def read_collection(source: Source) -> Collection:
             )
     if source.limit is not None and source.limit < 1:
         raise UserError(f"`limit` must be at least 1 query, got {source.limit}; raise it, or leave it out.")
-    split = _split(source.split, splits(Path(source.path).expanduser()), source.path)
+    folder = Path(source.path).expanduser()
+    # What there is on the hub is known once it is asked for.
+    split = _split(source.split, splits(folder), source.path) if folder.is_dir() else source.split or ON_HUB
     whole = read_retrieval(
         source.path,
         split,
+        source.revision,
+        source.judgements_revision,
         leave_out_unknown=source.leave_out_unknown,
         same_id_left_out=source.same_id_left_out,
     )

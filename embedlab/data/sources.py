@@ -14,7 +14,7 @@ from typing import Any
 from embedlab.data.apart import shared_texts
 from embedlab.data.batches import Side
 from embedlab.data.cells import has, plain, tells_content, text_in
-from embedlab.data.readers import BUILT_IN, Table, read_table
+from embedlab.data.readers import BUILT_IN, Table, is_collection, read_table
 from embedlab.errors import UserError, did_you_mean
 
 __all__ = ["Rows", "Source", "as_source"]
@@ -30,7 +30,7 @@ DEFAULT_COLUMNS = (
     *((kind, {role: role for role in roles}) for kind, roles in ROLES.items()),
 )
 OPTIONAL = ("score", "negative")
-SEARCHED = ("same_id_left_out", "leave_out_unknown")  # of a retrieval set only
+SEARCHED = ("judgements_revision", "same_id_left_out", "leave_out_unknown")  # of a retrieval set only
 SEVERAL = ("text", "negative")  # may have several columns
 
 
@@ -83,13 +83,13 @@ class Source:
     """Where texts come from.
 
     What the rows are follows from the roles of their columns: `first` and `second` make pairs, `anchor` and
-    `positive` triplets, `text` plain texts. The order of columns never decides. A folder in BEIR's form has no columns: it is a
-    retrieval set, which `data.validation` takes.
+    `positive` triplets, `text` plain texts. The order of columns never decides. A folder in BEIR's form, or a hub id with its
+    `judgements_revision`, has no columns: it is a retrieval set, which `data.validation` takes.
 
     Args:
         path: `stsb` (built in), a file (.csv, .tsv, .jsonl, .parquet; gzipped too), or a hub id.
         split: Split of `stsb` or of a hub id, `train` by default; a file has none. Of a retrieval set whose judgements, those of
-            `dev` or `validation` by default.
+            `dev` or `validation` by default, on the hub of `validation`.
         subset: Configuration of a hub id.
         revision: Commit of a hub id; pin it, or a rerun may see other data.
         columns: Column of each role; a list for `text` (all of them, row by row) and `negative` (several per
@@ -101,6 +101,7 @@ class Source:
             evaluate --cut` does.
         distinct: Whether a repeated plain text is kept once.
         query: Which text of a pair searches, for strategies that read queries and documents differently.
+        judgements_revision: Commit of the judgements of a hub id, `<path>-qrels`; makes the hub id one of a retrieval set.
         same_id_left_out: Whether a document with a query's id is no answer to it; for a retrieval set that shares ids.
         leave_out_unknown: Whether judgements of unknown queries or documents are passed over; for a retrieval set.
     """
@@ -116,8 +117,14 @@ class Source:
     limit: int | None = None
     distinct: bool = True
     query: Side = "first"
+    judgements_revision: str | None = None
     same_id_left_out: bool | None = None
     leave_out_unknown: bool = False
+
+    @property
+    def searches(self) -> bool:
+        """Whether it is a retrieval set: a folder in BEIR's form, or a hub id of which it is said."""
+        return self.judgements_revision is not None or is_collection(self.path)
 
     @property
     def part(self) -> str:
@@ -139,8 +146,9 @@ class Source:
             if getattr(self, name) == "":
                 raise UserError(f"`{name}` must not be empty, got ''; give one, or leave it out.")
         for name in SEARCHED:
-            if getattr(self, name):
-                raise UserError(f"`{name}` must be left out for {self.path}, got true; only a retrieval set has ids.")
+            if came := getattr(self, name):
+                shown = "true" if came is True else repr(came)
+                raise UserError(f"`{name}` must be left out for {self.path}, got {shown}; only a retrieval set has it.")
         table = read_table(self.path, self.part, self.subset, self.revision, self.quoting)
         kind, columns = self._roles(table)
         if not scored:

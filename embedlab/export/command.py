@@ -51,15 +51,21 @@ def main(arguments: Sequence[str]) -> int:
     from embedlab.export.card import write_card
     from embedlab.export.folders import write
     from embedlab.strategies.base import Embedder
-    from embedlab.use.loading import load
+    from embedlab.use.loading import class_of, load
 
-    model = load(options.run, backbone=options.backbone, device="cpu", dtype="float32", allow=options.allow)
-    strategy = model.strategy
-    if not isinstance(strategy, Embedder):
+    kind = class_of(options.run, options.allow)  # what no format holds is refused before a decoder is loaded
+    if not issubclass(kind, Embedder):
         raise UserError(
-            f"`RUN` must be of a strategy that embeds, but {model.name} scores pairs, which no such folder holds; use the run "
-            "with embedlab."
+            f"`RUN` must be of a strategy that embeds, but {kind.__qualname__} scores pairs, which no such folder holds; use the "
+            "run with embedlab."
         )
+    if kind.recipe is Embedder.recipe:
+        raise UserError(
+            f"`RUN` must be of a strategy of standard parts, but {kind.__qualname__} does not say which it is made of; use the "
+            "run with embedlab."
+        )
+    strategy = load(options.run, backbone=options.backbone, device="cpu", dtype="float32", allow=options.allow).strategy
+    assert isinstance(strategy, Embedder)
     write(strategy, folder, options.format)
     recipe = strategy.recipe()
     assert recipe is not None, "or nothing was written"

@@ -5,6 +5,12 @@ from embedlab.export.mteb import MTEBEncoder
 
 encoder = MTEBEncoder(embedlab.load("RUN"), "me/my-embedder")
 mteb.evaluate(encoder, mteb.get_task("STSBenchmark"))
+
+MTEB's STS tasks do not say which side searches, so that a run with brackets is measured there without them. What its own test
+measured is had by saying so before, which makes it another measurement than that of MTEB's tables:
+
+    task = mteb.get_task("STSBenchmark")
+    task.input1_prompt_type, task.input2_prompt_type = PromptType.query, PromptType.document  # of mteb.types
 """
 
 from __future__ import annotations
@@ -53,7 +59,7 @@ class MTEBEncoder:
     ) -> NDArray[np.float32]:
         """Embed the texts of all batches, (B, E), as queries or documents where the task tells them apart.
 
-        STS does not: a run that reads the two apart, as by brackets, is then measured without them, unlike by its own test.
+        STS does not, unless its task is told to: see above.
         An empty text, which a decoder cannot read, is read as a space.
         """
         texts = [text or " " for batch in inputs for text in batch["text"]]

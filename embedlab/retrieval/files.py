@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import json
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from embedlab.errors import UserError
+from embedlab.json_lines import read_objects
 
 __all__ = ["HEADER", "Row", "found", "read_jsonl", "read_tsv", "record_of", "splits", "text_of"]
 
@@ -45,26 +45,8 @@ def read_jsonl(path: Path) -> Iterator[Row]:
     Raises:
         UserError: If a line is no JSON object, or the file cannot be read.
     """
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-            if "\\ud" in line.lower():
-                json.dumps(record, ensure_ascii=False).encode()  # refuses half of a surrogate pair
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"{place}: must hold Unicode text, got half of a surrogate pair; mend that line."
-            ) from error
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", error)
-            raise UserError(
-                f"{place}: must be a JSON object, got something else ({reason}); mend that line."
-            ) from error
-        if not isinstance(record, dict):
-            raise UserError(f"{place}: must be a JSON object, got {type(record).__name__}; mend that line.")
-        yield place, record
+    for number, record in read_objects((line for _, line in _lines(path)), path):
+        yield f"{path}, line {number}", record
 
 
 def read_tsv(path: Path) -> Iterator[Row]:

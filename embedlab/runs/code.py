@@ -21,6 +21,7 @@ ROOMS: Final = (
     "backbone",
     "data",
     "distributed",
+    "json_lines",
     "metrics",
     "packing",
     "resources",

@@ -47,8 +47,8 @@ RESULT: Final = {
             **{"queries": WHOLE, "documents": WHOLE},
         }
     ),
-    "backbone": {"name": TEXT, "sha256": TEXT},
-    "model": {"name": TEXT, "sha256": TEXT},
+    "backbone": {"name": TEXT, "folder": TEXT, "sha256": TEXT},
+    "model": {"name": TEXT, "folder": TEXT, "sha256": TEXT},
     "data": _Each({"path": TEXT, "split": TEXT, "query": TEXT, "rows": WHOLE, "documents": WHOLE, "sha256": TEXT}),
     "parameters": {"trainable": NUMBER},
     "seconds": {

@@ -63,7 +63,7 @@ class SentenceModel(Borrowed):
             raise UserError(f"`model` must be a folder that {LIBRARY} saved, or a hub id, but {self.name!r} {came}.")
         if path.is_dir() and self.revision is not None:
             raise UserError(
-                f"`revision` must be left out for a folder, got {self.revision!r}, as it is a commit of the hub."
+                f"`revision` must be left out for a folder, got {self.revision!r}, as it is a commit of the hub; set it to null."
             )
         found = path if path.is_dir() else _fetch(self.name, self.revision)
         _check(found, self.name)

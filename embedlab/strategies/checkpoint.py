@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -25,6 +26,12 @@ class Borrowed(ABC):
     argument: str
     name: str
     revision: str | None
+
+    @property
+    def local(self) -> Path | None:
+        """Where it lies, seen from anywhere, if it is named by a folder; None for one of the hub."""
+        path = Path(self.name).expanduser()
+        return path.absolute() if path.is_dir() else None
 
     @property
     @abstractmethod

@@ -103,6 +103,7 @@ def finish(
         else {
             "name": backbone.name,
             "revision": backbone.revision,
+            "folder": _text(backbone.files.local),
             "sha256": backbone.files.sha256,
             "dtype": str(backbone.dtype).removeprefix("torch."),
             "layers": backbone.num_layers,
@@ -110,7 +111,14 @@ def finish(
             "read": backbone.reader.way,
             "begin_of_text": (strategy.features or backbone.tokenization).beginning,
         },
-        "model": None if other is None else {"name": other.name, "revision": other.revision, "sha256": other.sha256},
+        "model": None
+        if other is None
+        else {
+            "name": other.name,
+            "revision": other.revision,
+            "folder": _text(other.local),
+            "sha256": other.sha256,
+        },
         "data": data.fingerprint(),
         "metrics": evaluation.metrics,
         "selected": evaluation.selected,
@@ -139,6 +147,10 @@ def finish(
     }
     runs.write_result(folder, result)
     runs.mark(folder, "done")
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _schedule(config: Any) -> dict[str, int | None]:

@@ -71,7 +71,7 @@ def _encode(options: argparse.Namespace) -> int:
     def texts() -> Iterator[tuple[str, str]]:
         return files.texts_of(options.texts, "TEXTS", options.column)
 
-    rows = read_once((text for _, text in texts()), "TEXTS")
+    rows = read_once((text for _, text in (_each_its_own(texts()) if out.suffix == ".parquet" else texts())), "TEXTS")
     model = model_of(options)
     how = {"role": options.role, "normalize_embeddings": options.normalize, "truncate_dim": options.truncate_dim}
     said = {"texts": rows.sha256, "model": model.identity, **how}
@@ -86,6 +86,19 @@ def _encode(options: argparse.Namespace) -> int:
             _write_parquet(out, ids, np.load(part, mmap_mode="r"), said)
     print(f"{rows.count:,} vectors: {out}")  # noqa: T201  # the command's answer
     return 0
+
+
+def _each_its_own(texts: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Pass ids and texts on; refuse an id that has come before. Ids are all that is held, about 100 bytes each."""
+    seen = set[str]()
+    for number, (own, text) in enumerate(texts, 1):
+        if own in seen:
+            raise UserError(
+                f"`TEXTS` must have an id of its own for each text of a .parquet file, got {own!r:.60} a second time, as text "
+                f"{number}; rename it, or write a .npy file, which holds no ids."
+            )
+        seen.add(own)
+        yield own, text
 
 
 def _write_parquet(

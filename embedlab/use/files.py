@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from embedlab.errors import UserError, did_you_mean
+from embedlab.json_lines import read_objects
 
 __all__ = ["beside_vectors", "columns_of", "new_file", "pairs_of", "texts_of"]
 
@@ -80,7 +80,7 @@ def texts_of(path: Path, argument: str, column: str | None = None) -> Iterator[t
         text = _text(row, chosen, place)
         if column is None and row.get("title"):
             text = f"{row['title']} {text}".strip()  # as in BEIR
-        yield str(row.get("_id", row.get("id", number))), text
+        yield str(next((row[name] for name in ("_id", "id") if row.get(name) not in (None, "")), number)), text
 
 
 def pairs_of(path: Path, argument: str, columns: Sequence[str]) -> Iterator[tuple[list[str], dict[str, Any]]]:
@@ -100,12 +100,6 @@ def _text(row: dict[str, Any], column: str, place: str) -> str:
         raise UserError(
             f"`{column}` in {place} must be a text, got {came}{did_you_mean(column, [k for k in row if k != column])}."
         )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"`{column}` in {place} must be Unicode text, got half of a surrogate pair; mend it."
-        ) from error
     return text
 
 
@@ -114,21 +108,7 @@ def _rows(path: Path, argument: str) -> Iterator[tuple[str, dict[str, Any]]]:
     kind = kind_of(path, argument)
     with _opened(path, argument) as file:
         if kind == ".jsonl":
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise UserError(
-                        f"line {number} of {path} must be JSON, but it is not ({error}); correct it."
-                    ) from error
-                if isinstance(row, str):
-                    row = {"text": row}
-                if not isinstance(row, dict):
-                    raise UserError(
-                        f"line {number} of {path} must be an object or a text, got {line.strip()[:40]}; correct it."
-                    )
+            for number, row in read_objects(file, path, plain=True):
                 yield f"line {number} of {path}", row
             return
         dialect: dict[str, Any] = {"strict": True} if kind == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}

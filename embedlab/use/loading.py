@@ -7,11 +7,10 @@ embedlab and of `torch.nn` only, unless other modules are allowed by name, and i
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Final
@@ -30,12 +29,12 @@ from embedlab.training.complaints import complaint
 from embedlab.training.start import prepare, run
 from embedlab.use.given import device_of
 from embedlab.use.model import Model
+from embedlab.use.trusted import IMPORT_PATH, check_modules, import_paths
 from embedlab.yaml_files import read_yaml
 
-__all__ = ["load"]
+__all__ = ["class_of", "load"]
 
 TRUSTED: Final = ("embedlab", "torch.nn")
-IMPORT_PATH: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 log = logging.getLogger(__name__)
 
 
@@ -74,9 +73,10 @@ def load(
         folder = Path(what).expanduser()
         model, precision = _model_of(folder)
         autocast = torch.bfloat16 if precision == "bf16-mixed" else None
-        _check_modules(model, folder, (*TRUSTED, *allow))
+        check_modules(model, folder, (*TRUSTED, *allow))
+        lies = model if backbone is not None else _where_it_lies(model, folder)
         try:
-            strategy = _build(_with_backbone(model, backbone, dtype))
+            strategy = _build(_with_backbone(lies, backbone, dtype))
             _place(strategy, device)
         except UserError as error:
             if "`backbone.name`" not in str(error):
@@ -104,10 +104,21 @@ def load(
     decoder = None if strategy.backbone is None else [strategy.backbone.files.sha256, str(strategy.backbone.dtype)]
     if strategy.borrowed is not None:
         decoder = [strategy.borrowed.sha256]
-    sources = sources_of(_paths(model))  # of what a module of the user's own, or of ours, computes
+    sources = sources_of(import_paths(model))  # of what a module of the user's own, or of ours, computes
     code = [sources, embedlab.__version__, str(autocast)]
     identity = content_hash([model, learned, decoder, texts, strategy.device.type, code])
     return Model(strategy.to(strategy.device), identity, autocast)
+
+
+def class_of(folder: Path, allow: Sequence[str] = ()) -> type[EmbeddingStrategy]:
+    """Return the class of a finished run's strategy; nothing is built or loaded.
+
+    Raises:
+        UserError: If there is no such run, or it names modules that are not allowed.
+    """
+    model, _ = _model_of(folder)
+    check_modules(model, folder, (*TRUSTED, *allow))
+    return _class(model["class_path"])
 
 
 def _is_folder(what: str | Path) -> bool:
@@ -146,49 +157,31 @@ def _model_of(folder: Path) -> tuple[dict[str, Any], str | None]:
     return model, trainer.get("precision") if isinstance(trainer, dict) else None
 
 
-def _check_modules(value: Any, folder: Path, allowed: Collection[str]) -> None:
-    """Refuse a configuration that names what could be imported from modules that are not allowed.
+def _where_it_lies(model: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a run's configuration in which a decoder, or a model of another library, is named by the folder that it lay in.
+
+    What was typed may be relative to where the run was made, which need not be here.
 
     Raises:
-        UserError: If so.
+        UserError: If it lies there no longer, nor where the name leads from here.
     """
-    for path in _paths(value):
-        module = path.partition(".")[0]
-        if importlib.util.find_spec(module) is None or _is_inside(path, allowed):  # finding imports nothing
+    result, arguments = runs.read_result(folder) or {}, dict(model.get("init_args") or {})
+    for argument, way in (
+        ("backbone", "give `backbone` (--backbone)"),
+        ("model", f"mend {folder / runs.CONFIG}, to say"),
+    ):
+        lay, given = (result.get(argument) or {}).get("folder"), arguments.get(argument)
+        if lay is None or given is None:
             continue
-        raise UserError(
-            f"`model` in {folder / runs.CONFIG} must name nothing outside embedlab, but it names {path}, whose module would "
-            f"be executed; if you trust it, give `allow=[{module!r}]` (--allow {module})."
-        )
-
-
-def _is_inside(path: str, allowed: Collection[str]) -> bool:
-    """Tell whether an import path leads to what an allowed module defines, not to what that has imported itself."""
-    if not any(f"{path}.".startswith(f"{own}.") for own in allowed):
-        return False
-    found: Any = None
-    for name in path.split("."):
-        above = found
-        found = getattr(found, name, None)
-        if found is None:
-            try:
-                found = importlib.import_module(f"{above.__name__}.{name}" if above is not None else name)
-            except (ImportError, AttributeError):
-                return True  # leads nowhere, which the parser will say
-    home = found.__name__ if inspect.ismodule(found) else str(getattr(found, "__module__", ""))
-    return any(f"{home}.".startswith(f"{own}.") for own in allowed)
-
-
-def _paths(value: Any) -> Iterator[str]:
-    """Yield all strings that may be import paths."""
-    if isinstance(value, Mapping):
-        for own in value.values():
-            yield from _paths(own)
-    elif isinstance(value, list | tuple):
-        for own in value:
-            yield from _paths(own)
-    elif isinstance(value, str) and IMPORT_PATH.fullmatch(value):
-        yield value
+        name = given["name"] if isinstance(given, Mapping) else given
+        if Path(lay).exists():
+            name = lay
+        elif not Path(name).expanduser().exists():
+            raise UserError(
+                f"`{argument}` of {folder} must lie in {lay}, but that is not there; {way} where it lies now."
+            )
+        arguments[argument] = {**given, "name": name} if isinstance(given, Mapping) else name
+    return {**model, "init_args": arguments}
 
 
 def _with_backbone(model: Mapping[str, Any], name: str | None, dtype: str | None) -> dict[str, Any]:

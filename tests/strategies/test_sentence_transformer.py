@@ -122,7 +122,10 @@ def test_a_folder_that_is_no_whole_model_is_refused_in_a_sentence(own_encoder: P
         ({"model": ""}, "`model` must be a folder that .* '' is not there"),
         ({"model": "no-such"}, "'sentence-transformers/no-such' at revision main could not be fetched"),
         ({"model": "no/such", "revision": "a1"}, "'no/such' at revision a1 could not be fetched .*HF_HUB_OFFLINE"),
-        ({"model": ".", "revision": "a1"}, "`revision` must be left out for a folder, got 'a1'"),
+        (
+            {"model": ".", "revision": "a1"},
+            "`revision` must be left out for a folder, got 'a1', .*; set it to null",
+        ),
         ({"model": "x", "prompts": {"passage": "p"}}, "`prompts` must be for query and document, got 'passage'"),
         ({"model": "x", "batch_size": 0}, "`batch_size` must be at least 1, got 0"),
     ],
@@ -156,7 +159,8 @@ def test_a_run_tells_which_model_it_was_and_is_refused_another(own_encoder: Path
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     strategy = SentenceTransformerReference(str(own_encoder))
     strategy.configure_model()
-    assert result["model"] == {"name": "encoder", "revision": None, "sha256": strategy.borrowed.sha256}
+    lay = {"name": "encoder", "revision": None, "folder": str(own_encoder)}  # as typed, and from anywhere
+    assert result["model"] == {**lay, "sha256": strategy.borrowed.sha256}
     assert result["parameters"] == {"trainable": 0, "total": strategy.borrowed.num_parameters}
     assert result["backbone"] is None
     settings = own_encoder / "1_Pooling" / "config.json"
