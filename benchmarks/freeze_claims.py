@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.freeze_outputs import cosines, costs, depth, equal, reconstruction, residuals, sizes, spread
+from benchmarks.freeze_outputs import cosines, costs, depth, equal, reconstruction, residuals, selection, sizes, spread
 from benchmarks.freeze_verdicts import (
     PEARSON,
     Reader,
     compare,
     gain,
+    no_change,
     no_gain,
     study_of,
     told,
@@ -31,7 +32,7 @@ __all__ = ["CLAIMS", "answer", "fill"]
 DRAWS: Final = 10_000
 EQUAL: Final = tuple(f"{rate}-{batch}" for rate in ("3e-5", "3e-4") for batch in (32, 128))
 
-# By the name between the markers: the study, and what reads its runs. C1, C5 and C17 need none.
+# By the name between the markers: the study, and what reads its runs. C1, C5 and C17 need none, `selection` all.
 CLAIMS: Final[Mapping[str, tuple[str, Sequence[Reader]]]] = {
     "ladder": (
         "freeze",
@@ -47,7 +48,7 @@ CLAIMS: Final[Mapping[str, tuple[str, Sequence[Reader]]]] = {
         [compare(("s0-standardized", "block-*", gain), ("s0", "block-*", None), ("linear", "block-*", None))],
     ),
     "C3": ("freeze-c3-c4", [compare(*((own, "s0", gain) for own in ("mlp-512", "mlp-256", "autoencoder")))]),
-    "C4": ("freeze-c3-c4", [compare(("pretrained", "autoencoder", no_gain), ("frozen", "pretrained", None))]),
+    "C4": ("freeze-c3-c4", [compare(("pretrained", "autoencoder", no_change), ("frozen", "pretrained", None))]),
     "C6": (
         "freeze-c6",
         [compare(("w256-512", "w256", gain), ("w256-512", "w512", None), ("w256-512", "w512-256", None))],
@@ -72,7 +73,17 @@ CLAIMS: Final[Mapping[str, tuple[str, Sequence[Reader]]]] = {
             )
         ],
     ),
-    "C9": ("freeze-c9", [compare(*((f"s{n}-log-variance", f"s{n}-mse", no_gain) for n in range(3)))]),
+    "C9": (
+        "freeze-c9",
+        [
+            compare(
+                *((f"s{n}-log-variance", f"s{n}-mse", no_gain) for n in range(3)),
+                ("s3-log-variance", "s3-mse", gain),
+                *((f"s{n}-{loss}", f"s{n}-mse", None) for n in range(4) for loss in ("log-mse", "variance")),
+                metric=PEARSON,
+            )
+        ],
+    ),
     "C10": ("freeze-c10", [spread]),
     "C11": ("freeze-c8", [residuals]),
     "C12": (
@@ -98,7 +109,7 @@ CLAIMS: Final[Mapping[str, tuple[str, Sequence[Reader]]]] = {
         [
             compare(
                 *(("all", "block-30", gain), ("all", "block-*", gain)),
-                *(("all", own, None) for own in ("last-4", "last-8", "last-15", "every-second")),
+                *(("all", own, None) for own in ("wide-30", "last-4", "last-8", "last-15", "every-second")),
             )
         ],
     ),
@@ -164,6 +175,7 @@ def main() -> int:
             raise UserError(f"`--into` must be a file with markers, got {options.into}; name docs/freeze-claims.md.")
         found = collect(options.runs)
         texts = {own: answer(own, found, options.draws) for own in CLAIMS}
+        texts["selection"] = told([selection(found)])
         if options.probed is not None:
             texts |= {"C1": told([cosines(options.probed)]), "C5": told([depth(options.probed)])}
         if options.errors is not None:

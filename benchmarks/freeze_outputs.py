@@ -15,10 +15,13 @@ from benchmarks.freeze_verdicts import (
     HOLDS,
     MARGIN,
     OPEN,
+    PEARSON,
     SPEARMAN,
     STSB,
     Answer,
+    Metric,
     Study,
+    over_seeds,
     scores_of,
     shown,
     value_of,
@@ -26,9 +29,11 @@ from benchmarks.freeze_verdicts import (
 from embedlab import runs
 from embedlab.errors import UserError
 from embedlab.report import statistics
-from embedlab.report.rows import Group
+from embedlab.report.optimism import gain_of
+from embedlab.report.rows import Group, Run, group_runs
+from embedlab.report.statistics import Interval
 
-__all__ = ["cosines", "costs", "depth", "equal", "reconstruction", "residuals", "sizes", "spread"]
+__all__ = ["cosines", "costs", "depth", "equal", "reconstruction", "residuals", "selection", "sizes", "spread"]
 
 WEAK: Final = 0.5  # a correlation below it
 RECOGNISED: Final = 0.95  # a score of two equal texts from which on they count as recognised
@@ -38,17 +43,19 @@ def spread(study: Study, draws: int) -> Answer:
     """Compare the spread over seeds under both losses by the interval of the ratio of their variances (F), C10."""
     from scipy.stats import f
 
-    lines, values = [], []
+    lines, found = [], list[tuple[float, int]]()
     for label in ("variance", "log-variance"):
         group = study.groups.get(label)
-        own = [] if group is None else [value_of(result, STSB, SPEARMAN) for _, result in group.results]
-        if len(own) < 2 or None in own:
-            return Answer([], [None])
+        own = [] if group is None else _of_seeds(group, STSB, SPEARMAN)
         failed = sum(run.label == label and run.state == "failed" for run in study.found)
-        values.append(float(np.var(own, ddof=1)))  # type: ignore[arg-type]
-        lines.append(f"- {label}: deviation {100 * values[-1] ** 0.5:.2f} over {len(own)} seeds, {failed} failed")
-        values.append(len(own) - 1)
-    plain, of_plain, log, of_log = values
+        if own or failed:
+            told = f"deviation {100 * float(np.std(own, ddof=1)):.2f} over" if len(own) > 1 else "no deviation, of"
+            lines.append(f"- {label}: {told} {len(own)} finished seed{'' if len(own) == 1 else 's'}, {failed} failed")
+        if len(own) > 1:
+            found.append((float(np.var(own, ddof=1)), len(own) - 1))
+    if len(found) < 2:
+        return Answer(lines, [None])
+    (plain, of_plain), (log, of_log) = found
     if log == 0:
         return Answer(lines, [OPEN])
     low, high = (plain / log / f.ppf(share, of_plain, of_log) for share in (0.975, 0.025))
@@ -56,24 +63,33 @@ def spread(study: Study, draws: int) -> Answer:
     return Answer(lines, [HOLDS if low > 1 else FAILS if high < 1 else OPEN])
 
 
+def _of_seeds(group: Group, name: str, metric: Metric) -> list[float]:
+    """Return a correlation of each seed; of those that have one."""
+    values = [value_of(result, name, metric) for _, result in group.results]
+    return [own for own in values if own is not None]
+
+
 def residuals(study: Study, draws: int) -> Answer:
     """Tell the mean of score less gold with its interval, for the authors' two mixtures, C11."""
     lines, verdict = [], None
     for label in ("mse-3e-5-32", "log-variance-3e-4-128"):
         read = None if (group := study.groups.get(label)) is None else scores_of(group, STSB)
-        found = None if read is None else statistics.mean_interval(read[0] - read[1], draws)
-        if read is None or found is None:
+        over_pairs = None if read is None else statistics.mean_interval(read[0] - read[1], draws)
+        if read is None or over_pairs is None:
             continue
-        lines.append(f"- {label}: mean {float((read[0] - read[1]).mean()):+.4f}, {found.low:+.4f} to {found.high:+.4f}")
+        means = (read[0] - read[1]).mean(axis=1)
+        whole = over_seeds(over_pairs, means)
+        found, part = (over_pairs, ", over pairs only") if whole is None else (whole, "")
+        lines.append(f"- {label} ({len(means)}): mean {means.mean():+.4f}, {found.low:+.4f} to {found.high:+.4f}{part}")
         if label.startswith("log"):
             near, apart = max(abs(found.low), abs(found.high)) < MARGIN, found.low > 0 or found.high < 0
-            verdict = HOLDS if near else FAILS if apart else OPEN
+            verdict = OPEN if whole is None else HOLDS if near else FAILS if apart else OPEN
     return Answer(lines, [verdict])
 
 
 def sizes(study: Study, draws: int) -> Answer:
     """Compare the trained parameters of the last rung with those of the MLPs, on the decoder of the runs, C13."""
-    found = {label: _trained(study.groups[label]) for label in ("s1-paper", "s4") if label in study.groups}
+    found = {label: own for label in ("s1-paper", "s4") if (own := _trained(study.groups.get(label))) is not None}
     if len(found) < 2:
         return Answer([], [None])
     less = found["s1-paper"] - found["s4"]
@@ -81,37 +97,53 @@ def sizes(study: Study, draws: int) -> Answer:
     return Answer([*lines, f"- {less:,} fewer"], [HOLDS if less > 600_000 else FAILS])
 
 
-def _trained(group: Group) -> int:
-    return int((group.results[0][1].get("parameters") or {}).get("trainable") or 0)
+def _trained(group: Group | None) -> int | None:
+    known = None if group is None else (group.results[0][1].get("parameters") or {}).get("trainable")
+    return None if known is None else int(known)
 
 
 def reconstruction(study: Study, draws: int) -> Answer:
-    """Correlate the last reconstruction losses of the drawn points with their scores on validation, C15."""
-    losses, scores = [], []
+    """Correlate what the autoencoders of the drawn points leave unexplained with the points' scores on validation, C15.
+
+    A point is the mean of its seeds.
+    """
+    kept, scores = [], []
     for label, group in study.groups.items():
-        for folder, result in group.results:
-            loss, score = _last_loss(folder), value_of(result, "validation", SPEARMAN)
-            if label.startswith("point-") and loss is not None and score is not None:
-                losses.append(-loss)
-                scores.append(score)
-    if len(losses) < 3:
-        return Answer([])
-    found = statistics.spearman_interval(losses, scores, draws)  # undefined for a few runs, which resamples leave alike
-    ranks = np.corrcoef(statistics.midranks(losses), statistics.midranks(scores))[0, 1]
-    told = f"Spearman x 100: {100 * ranks:.0f} ({shown(found)})"
-    return Answer([f"- better reconstruction against validation, {len(losses)} runs: {told}"])
+        lost = [_unexplained(result) for _, result in group.results]
+        values = _of_seeds(group, "validation", SPEARMAN)
+        if label.startswith("point-") and None not in lost and len(values) == len(lost):
+            kept.append(-float(np.mean(lost)))  # type: ignore[arg-type]
+            scores.append(float(np.mean(values)))
+    if len(kept) < 3:
+        return Answer([], [None])
+    found = statistics.spearman_interval(kept, scores, draws)  # undefined for a few points, which resamples leave alike
+    ranks = np.corrcoef(statistics.midranks(kept), statistics.midranks(scores))[0, 1]
+    line = (
+        f"- less unexplained against validation, {len(kept)} points: Spearman x 100 {100 * ranks:.0f} ({shown(found)})"
+    )
+    if found is None:
+        return Answer([line], [OPEN])
+    return Answer([line], [FAILS if found.low > 0 else HOLDS if found.high < WEAK else OPEN])
 
 
-def _last_loss(folder: Path) -> float | None:
-    """Return the mean of the last ten losses of a stage; None where another run trained it, or it has no log."""
-    path = folder / runs.STAGES / "autoencoders" / "metrics.csv"
-    try:
-        with path.open(encoding="utf-8") as file:
-            rows = [row.get("autoencoders/loss") for row in csv.DictReader(file)]
-        values = [float(own) for own in rows if own]
-    except (OSError, ValueError):
-        return None
-    return float(np.mean(values[-10:])) if values else None
+def _unexplained(result: Mapping[str, Any]) -> float | None:
+    """Return the share of variance that the autoencoders of a run do not explain on validation texts; None if unknown."""
+    known = ((result.get("held_out") or {}).get("autoencoders") or {}).get("unexplained")
+    return None if known is None else float(known)
+
+
+def selection(found: Sequence[Run]) -> Answer:
+    """Tell how much each run that is selected on test data gains by it over its like that is not."""
+    groups, lines = group_runs(found), []
+    for group in groups:
+        if (gained := gain_of(group, groups, STSB)) is None:
+            continue
+        for metric in (SPEARMAN, PEARSON):
+            if values := [100 * own for own in gained.of(STSB, metric.name)]:
+                told = f"{float(np.mean(values)):+.2f} {metric.name.capitalize()} x 100"
+                seeds = ", ".join(f"{own:+.2f}" for own in values)
+                lines.append(f"- {group.study}/{group.label} over {gained.other}: {told} (by seed: {seeds})")
+    return Answer(lines)
 
 
 def costs(study: Study, draws: int) -> Answer:
@@ -122,7 +154,7 @@ def costs(study: Study, draws: int) -> Answer:
         seconds = sum(known.get(own) or 0.0 for own in ("features", "train")) + sum(
             (known.get("stages") or {}).values()
         )
-        lines.append(f"- {label}: {_trained(group):,} trained parameters, {seconds:.0f} s")
+        lines.append(f"- {label}: {_trained(group) or 0:,} trained parameters, {seconds:.0f} s")
     return Answer(lines)
 
 
@@ -145,24 +177,45 @@ def _blocks(folder: Path, table: str) -> list[dict[str, str]]:
 
 
 def cosines(folder: Path) -> Answer:
-    """Judge whether raw cosines agree little with people, most late, and least at the end, C1."""
+    """Judge whether raw cosines agree little with people, most late, and least at the end, C1, by Fisher's intervals."""
     rows = [row for row in _blocks(folder, "correlations") if row["treatment"] == "raw"]
     found = {int(row["layer"]): float(row["pearson"]) for row in rows if row["pearson"]}
     if len(found) < 3:
         return Answer([], [None])
-    best, last = max(found, key=lambda own: found[own]), max(found)
-    lines = [
-        f"- best of {len(found)} blocks: {best}, Pearson {100 * found[best]:.2f}; last block: {100 * found[last]:.2f}",
-        f"- all blocks: {', '.join(f'{100 * found[own]:.1f}' for own in sorted(found))}",
-    ]
-    parts = (found[best] < WEAK, best > last / 2, best < last and found[last] < found[best] / 2)
-    told = zip(
-        (f"weak, below {100 * WEAK:.0f}", "best in the later half", "last below half the best"), parts, strict=True
-    )
+    record = runs.read_json(folder / "probe.json") or {}
+    pairs = ((record.get("data") or {}).get("pairs") or {}).get("rows")
+    if not isinstance(pairs, int) or pairs < 4:
+        raise UserError(
+            f"`--probed` must tell of how many pairs in probe.json, got {pairs!r} in {folder}; probe again."
+        )
+    last = max(found)
+    first, late = ({n: own for n, own in found.items() if (n > last / 2) == half} for half in (False, True))
+    best = max(found.values())
+    top, end = _fisher(best, pairs), _fisher(found[last], pairs)
+    apart = float(np.arctanh(max(late.values())) - np.arctanh(max(first.values())))
+    half = 1.96 * (2 / (pairs - 3)) ** 0.5  # as if of different pairs, which is on the safe side
+    parts = {
+        f"weak, the best below {100 * WEAK:.0f}": (top.high < WEAK, top.low > WEAK),
+        "the best in the later half": (apart > half, apart < -half),
+        "the last below half the best": (end.high < top.low / 2, end.low > top.high / 2),
+    }
+    verdicts = [HOLDS if yes else FAILS if no else OPEN for yes, no in parts.values()]
+    number = next(n for n, own in found.items() if own == best)
     return Answer(
-        [*lines, *(f"- {what}: {'yes' if own else 'no'}" for what, own in told)],
-        [HOLDS if own else FAILS for own in parts],
+        [
+            f"- best of {len(found)} blocks: {number}, Pearson {100 * best:.2f} ({shown(top)}); last block: "
+            f"{100 * found[last]:.2f} ({shown(end)})",
+            f"- all blocks: {', '.join(f'{100 * found[own]:.1f}' for own in sorted(found))}",
+            *(f"- {what}: {own}" for what, own in zip(parts, verdicts, strict=True)),
+        ],
+        verdicts,
     )
+
+
+def _fisher(value: float, pairs: int) -> Interval:
+    """Return the 95 % interval of a correlation over so many pairs."""
+    low, high = np.tanh(np.arctanh(value) + np.array([-1.96, 1.96]) / (pairs - 3) ** 0.5)
+    return Interval(float(low), float(high))
 
 
 def depth(folder: Path) -> Answer:

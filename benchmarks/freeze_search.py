@@ -35,7 +35,7 @@ def drawn(number: int) -> str:
         "study: freeze-c15",
         "protocol: protocol",
         "backbone: backbones/smollm2-135m",
-        "seeds: [0]",
+        "seeds: [0, 1, 2]",
         "strategies:",
         "  published: strategies/freeze",
     ]

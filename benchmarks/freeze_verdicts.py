@@ -29,7 +29,9 @@ __all__ = [
     "Study",
     "compare",
     "gain",
+    "no_change",
     "no_gain",
+    "over_seeds",
     "scores_of",
     "shown",
     "study_of",
@@ -101,6 +103,41 @@ def no_gain(difference: Interval) -> str:
     return FAILS if difference.low > 0 else HOLDS if difference.high < MARGIN else OPEN
 
 
+def no_change(difference: Interval) -> str:
+    """Judge the claim that one run is as good as another: less than a point either way counts as nothing.
+
+    >>> no_change(Interval(-0.009, 0.009)), no_change(Interval(-0.02, -0.001)), no_change(Interval(-0.01, 0.02))
+    ('holds', 'does not hold', 'cannot be told')
+    """
+    apart = difference.low > 0 or difference.high < 0
+    return FAILS if apart else HOLDS if -MARGIN < difference.low and difference.high < MARGIN else OPEN
+
+
+def over_seeds(interval: Interval, *groups: Sequence[float]) -> Interval | None:
+    """Widen an interval over pairs by what seeds move: both errors are independent, so that their squares add up.
+
+    Args:
+        interval: Of a mean over seeds, or of the first group's mean less the second's, over pairs.
+        groups: What each seed gave, of one run or of two.
+
+    Returns:
+        The interval; None where a group has one seed, of whose spread nothing is known.
+
+    >>> over_seeds(Interval(0.0, 0.2), [0.5, 0.5], [0.4, 0.4]), over_seeds(Interval(0.0, 0.2), [0.5], [0.3, 0.5])
+    (Interval(low=0.0, high=0.2), None)
+    """
+    from scipy.stats import t
+
+    if any(len(own) < 2 for own in groups):
+        return None
+    free = sum(len(own) - 1 for own in groups)
+    pooled = sum(float(np.var(own) * len(own)) for own in groups) / free  # Student's, of one variance
+    half = float(t.ppf(0.975, free)) * (pooled * sum(1 / len(own) for own in groups)) ** 0.5
+    value = float(np.mean(groups[0]) - (np.mean(groups[1]) if len(groups) > 1 else 0.0))
+    low, high = np.hypot(value - interval.low, half), np.hypot(interval.high - value, half)
+    return Interval(value - float(low), value + float(high))
+
+
 Rule = Callable[[Interval], str]
 Compared = tuple[str, str, Rule | None]  # two labels and how their difference is judged; None only shows it
 
@@ -150,24 +187,28 @@ def _row(
     one: Group, other: Group, rule: Rule | None, metric: Metric, name: str, draws: int
 ) -> tuple[str, str | None] | None:
     """Compare two rows on the pairs of a set; None where a run was not scored on it."""
-    both, columns, means = (one, other), [], []
+    both, columns, values = (one, other), [], list[list[float]]()
     for group in both:
-        values = [value_of(result, name, metric) for _, result in group.results]
-        if None in values:
+        own = [value for _, result in group.results if (value := value_of(result, name, metric)) is not None]
+        if len(own) < len(group.results):
             return None
-        means.append(float(np.mean(values)))  # type: ignore[arg-type]
+        values.append(own)
         columns.append(scores_of(group, name))
+    means = [float(np.mean(own)) for own in values]
     cells = [f"{own.label} ({len(own.results)})" for own in both]
     if None in columns:
         return f"| {' | '.join(cells)} | - | - | - | predictions missing or damaged | {OPEN} |", OPEN
     (scores, labels, ids), (others, gold, same) = columns  # type: ignore[misc]
     if not (np.array_equal(ids, same) and np.array_equal(labels, gold)):
         return f"| {' | '.join(cells)} | - | - | - | scored on different pairs | {OPEN} |", OPEN
-    for own, mean in zip((scores, others), means, strict=True):
-        cells.append(f"{100 * mean:.2f} ({shown(metric.interval(own, labels, draws))})")
-    difference = metric.difference(scores, others, labels, draws)
-    verdict = OPEN if rule and difference is None else rule(difference) if rule and difference else None
-    cells += [f"{100 * (means[0] - means[1]):+.2f}", shown(difference, sign="+")]
+    for found, mean in zip((scores, others), means, strict=True):
+        cells.append(f"{100 * mean:.2f} ({shown(metric.interval(found, labels, draws))})")
+    over_pairs = metric.difference(scores, others, labels, draws)
+    difference = over_pairs and over_seeds(over_pairs, *values)
+    cells += [f"{100 * (means[0] - means[1]):+.2f}", shown(difference or over_pairs, sign="+")]
+    if over_pairs and not difference:
+        cells[-1] += ", over pairs only"
+    verdict = None if rule is None else OPEN if difference is None else rule(difference)
     return f"| {' | '.join(cells)} | {verdict or '-'} |", verdict
 
 

@@ -222,7 +222,7 @@ def test_a_stage_that_comes_first_is_filtered_too(place: Path, monkeypatch: pyte
     stage = SimpleNamespace(name="first", source=Source("texts.tsv"), batch_size=1, epochs=1, decided_by=None)
     watch = SimpleNamespace(add=lambda _: None)
     monkeypatch.setattr(Stopwatch, "state_dict", lambda _: {})
-    stages.train_stage(stage, SimpleNamespace(), config, place, main, watch)  # type: ignore[arg-type]
+    stages.train_stage(stage, SimpleNamespace(set_stage=lambda _: None), config, place, main, watch)  # type: ignore[arg-type]
     assert seen[0].train_texts() == ["It pours", "It snows"]
 
 

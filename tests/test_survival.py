@@ -238,10 +238,13 @@ def test_runs_that_share_a_stage_train_it_once(place: Path) -> None:
     assert told not in run("alone", own, *mse)
     assert predictions(place, "second") == predictions(place, "alone")
     assert predictions(place, "second") != predictions(place, "first")
-    first, second = (json.loads((place / name / "result.json").read_text())["seconds"] for name in ("first", "second"))
-    assert second["stages"] == first["stages"], "each is charged what it took"
-    assert first["features_found"] < 1000 < second["features"]
-    assert second["features_found"] > 1000, "whoever computed the features of the stage, this run has found them"
+    first, second = (json.loads((place / name / "result.json").read_text()) for name in ("first", "second"))
+    one, other = first["seconds"], second["seconds"]
+    assert other["stages"] == one["stages"], "each is charged what it took"
+    assert one["features_found"] < 1000 < other["features"]
+    assert other["features_found"] > 1000, "whoever computed the features of the stage, this run has found them"
+    assert second["held_out"] == first["held_out"], "whoever trained it, how well it does is told"
+    assert 0 < first["held_out"]["autoencoders"]["unexplained"] < 100
     for more in (("--seed_everything", "1"), ("--model.network.dropout", "0.2")):
         assert told not in run(f"other-{more[1]}", shared, *more)
     for body in ("x.relu()", "(3 * x).tanh()"):  # an edited class of the user's own is another

@@ -17,7 +17,7 @@ from embedlab import runs
 from embedlab.arguments import Parser
 from embedlab.errors import UserError, did_you_mean
 from embedlab.report import leakage as apart
-from embedlab.report import notes, render, statistics
+from embedlab.report import notes, optimism, render, statistics
 from embedlab.report.predictions import interval_over_seeds
 from embedlab.report.ranked import tables, validated, was_searched
 from embedlab.report.render import Report, Row, Table
@@ -178,7 +178,7 @@ def summarise(
         if not there:
             continue
         compared = notes.compare([result for own in there for _, result in own.results], name)
-        rows = [_row(own, name, resamples, footnotes, compared) for own in there]
+        rows = [_row(own, name, resamples, footnotes, compared, optimism.told(own, groups, name)) for own in there]
         rows.sort(key=lambda row: (row.spearman is None, -row.spearman[0] if row.spearman else 0.0, row.label))
         if leakage:
             sheets.append(apart.sheet(there, name))
@@ -210,12 +210,14 @@ def _sets(found: Sequence[Run], only: str | None) -> list[str]:
     return [key for key in there if key.startswith("test/")] or there
 
 
-def _row(group: Group, name: str, resamples: int, footnotes: dict[str, int], compared: notes.Compared) -> Row:
-    """Sum up the seeds of one row on one set; at least one was scored on it."""
+def _row(
+    group: Group, name: str, resamples: int, footnotes: dict[str, int], compared: notes.Compared, more: Sequence[str]
+) -> Row:
+    """Sum up the seeds of one row on one set, with more notes; at least one was scored on it."""
     done = [(folder, result) for folder, result in group.results if name in result["metrics"]]
     results = [result for _, result in done]
     metrics = [result["metrics"][name] for result in results]
-    told = [*group.notes, *notes.of_row(results, name, compared)]
+    told = [*group.notes, *notes.of_row(results, name, compared), *more]
     told += [f"undefined: {metric['undefined']}" for metric in metrics if metric.get("undefined")]
     interval = None
     if resamples and not any(metric.get("spearman") is None for metric in metrics):

@@ -21,7 +21,7 @@ from embedlab.errors import UserError
 from embedlab.runs.identity import SHOWN, content_hash
 from embedlab.yaml_files import read_yaml, write_value
 
-__all__ = ["Group", "Run", "group_runs"]
+__all__ = ["Group", "Run", "config_of", "group_runs"]
 
 # Of a resolved configuration, what tells runs of one row apart: the seed, names and places.
 NOT_SETTINGS: Final = ("seed_everything", "run_dir", "study", "label", "request")
@@ -123,13 +123,13 @@ def _groups_of_label(rows: Sequence[Sequence[Run]], waiting: Sequence[Run]) -> I
 
 def _likeness(run: Run) -> str:
     """Return what seeds of a row share, as far as the run folder tells; itself, if it tells nothing."""
-    if (config := _config(run.folder)) is None:
+    if (config := config_of(run.folder)) is None:
         return str(run.folder)
     result = run.result or {}
     return content_hash([config, result.get("data"), (result.get("backbone") or {}).get("sha256")])
 
 
-def _config(folder: Path) -> dict[str, Any] | None:
+def config_of(folder: Path) -> dict[str, Any] | None:
     """Read a run's configuration, without what differs between seeds or only decides how a run is shown."""
     try:
         content = read_yaml(folder / runs.CONFIG)
@@ -147,7 +147,7 @@ def _seed(run: Run) -> int | Path:
 
 def _belongs(run: Run, row: Sequence[Run], alone: bool) -> bool:
     """Tell whether an unfinished run will join a row: by its configuration, or because there is no other row."""
-    config, own = _config(run.folder), _config(row[0].folder)
+    config, own = config_of(run.folder), config_of(row[0].folder)
     return alone if config is None or own is None else config == own
 
 
@@ -167,7 +167,7 @@ def _one_per_seed(row: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 def _differences(one: Run, other: Run) -> str:
     """Say in what the settings of `other` differ from those of `one`."""
-    before, after = _config(one.folder), _config(other.folder)
+    before, after = config_of(one.folder), config_of(other.folder)
     if before is None or after is None:
         lost = "that it has" if after is None else f"that {one.label} (1) has"
         return f"settings {lost} no {runs.CONFIG} to tell of"

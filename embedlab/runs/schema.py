@@ -50,6 +50,7 @@ RESULT: Final = {
     "backbone": {"name": TEXT, "folder": TEXT, "sha256": TEXT},
     "model": {"name": TEXT, "folder": TEXT, "sha256": TEXT},
     "data": _Each({"path": TEXT, "split": TEXT, "query": TEXT, "rows": WHOLE, "documents": WHOLE, "sha256": TEXT}),
+    "held_out": _Each(_Each(NUMBER)),
     "parameters": {"trainable": NUMBER},
     "seconds": {
         "features": NUMBER,

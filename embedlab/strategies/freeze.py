@@ -27,7 +27,7 @@ from embedlab.strategies import freeze_network
 from embedlab.strategies.base import Batch, Stage, Trainable, Training
 from embedlab.strategies.freeze_encoders import LayerwiseAutoencoder
 from embedlab.strategies.freeze_network import CODE, HeadOptions, NetworkOptions, SiameseNetwork, Standardize
-from embedlab.strategies.freeze_pretraining import PRETRAINING, Pretraining
+from embedlab.strategies.freeze_pretraining import PRETRAINING, Pretraining, unexplained
 from embedlab.strategies.published import published
 
 __all__ = ["Freeze", "Pretraining"]
@@ -68,7 +68,7 @@ class Freeze(Trainable):
         | published("section 4.1.1", loss=losses.log_variance)
         | published("section 4.2.3", pretraining="Pretraining", network__widths=(256, 512), network__scale_widths=False)
     )
-    departures = ("the epoch is picked on validation, not on test data",)
+    departures = ("the epoch is picked on data.validation, the paper's on test data",)
     learns_from = (Pairs,)
 
     def __init__(
@@ -117,7 +117,8 @@ class Freeze(Trainable):
         how = (own.epochs, own.batch_size, own.training, self.reconstruction, "siamese.coders")
         latents = [self.features.identity, self.blocks, self.center, self.standardize, self.features.final_punctuation]
         decided = {"latents": latents, "how": [own.rate_growth, own.relative], **self.options.of_encoders}
-        return (Stage("autoencoders", own.source, *how, decided),)
+        told = (decided, lambda texts: unexplained(self.siamese, self.latents, texts))
+        return (Stage("autoencoders", own.source, *how, *told),)
 
     def rate_factors(self, name: str) -> Sequence[float] | None:
         """Return higher learning rates for the autoencoders of later blocks."""

@@ -205,6 +205,12 @@ class SiameseNetwork(nn.Module):
             halves = [code.chunk(2, dim=1) for code in self.coders.encode(self.normal(latents))]
         return torch.cat([functional.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in halves]).T
 
+    def rebuild(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Return latents (B, L, D) as they are scaled, and as the autoencoders rebuild them."""
+        latents = self.normal(latents)
+        with self._precision(latents):
+            return latents, self.coders.decode(self.coders.encode(latents)).float()
+
     def reconstruction(self, latents: Tensor, relative: bool = False) -> Tensor:
         """Return the squared reconstruction error of latents (B, L, D), ().
 
@@ -214,10 +220,8 @@ class SiameseNetwork(nn.Module):
             latents: Of a batch of texts.
             relative: Whether each block's error is divided by the variance of its latents in the batch.
         """
-        latents = self.normal(latents)
-        with self._precision(latents):
-            rebuilt = self.coders.decode(self.coders.encode(latents))
-        errors = functional.mse_loss(rebuilt.float(), latents, reduction="none").mean((0, 2))
+        latents, rebuilt = self.rebuild(latents)
+        errors = functional.mse_loss(rebuilt, latents, reduction="none").mean((0, 2))
         return (errors / latents.var(0, correction=0).mean(-1).clamp_min(1e-8) if relative else errors).sum()
 
     @torch.no_grad()

@@ -1,14 +1,19 @@
-"""Stage 1 of FREEZE: what its autoencoders are pretrained on, and how (section 4.2.3)."""
+"""Stage 1 of FREEZE: what its autoencoders are pretrained on, how (section 4.2.3), and how well they did."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from embedlab.data import Source
 from embedlab.errors import UserError
 from embedlab.strategies.base import Training
+from embedlab.strategies.freeze_network import PART, SiameseNetwork
 
-__all__ = ["PRETRAINING", "Pretraining"]
+__all__ = ["PRETRAINING", "Pretraining", "unexplained"]
 
 # Everything decays; a constant rate, nothing clipped: the authors' code.
 PRETRAINING = Training(3e-4, weight_decay=0.01, vectors_decay=True, warmup=0, decay=False, gradient_clip=None)
@@ -40,3 +45,25 @@ class Pretraining:
             if not getattr(self, name) >= least:
                 way = "; `pretraining: null` leaves the stage out" if name == "epochs" else "; raise it"
                 raise UserError(f"`pretraining.{name}` must be at least {least}, got {getattr(self, name)}{way}.")
+
+
+@torch.no_grad()
+def unexplained(
+    network: SiameseNetwork, latents: Callable[[Sequence[str]], Tensor], texts: Sequence[str]
+) -> dict[str, float]:
+    """Return the share of the variance of texts' latents that autoencoders leave unexplained, as the mean of all blocks.
+
+    Unlike the error itself it does not grow with the size of the latents.
+
+    Args:
+        network: With decoder halves, in evaluation mode.
+        latents: From B texts to their latents, (B, L, D).
+        texts: Texts that the autoencoders have not seen; the latents of a part of them are in memory at a time.
+    """
+    errors, total, squares = torch.zeros(1), torch.zeros(1), torch.zeros(1)
+    for start in range(0, len(texts), PART):
+        own, rebuilt = (part.double().cpu() for part in network.rebuild(latents(texts[start : start + PART])))
+        errors = errors + (rebuilt - own).square().sum((0, 2))  # (L,)
+        total, squares = total + own.sum(0), squares + own.square().sum(0)  # (L, D)
+    spread = (squares - total.square() / len(texts)).sum(-1).clamp_min(1e-12)
+    return {"unexplained": float((errors / spread).mean())}

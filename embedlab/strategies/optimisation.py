@@ -64,6 +64,8 @@ class Stage:
         trains: Attribute path of the submodule it trains.
         decided_by: Plain values of the strategy that decide what the submodule learns, beside its class, decoder, texts and
             the settings above. Runs that agree in all of it train the stage once; None trains it in every run.
+        held_out: From texts that no stage trains on to numbers of how well the submodule does on them, by name; called once,
+            in evaluation mode, when the stage has ended.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Stage:
     loss: Callable[[Any], Tensor]
     trains: str
     decided_by: Mapping[str, Any] | None = None
+    held_out: Callable[[Sequence[str]], Mapping[str, float]] | None = None
 
 
 def adamw(

@@ -217,9 +217,9 @@ class RunCLI(LightningCLI):
             self.trainer.save_checkpoint(best, weights_only=True)
             self.trainer.test(model, datamodule=datamodule, verbose=False)
             return
+        where = (self.run_dir, datamodule, self.stopwatch, self.trainer.world_size)
         for stage in model.stages():
-            model.set_stage(stage)
-            train_stage(stage, model, config, self.run_dir, datamodule, self.stopwatch, self.trainer.world_size)
+            self.evaluation.held_out[stage.name] = train_stage(stage, model, config, *where)
         model.set_stage(None)
         seed_everything(config.seed_everything, verbose=False)  # whether or not stages ran just now
         if last.exists():

@@ -122,6 +122,7 @@ def finish(
         "data": data.fingerprint(),
         "metrics": evaluation.metrics,
         "selected": evaluation.selected,
+        "held_out": evaluation.held_out,
         "parameters": {
             "trainable": trainable,
             "total": sum(p.numel() for p in own) + sum(m.num_parameters for m in (backbone, other) if m is not None),

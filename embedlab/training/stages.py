@@ -34,6 +34,7 @@ __all__ = ["train_stage"]
 _TRAINING: Final = 1  # raise when the same stage would learn other numbers
 WEIGHTS: Final = "weights.ckpt"
 DONE: Final = "done.json"
+HELD_OUT: Final = "held_out"  # in it
 log = logging.getLogger(__name__)
 
 
@@ -45,19 +46,23 @@ def train_stage(
     main_data: DataModule,
     main_stopwatch: Stopwatch,
     processes: int = 1,
-) -> None:
+) -> dict[str, float]:
     """Train a stage that comes first, from where it was killed; load it if it was finished before, here or elsewhere.
 
     Args:
         stage: The stage.
-        model: The strategy, set to it.
+        model: The strategy, which is set to it.
         config: Of the whole run.
         run_dir: The run folder.
         main_data: The run's own data, whose training texts give the statistics.
         main_stopwatch: The run's own, to which the stage's time is added.
         processes: How many the run has; those of several train every stage themselves.
+
+    Returns:
+        How well it does on the validation texts, by what the stage calls it; nothing where it does not tell.
     """
     folder = run_dir / runs.STAGES / stage.name
+    model.set_stage(stage)
     # Whatever was drawn before: the same initial weights, whether the stage is trained or found.
     seed_everything(config.seed_everything, verbose=False)
     if (folder / DONE).exists():
@@ -65,24 +70,25 @@ def train_stage(
         checkpoint = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"], strict=False)
-        main_stopwatch.add(json.loads((folder / DONE).read_text()))
-        return
+        main_stopwatch.add(counts := json.loads((folder / DONE).read_text()))
+        return counts.get(HELD_OUT) or {}
     with _kept(stage, model, config, main_data, processes) as kept:
         if kept is not None and (found := _find(kept, model, stage.trains)) is not None:
             log.info("stage %s was trained by another run: %s", stage.name, kept)
             main_stopwatch.add(found)
-            return
+            return found.get(HELD_OUT) or {}
         log.info("stage %s", stage.name)
         counts = _train(stage, model, config, folder, run_dir, main_data)
         main_stopwatch.add(counts)
         if kept is not None:
             _keep(kept, model, stage.trains, counts)
+        return counts.get(HELD_OUT) or {}
 
 
 def _train(
     stage: Stage, model: Trainable, config: Any, folder: Path, run_dir: Path, main_data: DataModule
 ) -> dict[str, Any]:
-    """Train a stage from its start, or from where it was killed; return what its stopwatch says."""
+    """Train a stage from its start, or from where it was killed; return what its stopwatch says, and how well it does."""
     last = folder / "last.ckpt"
     filters = main_data.leak_filter != "none"
     data = DataModule(
@@ -127,11 +133,24 @@ def _train(
     )
     trainer.fit(model, datamodule=data, ckpt_path=str(last) if last.exists() else None)
     trainer.save_checkpoint(folder / WEIGHTS, weights_only=True)
-    counts = stopwatch.state_dict()
+    counts = {**stopwatch.state_dict(), HELD_OUT: _on_held_out(stage, model, main_data)}
     if trainer.is_global_zero:
         runs.write_json_atomic(folder / DONE, counts)
         last.unlink(missing_ok=True)
     return counts
+
+
+@torch.no_grad()
+def _on_held_out(stage: Stage, model: Trainable, main_data: DataModule) -> dict[str, float]:
+    """Return how well a trained stage does on the validation texts, without dropout."""
+    if main_data.validation is None or stage.held_out is None:
+        return {}
+    modes = [(own, own.training) for own in model.modules()]
+    model.eval()
+    told = dict(stage.held_out(main_data.eval_texts("validate")))
+    for own, training in modes:
+        own.training = training
+    return told
 
 
 @final

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from embedlab import losses, pooling
 from embedlab.backbone import Backbone
 from embedlab.data import DataModule, Pairs, Source, Texts
 from embedlab.errors import UserError
-from embedlab.strategies import base
+from embedlab.strategies import base, freeze_pretraining
 from embedlab.strategies.base import Trainable, Training
 from embedlab.strategies.freeze import Freeze, Pretraining
 from embedlab.strategies.freeze_encoders import (
@@ -31,6 +32,7 @@ from embedlab.strategies.freeze_encoders import (
 )
 from embedlab.strategies.freeze_network import CosineHead, HeadOptions, NetworkOptions, SiameseNetwork
 from embedlab.strategies.sgpt_bi import SGPTBiEncoder
+from embedlab.training import stages
 from tests.conftest import SCORES, TEXTS
 
 PAIRS = Pairs(TEXTS, TEXTS[::-1], torch.tensor(SCORES))
@@ -284,6 +286,46 @@ def test_a_relative_error_does_not_see_the_size_of_a_block() -> None:
     assert network.reconstruction(latents, relative=True).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_what_is_unexplained_is_measured_without_dropout_and_by_the_variance_of_each_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In parts, of latents of any size, as plain residual and total sums of squares give it."""
+    monkeypatch.setattr(freeze_pretraining, "PART", 3)
+    torch.manual_seed(0)
+    network = SiameseNetwork(2, 8, NetworkOptions(widths=(3,), dropout=0.5))
+    network.train_part(autoencoders=True)
+    latents = torch.randn(10, 2, 8) * torch.tensor([1.0, 100.0])[:, None] + 5
+    texts = [str(n) for n in range(10)]
+
+    def told() -> float:
+        return freeze_pretraining.unexplained(network, lambda part: latents[[int(own) for own in part]], texts)[
+            "unexplained"
+        ]
+
+    assert told() != told(), "dropout moves it while training"
+    network.eval()
+    with torch.no_grad():
+        rebuilt = network.coders.decode(network.coders.encode(latents)).double().numpy()
+    z = latents.double().numpy()
+    shares = [((rebuilt[:, n] - z[:, n]) ** 2).sum() / ((z[:, n] - z[:, n].mean(axis=0)) ** 2).sum() for n in range(2)]
+    assert told() == pytest.approx(sum(shares) / 2)
+
+
+def test_a_stage_is_judged_in_evaluation_mode_and_left_as_it_was(decoder_folder: Callable[[str], Path]) -> None:
+    strategy = freeze(decoder_folder("llama"), pretraining=Pretraining(Source("stsb")))
+    modes, seen = [own.training for own in strategy.modules()], list[bool]()
+
+    def judge(texts: Sequence[str]) -> dict[str, float]:
+        seen.extend(own.training for own in strategy.modules())
+        return {"texts": len(texts)}
+
+    stage = replace(strategy.stages()[0], held_out=judge)
+    data = SimpleNamespace(validation="rows", eval_texts=lambda kind: ["a", "b"] if kind == "validate" else [])
+    assert stages._on_held_out(stage, strategy, data) == {"texts": 2}  # type: ignore[arg-type]
+    assert not any(seen)
+    assert [own.training for own in strategy.modules()] == modes
+
+
 def test_widths_scale_only_when_asked() -> None:
     assert NetworkOptions().bottlenecks(4, 576) == [256, 256, 512, 512]
     assert NetworkOptions(scale_widths=True).bottlenecks(4, 576) == [144, 144, 288, 288]
@@ -489,7 +531,7 @@ def test_stage_1_lowers_its_loss_in_every_block(decoder_folder: Callable[[str], 
 
 def test_notes_tell_what_the_authors_did_otherwise(decoder_folder: Callable[[str], Path]) -> None:
     plain = Pretraining(Source("community-datasets/generics_kb"), epochs=250)
-    always = "differs from the paper: the epoch is picked on validation, not on test data"
+    always = "differs from the paper: the epoch is picked on data.validation, the paper's on test data"
     assert freeze(decoder_folder("llama"), pretraining=plain).notes == [always]
     silu = NetworkOptions(activation=nn.SiLU)
     assert freeze(decoder_folder("gpt2"), pretraining=plain, center=True).notes == [always]

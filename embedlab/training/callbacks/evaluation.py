@@ -32,12 +32,18 @@ class Evaluation(Callback):
 
     Args:
         folder: The folder in which `predictions/` is written.
+
+    Attributes:
+        metrics: Of each set that was scored.
+        selected: Which epoch is kept.
+        held_out: What each stage that came first tells of how well it does on the validation texts.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.metrics: dict[str, dict[str, Any]] = {}
         self.selected: dict[str, Any] | None = None
+        self.held_out: dict[str, dict[str, float]] = {}
         self._kept: list[tuple[Tensor, Any]] = []  # Pairs, or RoleTexts
         self._overlap: dict[str, list[str] | None] = {}
         self._own = False  # whether the checkpoint that is being loaded is of this run
