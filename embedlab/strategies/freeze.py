@@ -48,8 +48,7 @@ class Freeze(Trainable):
         blocks: Blocks read, from 1, and `final` for the last behind the decoder's final norm; None is all before it.
         site: What the latent of a block is: `residual`, the stream behind it, or `mlp`, what its MLP adds to that.
         center: Whether its own mean over the width is subtracted from each latent, as the authors' tool did for GPT-2.
-        standardize: How latents are scaled: `none`; `vector` by their own mean and deviation over the width; `coordinate`
-            or `block` by those of each coordinate, or of each block, over the training texts.
+        standardize: Scales latents by mean and deviation: a `vector`'s own, or a `coordinate`'s or `block`'s over training texts.
         network: How encoders and head are built.
         frozen: Whether the encoders stay as they were pretrained, or drawn (random projections), and only the head learns.
         loss: From predictions and gold scores to a scalar; `log_variance` in the paper.
