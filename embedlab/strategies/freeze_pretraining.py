@@ -7,11 +7,20 @@ from dataclasses import dataclass
 from embedlab.data import Source
 from embedlab.errors import UserError
 from embedlab.strategies.base import Training
+from embedlab.strategies.published import published
 
-__all__ = ["PRETRAINING", "Pretraining"]
+__all__ = ["PRETRAINING", "PUBLISHED", "Pretraining"]
 
 # Everything decays; a constant rate, nothing clipped: the authors' code.
 PRETRAINING = Training(3e-4, weight_decay=0.01, vectors_decay=True, warmup=0, decay=False, gradient_clip=None)
+PUBLISHED = published(
+    "the authors' code",
+    pretraining__relative=False,
+    pretraining__epochs=250,
+    pretraining__batch_size=64,
+    pretraining__rate_growth=1.0,
+    pretraining__training=PRETRAINING,
+)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,8 +26,14 @@ SHOWN: Final = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@100": "Recall@
 PARTS: Final = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches")
 
 
-def notes(config: Any, strategy: EmbeddingStrategy, data: DataModule, evaluation: Evaluation) -> list[str]:
-    """Return what a reader of the results must know about a run."""
+def notes(
+    config: Any,
+    strategy: EmbeddingStrategy,
+    data: DataModule,
+    evaluation: Evaluation,
+    stage_texts: Mapping[str, int | None],
+) -> list[str]:
+    """Return what a reader of the results must know about a run; how many texts its stages learned from is given by name."""
     # What trains nothing is selected by nothing.
     told = [*(notes_of_selection(data) if isinstance(strategy, Trainable) else []), *strategy.notes]
     if strategy.backbone is not None and strategy.backbone.tokenization.texts_cut:
@@ -37,10 +43,12 @@ def notes(config: Any, strategy: EmbeddingStrategy, data: DataModule, evaluation
             dtype = str(own.dtype).removeprefix("torch.")
             told.append(f"`{name}` is a decoder too: {own.name} in {dtype}, hash {own.files.sha256[:12]}")
     told += data.notes
-    if data.leak_filter != "none" and isinstance(strategy, Trainable):
-        told += [
-            f"the same filter ({data.leak_filter}) over the texts of stage {own.name}" for own in strategy.stages()
-        ]
+    for stage in strategy.stages() if isinstance(strategy, Trainable) else ():
+        if data.leak_filter != "none":
+            told.append(f"the same filter ({data.leak_filter}) over the texts of stage {stage.name}")
+        if (texts := stage_texts.get(stage.name)) is not None and texts < stage.batch_size:
+            what = "1 text" if texts == 1 else f"{texts} texts"
+            told.append(f"stage {stage.name} learned from {what} only, fewer than its batch of {stage.batch_size}")
     told += [f"trainer.{name} {config.trainer[name]}" for name in PARTS if config.trainer[name] not in (None, 0)]
     if isinstance(strategy, Trainable) and evaluation.selected is None:
         undefined = evaluation.metrics["validation"]["undefined"]

@@ -45,7 +45,7 @@ def train_stage(
     main_data: DataModule,
     main_stopwatch: Stopwatch,
     processes: int = 1,
-) -> None:
+) -> int | None:
     """Train a stage that comes first, from where it was killed; load it if it was finished before, here or elsewhere.
 
     Args:
@@ -56,6 +56,9 @@ def train_stage(
         main_data: The run's own data, whose training texts give the statistics.
         main_stopwatch: The run's own, to which the stage's time is added.
         processes: How many the run has; those of several train every stage themselves.
+
+    Returns:
+        Number of the texts it learned from; None of one that was kept before that was.
     """
     folder = run_dir / runs.STAGES / stage.name
     # Whatever was drawn before: the same initial weights, whether the stage is trained or found.
@@ -65,24 +68,26 @@ def train_stage(
         checkpoint = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"], strict=False)
-        main_stopwatch.add(json.loads((folder / DONE).read_text()))
-        return
+        counts: dict[str, Any] = json.loads((folder / DONE).read_text())
+        main_stopwatch.add(counts)
+        return counts.get("texts")
     with _kept(stage, model, config, main_data, processes) as kept:
         if kept is not None and (found := _find(kept, model, stage.trains)) is not None:
             log.info("stage %s was trained by another run: %s", stage.name, kept)
             main_stopwatch.add(found)
-            return
+            return found.get("texts")
         log.info("stage %s", stage.name)
         counts = _train(stage, model, config, folder, run_dir, main_data)
         main_stopwatch.add(counts)
         if kept is not None:
             _keep(kept, model, stage.trains, counts)
+        return counts.get("texts")
 
 
 def _train(
     stage: Stage, model: Trainable, config: Any, folder: Path, run_dir: Path, main_data: DataModule
 ) -> dict[str, Any]:
-    """Train a stage from its start, or from where it was killed; return what its stopwatch says."""
+    """Train a stage from its start, or from where it was killed; return what its stopwatch says, and how many texts it had."""
     last = folder / "last.ckpt"
     filters = main_data.leak_filter != "none"
     data = DataModule(
@@ -127,7 +132,7 @@ def _train(
     )
     trainer.fit(model, datamodule=data, ckpt_path=str(last) if last.exists() else None)
     trainer.save_checkpoint(folder / WEIGHTS, weights_only=True)
-    counts = stopwatch.state_dict()
+    counts = {**stopwatch.state_dict(), "texts": texts}
     if trainer.is_global_zero:
         runs.write_json_atomic(folder / DONE, counts)
         last.unlink(missing_ok=True)
