@@ -33,7 +33,7 @@ def sentence(done: processes.Done, run: Path) -> str:
 def test_a_training_that_diverges_stops_at_once(place: Path) -> None:
     done = processes.start(place, command(place, "lora_bi", "r", "--model.training.learning_rate", "1e30")).wait()
     said = sentence(done, place / "r")
-    assert "`training.learning_rate` must be" in said
+    assert "`model.training.learning_rate` must be" in said
     assert "with 1e+30 the loss was nan at step 2 of LoRABiEncoder; lower it." in said
 
 

@@ -86,6 +86,11 @@ YAML_FILES: dict[str, Sequence[str]] = {
     "no-class": ("model: {class_path: }\n", "`model.class_path` in no-class.yaml", "got null"),
     "outside": ("model: {class_path: LoRABiEncoder, rank: 8}\n", "`model.rank` in outside.yaml", "under `init_args`"),
     "arguments": ("model: {class_path: Tfidf, init_args: [1]}\n", "`model.init_args`", "a mapping", "got [1]"),
+    "encoder": (
+        "model: {class_path: Freeze, init_args: {network: {encoder: embedlab.strategies.freeze_encoders.LayerwisePCB}}}\n",
+        "`model.network.encoder` in encoder.yaml must lead to a class",
+        "did you mean embedlab.strategies.freeze_encoders.LayerwisePCA.",
+    ),
     "label": ("label: 3\nmodel: {class_path: Tfidf}\n", "`label` in label.yaml", "a text", "got 3", "quote it, as '3'"),
     "where": (
         "data: {train: {where: {score: 777}}}\nmodel: {class_path: Tfidf}\n",
@@ -143,7 +148,10 @@ CASES: dict[str, Sequence[str]] = {
         "did you mean embedlab.pooling.mean",
     ],
     f"fit {SHARED} LoRABiEncoder --model.pooling embedlab.pooling": ["`model.pooling`", "got 'embedlab.pooling'"],
-    f"fit {SHARED} SGPTBiEncoder --model.backbone.name no-where": ["`backbone.name`", "'no-where' at revision main"],
+    f"fit {SHARED} SGPTBiEncoder --model.backbone.name no-where": [
+        "`model.backbone.name`",
+        "'no-where' at revision main",
+    ],
     f"fit {SHARED} LoRABiEncoder --model.pooling nowhere.pool": ["`model.pooling`", POOLINGS, "no module 'nowhere'"],
     f"fit {SHARED} Freeze --model.loss mse": ["`model.loss`", LOSSES, "did you mean embedlab.losses.mse"],
     f"fit {SHARED} Freeze --model.final_punctuation maybe": ["`model.final_punctuation`", "one of keep, strip, append"],
@@ -179,9 +187,9 @@ CASES: dict[str, Sequence[str]] = {
         "32-true or bf16-mixed",
         "backbone.dtype",
     ],
-    f"fit {SHARED} LoRABiEncoder --model.alpha 0": ["`alpha`", "positive and finite", "got 0.0"],
-    f"fit {SHARED} LoRABiEncoder --model.dropout 1": ["`dropout`", "less than 1", "got 1.0"],
-    f"fit {SHARED} SGPTBiEncoder --model.scale .nan": ["`scale`", "positive and finite", "got nan"],
+    f"fit {SHARED} LoRABiEncoder --model.alpha 0": ["`model.alpha`", "positive and finite", "got 0.0"],
+    f"fit {SHARED} LoRABiEncoder --model.dropout 1": ["`model.dropout`", "less than 1", "got 1.0"],
+    f"fit {SHARED} SGPTBiEncoder --model.scale .nan": ["`model.scale`", "positive and finite", "got nan"],
     f"predict {SHARED} Tfidf": ["`data.predict`", "a source of pairs", "give --data.predict.path FILE"],
     # classes and functions of the user's own
     f"fit {SHARED} ends.Strategy": ["`ends`", "ends.py, line 2, does (SystemExit: bye)", "__main__"],
@@ -254,15 +262,19 @@ CASES: dict[str, Sequence[str]] = {
     f"fit {SHARED} Tfidf --=3": ["`--`", "the name of an option"],
     # ranges
     f"fit {SHARED} Tfidf --trainer.gradient_clip_val -1": ["`trainer.gradient_clip_val`", "at least 0", "got -1"],
-    f"fit {SHARED} LoRABiEncoder --model.training.warmup -1": ["`training.warmup`", "0 to 1", "got -1.0"],
-    f"fit {SHARED} LoRABiEncoder --model.training.warmup 2": ["`training.warmup`", "0 to 1", "got 2.0"],
+    f"fit {SHARED} LoRABiEncoder --model.training.warmup -1": ["`model.training.warmup`", "0 to 1", "got -1.0"],
+    f"fit {SHARED} LoRABiEncoder --model.training.warmup 2": ["`model.training.warmup`", "0 to 1", "got 2.0"],
     f"fit {SHARED} LoRABiEncoder --model.training.weight_decay -1": [
-        "`training.weight_decay`",
+        "`model.training.weight_decay`",
         "at least 0",
         "got -1.0",
     ],
-    f"fit {SHARED} LoRABiEncoder --model.training.learning_rate 0": ["`training.learning_rate`", "positive", "got 0.0"],
-    f"fit {SHARED} LoRABiEncoder --model.training.learning_rate .nan": ["`training.learning_rate`", "got nan"],
+    f"fit {SHARED} LoRABiEncoder --model.training.learning_rate 0": [
+        "`model.training.learning_rate`",
+        "positive",
+        "got 0.0",
+    ],
+    f"fit {SHARED} LoRABiEncoder --model.training.learning_rate .nan": ["`model.training.learning_rate`", "got nan"],
     # the trainer, the seed, checkpoints
     f"fit {SHARED} Tfidf --trainer.accelerator tpu": ["`trainer.accelerator`", "cpu", "got tpu"],
     f"fit {SHARED} Tfidf --trainer.accelerator cpuu": ["`trainer.accelerator`", "got cpuu", "did you mean cpu"],
@@ -281,6 +293,15 @@ CASES: dict[str, Sequence[str]] = {
     f"fit {SHARED} Tfidf -c loggers.yaml --trainer.logger.1.init_args.offline false": [
         "`trainer.logger.1`",
         "write --trainer.logger.offline",
+    ],
+    f"fit {SHARED} Freeze --model.network.encoder embedlab.strategies.freeze_encoders.LayerwiseAutoencoderr": [
+        "`model.network.encoder` must lead to a class",
+        "did you mean embedlab.strategies.freeze_encoders.LayerwiseAutoencoder.",
+    ],
+    f"fit {SHARED} Freeze --model.network.activation torhc.nn.GELU": ["`model.network.activation`", "'torhc'"],
+    f"fit {SHARED} Freeze --model.network.encoder LayerwiseAutoencoderr": [
+        "`model.network.encoder` must be a class, such as embedlab.strategies.freeze_encoders.LayerwiseAutoencoder",
+        "did you mean embedlab.strategies.freeze_encoders.LayerwiseAutoencoder.",
     ],
     f"fit {SHARED} Tfidf --seed_everything -1": ["`seed_everything`", "from 0 to 2^32 - 1", "got -1"],
     f"fit {SHARED} Tfidf --seed_everything false": ["`seed_everything`", "from 0 to 2^32 - 1", "got false"],

@@ -180,7 +180,13 @@ def test_a_checkpoint_of_other_shapes_is_refused(place: Path) -> None:
     run(place, command(place, "lora_bi", "r", "--trainer.max_epochs", "1"))
     other = ["--ckpt_path", "r/checkpoints/best.ckpt", "--model.rank", "4"]
     done = run(place, command(place, "lora_bi", "other", *other, subcommand="test"), status=2)
-    assert "0 tensors are missing and 42 unknown or of another shape" in done.stderr
+    assert "`model.rank` must be 16 for `ckpt_path`, which was made with that, got 4" in done.stderr
+    same = ["--model.pooling", "embedlab.pooling.last", *other[:2]]
+    done = run(place, command(place, "lora_bi", "other", *same, subcommand="test"), status=2)
+    assert "`model.pooling` must be embedlab.pooling.weighted_mean for `ckpt_path`" in done.stderr
+    assert not (place / "other").exists(), "before anything is loaded"
+    free = ["--model.chunk_size", "2", "--model.backbone.tokens_per_pass", "50", "--model.scale", "9", *other[:2]]
+    run(place, command(place, "lora_bi", "free", *free, "--data.eval_batch_size", "3", subcommand="test"))
 
 
 @pytest.mark.parametrize(
@@ -234,7 +240,14 @@ def test_pairs_without_scores_are_predicted(place: Path) -> None:
         (["--trainer.accelerator", "tpu"], "`trainer.accelerator` must be one that this machine has"),
         (["--trainer.fast_dev_run", "true"], "`trainer.fast_dev_run` must be left out"),
         (["--data.validation", "null"], "`data.validation` must name scored pairs"),
-        (["--trainer.max_epochs", "0"], "`trainer.max_epochs` must be at least 1"),
+        (
+            ["--trainer.max_epochs", "0"],
+            "`trainer.max_epochs` must be at least 1, as the best epoch is what is kept, got 0",
+        ),
+        (["--trainer.max_epochs", "-1"], "`trainer.max_epochs` must say where training ends, at least 1, got -1"),
+        (["--data.batch_size", "1"], "`data.batch_size` must give every batch 2 pairs at least for SGPTBiEncoder"),
+        (["--data.batch_size", "47", "--data.drop_last", "false"], "got 47, which makes a batch of 1"),
+        (["--data.train.limit", "1"], "got 4, which makes a batch of 1"),
         (["--trainer.max_steps", "7"], "`trainer.max_steps` must reach the first validation, at step 12, got 7"),
         (["--trainer.accelerator", "gpu"], "`trainer.accelerator` must be one that this machine has"),
         (["--trainer.strategy", "ddpp"], "did you mean ddp"),
@@ -246,6 +259,41 @@ def test_what_cannot_be_is_one_sentence_before_anything_starts(place: Path, more
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not (place / "r" / "config.yaml").exists()
+
+
+def faults(strategy: str, *overrides: dict[str, Any]) -> list[list[str]]:
+    """Check strategies as a study does; give what is wrong with each."""
+    from embedlab.training.check import check
+
+    files = ["protocol.yaml", str(ROOT / "configs" / "strategies" / f"{strategy}.yaml")]
+    wanted = {"files": files, "backbone": "backbone.yaml", "shared": {}, "seeds": [0], "places": ["--run_dir", "r"]}
+    return [own["faults"] for own in check([{**wanted, "own": own} for own in overrides])]
+
+
+def test_a_study_is_refused_before_stage_1_for_what_the_main_stage_would_refuse(place: Path) -> None:
+    overrides = [{"trainer.max_epochs": -1}, {"trainer.max_epochs": 0}, {"data.batch_size": 1}]
+    fine = {"data.batch_size": 1, "model.loss": "embedlab.losses.mse"}
+    sound = {"model.pretraining.source": {"path": "pairs.tsv", "columns": {"text": "sentence1"}}}
+    found = processes.call(place, faults, "freeze", *({**own, **sound} for own in [*overrides, fine]))
+    assert [own[0].split(" must")[0] for own in found[:3]] == ["`trainer.max_epochs`"] * 2 + ["`data.batch_size`"]
+    assert [len(own) for own in found] == [1, 1, 1, 0]
+
+
+def test_layers_that_the_decoder_lacks_are_told_by_a_study_as_they_are_typed(place: Path) -> None:
+    pretraining = {"model.pretraining": None}
+    ((freeze,), (pooled,), (learned,)) = (
+        processes.call(place, faults, name, own)[0]
+        for name, own in (
+            ("freeze", {"model.blocks": [1, 4], **pretraining}),
+            ("pooled_decoder", {"model.layer": 9}),
+            ("learned_pooling", {"model.layers": [0, 31]}),
+        )
+    )
+    assert freeze.startswith(
+        "`model.blocks` must be some of 0 to 3 and 'final' for a decoder of 3 blocks, each once, got [1, 4]"
+    )
+    assert pooled.startswith("`model.layer` must be 0 to 3 or 'final' for ")
+    assert learned.startswith("`model.layers` must be 0 to 3 or 'final' for ")
 
 
 def test_interrupting_a_fit_says_that_it_resumes(place: Path) -> None:
@@ -399,4 +447,4 @@ def test_a_decoder_without_a_tokenizer_is_one_sentence(place: Path, own_decoder:
     for path in own_decoder.glob("*token*"):
         path.unlink()
     done = run(place, command(place, "pooled_decoder", "r", "--model.backbone.name", str(own_decoder)), status=2)
-    assert "`backbone.name` must lead to a decoder with its tokenizer" in done.stderr
+    assert "`model.backbone.name` must lead to a decoder with its tokenizer" in done.stderr

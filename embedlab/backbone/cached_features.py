@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from embedlab.backbone import Backbone, Layer
+from embedlab.backbone import FINAL, Backbone, Layer
 from embedlab.backbone.feature_cache import Cost, FeatureCache
 from embedlab.errors import UserError
 
@@ -21,6 +21,7 @@ class CachedFeatures(ABC):
     Attributes:
         kept: Whether they are kept on disk. Texts of a user who embeds a corpus are not: they come once, and are many.
         ragged: Whether a text has features for each of its tokens.
+        option: The argument of a strategy that names the layers.
 
     Args:
         backbone: The decoder, loaded before a text is asked for.
@@ -28,6 +29,7 @@ class CachedFeatures(ABC):
     """
 
     ragged: bool = False
+    option: str = "layer"
 
     def __init__(self, backbone: Backbone, kept_as: torch.dtype | None = None) -> None:
         self.backbone, self.kept_as = backbone, kept_as
@@ -74,6 +76,20 @@ class CachedFeatures(ABC):
             shape, dtype = (len(self.layers), self.backbone.width), self.kept_as or self.backbone.dtype
             self._store = FeatureCache(self.identity, shape, dtype, ragged=self.ragged, decoder=self.backbone.name)
         return self._store
+
+    def check_layers(self) -> None:
+        """Refuse layers that the decoder lacks, by its configuration.
+
+        Raises:
+            UserError: If there are any.
+        """
+        blocks = self.backbone.num_layers
+        for layer in self.layers:
+            if layer != FINAL and not 0 <= int(layer) <= blocks:
+                raise UserError(
+                    f"`{self.option}` must be 0 to {blocks} or {FINAL!r} for {self.backbone.name}, a decoder of {blocks} "
+                    f"blocks, got {layer}; name one of them."
+                )
 
     def precompute(self, texts: Sequence[str], report: Callable[[int, int], None]) -> None:
         """Compute what is not on disk yet, telling `report` how many of how many are done."""

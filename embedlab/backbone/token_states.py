@@ -45,7 +45,7 @@ class TokenStates(CachedFeatures):
         UserError: If the template holds no `{}`, or the layers are none or not different ones.
     """
 
-    ragged = True
+    ragged, option = True, "layers"
 
     def __init__(
         self,

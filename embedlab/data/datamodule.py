@@ -33,7 +33,7 @@ class DataModule(LightningDataModule):
         train: What is trained on: pairs, triplets or texts.
         validation: Scored pairs, or a retrieval set; they decide which epoch is kept, by Spearman's correlation or by nDCG@10.
         test: Scored pairs by name.
-        predict: Pairs, scored or not.
+        predict: Pairs, scored or not; where a score is none, or out of range, all count as not scored.
         batch_size: Rows of a training batch, of all processes together.
         eval_batch_size: Pairs scored at once; of the texts of a retrieval set, four times as many are embedded at once. It
             changes a result by no more than rounding does.
@@ -129,7 +129,7 @@ class DataModule(LightningDataModule):
                 self.collection = read_collection(source)
                 rows = judged_pairs(self.collection)
             else:
-                rows = source.read()
+                rows = source.read(needs_scores=name != "predict")
         except UserError as error:  # which of the sources it is about
             said = str(error)
             raise UserError(f"`{argument}.{said[1:]}" if said[0] == "`" else f"`{argument}`: {said}") from None

@@ -110,6 +110,12 @@ class TrainLoader(DataLoader[Any]):
         own = torch.Generator().manual_seed(0)
         super().__init__(Indices(size), batch_sampler=self.epochs, collate_fn=collate, generator=own)  # type: ignore[arg-type]
 
+    @property
+    def fewest(self) -> int:
+        """Rows of the smallest batch, of all processes together."""
+        rest = self.epochs.size % self.epochs.batch_size
+        return rest if rest and not self.epochs.drop_last else self.epochs.batch_size
+
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch."""
         self.epochs.set_epoch(epoch)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -131,11 +131,12 @@ class Source:
         """The split of a table."""
         return "train" if self.split is None else self.split
 
-    def read(self, scored: bool = True) -> Rows:
+    def read(self, scored: bool = True, needs_scores: bool = True) -> Rows:
         """Read and check the rows.
 
         Args:
             scored: Whether the scores of pairs are wanted; else their column counts among the others.
+            needs_scores: Whether a fault in a score is one of the source; else the rows then have none.
 
         Raises:
             UserError: If anything is missing or wrong; the sentence names file and line.
@@ -167,7 +168,7 @@ class Source:
         }
         score = None
         if "score" in columns:
-            score = [self._score(table, row, place[columns["score"][0]]) for row in chosen]
+            score = self._scores(table, chosen, place[columns["score"][0]], needs_scores)
         if kind == "texts":
             flat = [text for row in texts["text"] for text in row]
             kept = dict.fromkeys(flat) if self.distinct else flat
@@ -242,11 +243,21 @@ class Source:
             raise UserError(f"`path` must hold at least one row, but {table.name} has none{left}.")
         return fitting
 
-    def _score(self, table: Table, row: int, index: int) -> float:
-        """Read a score and scale it to 0 to 1."""
+    def _scores(self, table: Table, chosen: Sequence[int], index: int, needed: bool) -> list[float] | None:
+        """Read the scores of some rows; None where one of them is none, and none is needed."""
         low, high = self.score_range or ((0.0, 5.0) if self.path == BUILT_IN else (0.0, 1.0))
         if not low < high:
             raise UserError(f"`score_range` must be lowest and highest score, got {[low, high]}.")
+        try:
+            return [self._score(table, row, index, low, high) for row in chosen]
+        except UserError:
+            if needed:
+                raise
+            return None
+
+    @staticmethod
+    def _score(table: Table, row: int, index: int, low: float, high: float) -> float:
+        """Read a score and scale it to 0 to 1."""
         came = plain(table.rows[row][index])
         try:
             value = float(came)

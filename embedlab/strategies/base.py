@@ -52,12 +52,16 @@ class EmbeddingStrategy(LightningModule, ABC):
         borrowed: A model of another library, in place of a decoder of ours.
         features: Cached hidden states of a frozen decoder; set by a strategy that uses nothing else of the decoder.
         takes_statistics: Whether `prepare` learns anything; False where arguments of a strategy say that it need not.
+        built_with: Arguments of `__init__` as plain values, which a checkpoint holds; another that it is loaded into must agree.
+        decides_no_score: Arguments that need not, as they decide how it learns or in what portions it computes; dotted.
     """
 
     paper: ClassVar[Mapping[str, Published]] = {}
     departures: ClassVar[Sequence[str]] = ()
     needs: ClassVar[Mapping[str, type]] = {}
+    decides_no_score: ClassVar[Sequence[str]] = ()
     borrowed: Borrowed | None = None
+    built_with: Mapping[str, Any]
     backbone: Backbone | None
     prepared: Tensor
     prepared_from: Tensor
@@ -90,6 +94,11 @@ class EmbeddingStrategy(LightningModule, ABC):
             One score per pair, (B,), float32.
         """
 
+    def check_decoder(self) -> None:
+        """Refuse arguments that do not fit the decoder, of which only the configuration is read yet."""
+        if self.features is not None:
+            self.features.check_layers()
+
     def configure_model(self) -> None:
         """Load the decoder, frozen; a strategy that trains something, or builds something, overrides this."""
         if self.backbone is not None:
@@ -104,22 +113,13 @@ class EmbeddingStrategy(LightningModule, ABC):
 
     @final
     def precompute(self, texts: Sequence[str], progress: contract.Progress = contract.silent) -> None:
-        """Compute and cache the features of texts; does nothing for a strategy without cached features.
-
-        Args:
-            texts: Any texts.
-            progress: Called with the number of texts done and the number of all.
-        """
+        """Compute and cache the features of texts, if it has any; `progress` is told how many of how many are done."""
         if self.features is not None:
             self.features.precompute(texts, progress)
 
     @final
     def feature_cost(self, texts: Sequence[str] | None = None) -> Cost | None:
-        """Return what computing features took, in this run or an earlier one; None for a strategy without cached ones.
-
-        Args:
-            texts: Texts that `precompute` was given; None is all that were read so far.
-        """
+        """Return what features of texts, or of all read so far, took here or in an earlier run; None if none are cached."""
         return None if self.features is None else self.features.cost(texts)
 
     @property

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,9 @@ from torch import nn
 
 from embedlab.backbone import Backbone
 from embedlab.errors import UserError
+from embedlab.strategies.arguments import different, plain
 
-__all__ = ["Borrowed", "check", "decoders", "trim"]
+__all__ = ["Borrowed", "check", "check_made", "decoders", "trim"]
 
 
 class Borrowed(ABC):
@@ -56,19 +60,27 @@ def _models(strategy: nn.Module) -> dict[str, tuple[str, str, str]]:
     return found if other is None else {**found, other.argument: (other.argument, other.name, other.sha256)}
 
 
-def trim(strategy: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Drop frozen weights of decoders from a checkpoint; add the strategy's name and the decoders' hashes."""
+def trim(strategy: Any, checkpoint: dict[str, Any]) -> None:
+    """Drop frozen weights of decoders from a checkpoint; add the strategy's name and arguments, and the decoders' hashes."""
     inside = tuple(f"{name}." for name in decoders(strategy))
     frozen = {n for n, p in strategy.named_parameters() if n.startswith(inside) and not p.requires_grad}
     buffers = {n for n, _ in strategy.named_buffers() if n.startswith(inside)}
     weights = checkpoint["state_dict"]
     checkpoint["state_dict"] = {n: v for n, v in weights.items() if n not in frozen | buffers}
     checkpoint["strategy"] = type(strategy).__qualname__
+    checkpoint["arguments"] = strategy.built_with
     checkpoint["decoders"] = {name: sha256 for name, (_, _, sha256) in _models(strategy).items()}
 
 
-def check(strategy: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Refuse a checkpoint of another strategy or other decoders, or one that lacks a learned tensor.
+def check_made(strategy: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another strategy, of other decoders, or of arguments that would make other scores.
+
+    Of a checkpoint that tells no arguments, as those of older versions, none are compared; of an argument that it does not
+    know, the default is.
+
+    Args:
+        strategy: The strategy; nothing need be loaded.
+        checkpoint: What it would be given.
 
     Raises:
         UserError: If it is.
@@ -88,6 +100,24 @@ def check(strategy: nn.Module, checkpoint: dict[str, Any]) -> None:
                 f"`ckpt_path` must hold a checkpoint for {model}, got one of another {kind} (hash "
                 f"{str(theirs.get(attribute))[:12]} instead of {str(wanted)[:12]}); set `{option}` to that one."
             )
+    if (kept := checkpoint.get("arguments")) is None:
+        return
+    signature = inspect.signature(type(strategy).__init__).parameters
+    kept = {name: plain(own.default) for name, own in signature.items()} | kept
+    for option, made, came in different(kept, strategy.built_with, strategy.decides_no_score):
+        raise UserError(
+            f"`{option}` must be {_shown(made)} for `ckpt_path`, which was made with that, got {_shown(came)}; set it so, as in "
+            "config.yaml of the run that made it, or train anew."
+        )
+
+
+def check(strategy: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that was not made for a strategy, see `check_made`, or one that lacks a learned tensor.
+
+    Raises:
+        UserError: If so.
+    """
+    check_made(strategy, checkpoint)
     inside = tuple(f"{attribute}." for attribute in decoders(strategy))
     learned = {n for n, p in strategy.named_parameters() if p.requires_grad or not n.startswith(inside)}
     found, shapes = checkpoint["state_dict"], {n: p.shape for n, p in strategy.named_parameters()}  # buffers may grow
@@ -100,3 +130,8 @@ def check(strategy: nn.Module, checkpoint: dict[str, Any]) -> None:
             f"`ckpt_path` must hold what this strategy learns, but {len(missing)} tensors are missing and {len(unknown)} "
             f"unknown or of another shape (first: {sorted(missing | unknown)[0]}); use the options it was trained with."
         )
+
+
+def _shown(value: Any) -> str:
+    """Return a plain value as it is typed."""
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

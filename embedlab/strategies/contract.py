@@ -18,6 +18,7 @@ from torch import Tensor
 from embedlab.backbone import Backbone
 from embedlab.data import DataModule
 from embedlab.errors import UserError
+from embedlab.strategies.arguments import arguments_of
 
 __all__ = ["Progress", "built", "check_class", "loss_of", "silent", "train_texts", "warn"]
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 # How the methods that a strategy may define are called: arguments that are always given, and those given at times.
 CALLS: Final = {
+    "check_decoder": ((), ()),
     "compares_rows": (("batch",), ()),
     "configure_model": ((), ()),
     "doubts": (("texts",), ()),
@@ -104,7 +106,7 @@ def _check_call(method: Any, always: tuple[str, ...], sometimes: tuple[str, ...]
 
 
 def built(init: Callable[..., None]) -> Callable[..., None]:
-    """Let a constructor be followed by a check of what it has built, once for each object."""
+    """Let a constructor be followed by a note of its arguments and a check of what it has built, once for each object."""
 
     @functools.wraps(init)
     def checked(self: Any, *arguments: Any, **named: Any) -> None:
@@ -122,6 +124,7 @@ def built(init: Callable[..., None]) -> Callable[..., None]:
                 "it the first line."
             )
         if type(self).__init__ is checked:
+            self.built_with = arguments_of(init, (self, *arguments), named)
             _check_built(self)
 
     return checked

@@ -27,7 +27,7 @@ from embedlab.strategies import freeze_network
 from embedlab.strategies.base import Batch, Stage, Trainable, Training
 from embedlab.strategies.freeze_encoders import LayerwiseAutoencoder
 from embedlab.strategies.freeze_network import CODE, HeadOptions, NetworkOptions, SiameseNetwork, Standardize
-from embedlab.strategies.freeze_pretraining import PRETRAINING, Pretraining, unexplained
+from embedlab.strategies.freeze_pretraining import PUBLISHED, Pretraining, unexplained
 from embedlab.strategies.published import published
 
 __all__ = ["Freeze", "Pretraining"]
@@ -59,15 +59,15 @@ class Freeze(Trainable):
     paper = (
         published(CODE, final_punctuation="keep", bos=True, blocks=None, frozen=False, training=TRAINING)
         | published(CODE, network__encoder=LayerwiseAutoencoder, network__depth=None, network__head=HeadOptions())
-        | published(CODE, network__dropout=0.1, network__precision="float32", pretraining__relative=False)
-        | published(CODE, pretraining__epochs=250, pretraining__batch_size=64, pretraining__rate_growth=1.0)
-        | published(CODE, pretraining__training=PRETRAINING)
+        | published(CODE, network__dropout=0.1, network__precision="float32")
+        | PUBLISHED
         | published("section 3.2", pooling=pooling.last, pretraining__source__path="community-datasets/generics_kb")
         | published("section 3.2", standardize="none", site="residual")
         | published("section 4.1.1", loss=losses.log_variance)
         | published("section 4.2.3", pretraining="Pretraining", network__widths=(256, 512), network__scale_widths=False)
     )
     departures = ("the epoch is picked on data.validation, the paper's on test data",)
+    decides_no_score = ("frozen", "loss", "pretraining", "network.dropout", "network.precision")
     learns_from = (Pairs,)
 
     def __init__(
@@ -92,21 +92,24 @@ class Freeze(Trainable):
         # A subset is taken out of the features of all blocks, which other runs have computed already.
         layers = blocks if blocks is not None and {0, FINAL} & {*blocks} else None
         self.features: Features = Features(backbone, pooling, final_punctuation, bos, layers, site=site)
-        self.blocks, self.frozen, self.built = blocks, frozen, False
+        self.blocks, self.frozen, self.chosen = blocks, frozen, list[int]()
         self.center, self.standardize, self.options = center, standardize, network
         self.pair_loss, self.pretraining, self.plan = loss, pretraining, training
         self.takes_statistics = standardize in ("coordinate", "block") or network.encoder.fits()
 
+    def check_decoder(self) -> None:
+        """Refuse blocks that the decoder lacks."""
+        freeze_network.chosen(self.blocks, self.backbone.num_layers)
+
     def configure_model(self) -> None:
         """Load the decoder; build an encoder per block and the head, and decoder halves for stage 1."""
         self.backbone.load()
-        if not self.built:
+        if not self.chosen:
             self.chosen = freeze_network.chosen(self.blocks, self.backbone.num_layers)
             built = (len(self.chosen), self.backbone.width, self.options, self.center, self.standardize)
             self.siamese = SiameseNetwork(*built, self.frozen, self.stage is not None)
             given = {"center": self.center, "dtype": str(self.backbone.dtype)[6:], "network": self.options}
             self.compare_with_paper(given, freeze_network.published_for(self.backbone.files.config.model_type))
-            self.built = True
         self.siamese.train_part(autoencoders=self.stage is not None)
 
     def stages(self) -> tuple[Stage, ...]:

@@ -293,6 +293,7 @@ def chosen(blocks: Sequence[Layer] | None, layers: int) -> list[int]:
     numbers = [layers if block == FINAL else int(block) for block in blocks]
     if not blocks or len({*blocks}) < len(blocks) or not 0 <= min(numbers) <= max(numbers) <= layers:
         raise UserError(
-            f"`blocks` must be some of 0 to {layers} and {FINAL!r}, each once, got {list(blocks)}; mend it."
+            f"`blocks` must be some of 0 to {layers} and {FINAL!r} for a decoder of {layers} blocks, each once, got "
+            f"{list(blocks)}; name others."
         )
     return numbers

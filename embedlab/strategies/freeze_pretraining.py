@@ -12,11 +12,20 @@ from embedlab.data import Source
 from embedlab.errors import UserError
 from embedlab.strategies.base import Training
 from embedlab.strategies.freeze_network import PART, SiameseNetwork
+from embedlab.strategies.published import published
 
-__all__ = ["PRETRAINING", "Pretraining", "unexplained"]
+__all__ = ["PRETRAINING", "PUBLISHED", "Pretraining", "unexplained"]
 
 # Everything decays; a constant rate, nothing clipped: the authors' code.
 PRETRAINING = Training(3e-4, weight_decay=0.01, vectors_decay=True, warmup=0, decay=False, gradient_clip=None)
+PUBLISHED = published(
+    "the authors' code",
+    pretraining__relative=False,
+    pretraining__epochs=250,
+    pretraining__batch_size=64,
+    pretraining__rate_growth=1.0,
+    pretraining__training=PRETRAINING,
+)
 
 
 @dataclass

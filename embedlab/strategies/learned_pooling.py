@@ -59,6 +59,7 @@ class LearnedPooling(Trainable, Embedder):
     """
 
     departures = ("neither paper trains this: layers, networks, losses and rates are ours",)
+    decides_no_score = ("dropout", "pair_loss", "scale")
     symmetric = True
     rarity: Tensor
 

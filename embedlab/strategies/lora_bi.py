@@ -49,6 +49,7 @@ class LoRABiEncoder(Trainable, Embedder):
     """
 
     departures = ("the paper embeds no texts; rank, rate, pooling and losses are the common recipe",)
+    decides_no_score = ("chunk_size", "dropout", "pair_loss", "scale")
     symmetric = True
 
     def __init__(

@@ -34,6 +34,7 @@ class SentenceTransformerReference(Embedder):
         batch_size: Texts of a pass.
     """
 
+    decides_no_score = ("batch_size", "dtype", "model", "revision")  # which model it is, its hash tells
     borrowed: SentenceModel
 
     def __init__(

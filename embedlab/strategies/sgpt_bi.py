@@ -72,6 +72,7 @@ class SGPTBiEncoder(Trainable, Embedder):
         "scored pairs are not trained on in the paper, the loss on them is ours",
         "of equal texts that a batch cannot do without none is a negative of the other; the authors allow none",
     )
+    decides_no_score = ("chunk_size", "pair_loss", "scale", "tuning.dropout")
 
     def __init__(
         self,

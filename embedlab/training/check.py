@@ -20,6 +20,7 @@ from embedlab.training.cli import RunCLI
 from embedlab.training.complaints import options_of, strategy_of
 from embedlab.training.identity import identify
 from embedlab.training.start import prepare, run
+from embedlab.training.typed import as_typed
 from embedlab.yaml_files import write_value
 
 __all__ = ["check"]
@@ -176,7 +177,7 @@ class _Check(RunCLI):
             try:
                 step()
             except UserError as error:
-                self.faults.append(str(error))
+                self.faults.append(as_typed(str(error), self.model_options))
 
     def fit(self, model: EmbeddingStrategy, datamodule: DataModule, **arguments: Any) -> None:
         """Tell what the run of each seed would be, instead."""

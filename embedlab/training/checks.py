@@ -8,23 +8,22 @@ import zipfile
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Final, cast
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.strategies import StrategyRegistry
 
 from embedlab import runs
-from embedlab.data import DataModule
+from embedlab.data import DataModule, Pairs
 from embedlab.errors import UserError, did_you_mean
 from embedlab.retrieval.measures import MEASURES
 from embedlab.strategies.base import Batch, Embedder, EmbeddingStrategy, Trainable
+from embedlab.training.checkpoints import check_goes_on
 from embedlab.training.values import check_groups
 
-__all__ = ["check_request", "check_selection", "check_training", "learned", "trainer_fault"]
+__all__ = ["check_request", "check_selection", "check_training", "class_of", "trainer_fault"]
 
 # What Lightning takes below this, and then divides by or ignores.
 LEAST: Final = {
@@ -68,12 +67,12 @@ def check_request(subcommand: str, config: Any) -> None:
     if path is not None and not zipfile.is_zipfile(path):
         what = "a file that is no checkpoint" if Path(path).is_file() else "no such file"
         raise UserError(f"`ckpt_path` must name a checkpoint, such as RUN/{runs.BEST}, but {path} is {what}.")
-    if path is not None and subcommand == "fit" and not issubclass(_class(config), Trainable):
+    if path is not None and subcommand == "fit" and not issubclass(class_of(config), Trainable):
         raise UserError(
-            f"`ckpt_path` must be left out for {_class(config).__name__}, which is not trained, got {path}; leave it out."
+            f"`ckpt_path` must be left out for {class_of(config).__name__}, which is not trained, got {path}; leave it out."
         )
     if path is not None and subcommand == "fit":
-        _check_goes_on(path, config.trainer.max_epochs)
+        check_goes_on(path, config.trainer.max_epochs)
     if subcommand == "test" and not config.data.test:
         raise UserError(
             "`data.test` must name a source of pairs to test on, got none; give --data.test '{NAME: {path: FILE}}'."
@@ -84,24 +83,6 @@ def check_request(subcommand: str, config: Any) -> None:
                 f"`trainer.{name}` must be left out, as a run keeps its best epoch, got {config.trainer[name]}; for a "
                 "quick try set `trainer.max_epochs` 1 and `data.train.limit`."
             )
-
-
-def _check_goes_on(path: str, epochs: int | None) -> None:
-    """Refuse a checkpoint that training cannot go on from."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, UnpicklingError):
-        return  # in a form of another program's; Lightning says what it cannot read
-    if "optimizer_states" not in state:
-        raise UserError(
-            f"`ckpt_path` must hold the whole state of a training, such as RUN/{runs.LAST}, but {path} holds weights only; "
-            f"`embedlab test` takes it."
-        )
-    done = state.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("completed", 0)
-    if epochs is not None and 0 <= epochs <= done:
-        raise UserError(
-            f"`trainer.max_epochs` must be more than the {done} of `ckpt_path`, which are counted, got {epochs}; raise it."
-        )
 
 
 def trainer_fault(error: Exception, trainer: Any) -> UserError:
@@ -137,7 +118,7 @@ def _check_names_of_sets(names: Sequence[str]) -> None:
             )
 
 
-def _class(config: Any) -> type:
+def class_of(config: Any) -> type:
     """Return the strategy's class."""
     module, _, name = config.model.class_path.rpartition(".")
     found: type = getattr(import_module(module), name)
@@ -219,17 +200,31 @@ def check_training(strategy: Trainable, data: DataModule, trainer: Trainer) -> N
     Raises:
         UserError: If so.
     """
-    if data.validation is None or trainer.max_epochs == 0:
-        what = "`data.validation` must name scored pairs or a retrieval set"
-        what = what if data.validation is None else "`trainer.max_epochs` must be at least 1"
-        raise UserError(f"{what}, as the best epoch on them is what is kept, got none; set it.")
-    _check_steps(trainer, len(data.train_dataloader()))
-    batch = next(iter(data.train_dataloader()))
+    if data.validation is None:
+        raise UserError(
+            "`data.validation` must name scored pairs or a retrieval set, as the best epoch on them is what is kept, got none; "
+            "set it."
+        )
+    if trainer.max_epochs == 0:
+        raise UserError("`trainer.max_epochs` must be at least 1, as the best epoch is what is kept, got 0; raise it.")
+    if (trainer.max_epochs or -1) < 0 and trainer.max_steps < 0:
+        raise UserError(
+            f"`trainer.max_epochs` must say where training ends, at least 1, got {trainer.max_epochs}; set it, or "
+            "`trainer.max_steps`."
+        )
+    loader = data.train_dataloader()
+    _check_steps(trainer, len(loader))
+    batch = next(iter(loader))
     if not isinstance(batch, strategy.learns_from):
         kinds = " or ".join(kind.__name__.lower() for kind in strategy.learns_from)
         raise UserError(
             f"`data.train` must give {kinds} to {type(strategy).__name__}, got {type(batch).__name__.lower()}; "
             "name other columns or another source."
+        )
+    if loader.fewest < 2 and isinstance(batch, Pairs) and strategy.compares_rows(batch):
+        raise UserError(
+            f"`data.batch_size` must give every batch 2 pairs at least for {type(strategy).__name__} here, whose loss compares "
+            f"them, got {data.batch_size}, which makes a batch of 1; raise it, give more rows, or leave `data.drop_last` true."
         )
     schedules = [own.scheduling.values() for own in trainer.callbacks if isinstance(own, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
     batches = max([trainer.accumulate_grad_batches, *(number for own in schedules for number in own)])
@@ -240,27 +235,6 @@ def check_training(strategy: Trainable, data: DataModule, trainer: Trainer) -> N
             f"batch, and not those of accumulated ones, got {batches}; set `data.batch_size` {batches * data.batch_size} "
             f"instead{memory}."
         )
-
-
-def learned(strategy: type[Trainable], checkpoint: str | None, best: Path) -> str:
-    """Return the checkpoint of what a strategy has learned; nothing is scored with untrained weights.
-
-    Args:
-        strategy: Its class.
-        checkpoint: What was asked for.
-        best: Where a run of the same configuration keeps its best epoch.
-
-    Raises:
-        UserError: If there is none.
-    """
-    if checkpoint is not None:
-        return checkpoint
-    if best.exists():
-        return str(best)
-    raise UserError(
-        f"`ckpt_path` must name what {strategy.__name__} has learned, got none, and {best} is not there; give "
-        f"--ckpt_path RUN/{runs.BEST}."
-    )
 
 
 def _check_steps(trainer: Trainer, batches: int) -> None:

@@ -7,9 +7,10 @@ where it stopped.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from embedlab.data import DataModule
 from embedlab.errors import UserError
 from embedlab.runs.claim import claim
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
-from embedlab.training import checks, help, result
+from embedlab.training import checkpoints, checks, help, result
 from embedlab.training.callbacks import (
     Best,
     Evaluation,
@@ -42,6 +43,7 @@ from embedlab.training.log import goes_to_log, keep_log
 from embedlab.training.loggers import hush, set_up_loggers, tell_configuration
 from embedlab.training.stages import train_stage
 from embedlab.training.start import prepare, run
+from embedlab.training.typed import as_typed
 
 __all__ = ["RunCLI", "main"]
 
@@ -59,6 +61,7 @@ class RunCLI(LightningCLI):
     def __init__(self, arguments: Sequence[str]) -> None:
         self.own_parsers: list[LightningArgumentParser] = []  # one per subcommand, in order
         self.new_folders: list[Path] = []  # innermost first
+        self.model_options: set[str] = set()  # of the strategy, once it is known
         try:
             super().__init__(
                 EmbeddingStrategy,
@@ -71,10 +74,8 @@ class RunCLI(LightningCLI):
                 parser_kwargs={"prog": "embedlab", "allow_abbrev": False, "exit_on_error": False},
                 args=list(arguments),
             )
-        except UserError:
-            with suppress(OSError):  # one that is not empty stays
-                for folder in self.new_folders:
-                    folder.rmdir()
+        except ValueError as error:
+            _raise_typed(error, self.model_options, self.new_folders)
             raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -114,6 +115,7 @@ class RunCLI(LightningCLI):
         config = self.config[self.subcommand]
         config.ckpt_path = self.checkpoint
         class_path = config.model.class_path
+        self.model_options = {*inspect.signature(checks.class_of(config)).parameters} - {*vars(config)}
         config.label = config.label or class_path.rpartition(".")[2]
         seed = config.seed_everything
         folder = Path(config.run_dir or runs.run_folder(Path("runs"), config.study, config.label, seed))
@@ -121,13 +123,7 @@ class RunCLI(LightningCLI):
         # What is not a fit leaves the fit's own files alone.
         self.run_dir = folder if self.subcommand == "fit" else folder / str(self.subcommand)
         config.trainer.default_root_dir = str(self.run_dir)
-        config.trainer.num_sanity_val_steps = 0
-        config.trainer.use_distributed_sampler = False  # the data module shares rows out itself, without repeats
-        epochs, every = config.trainer.max_epochs, config.trainer.check_val_every_n_epoch
-        if epochs is not None and every is not None and 0 < epochs < every:
-            config.trainer.check_val_every_n_epoch = epochs  # or nothing would ever be validated
-        if config.trainer.enable_progress_bar is None:
-            config.trainer.enable_progress_bar = sys.stdout.isatty()
+        _settle(config.trainer)
         set_up_loggers(config, self.run_dir, f"{config.label}/seed-{seed}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -170,12 +166,15 @@ class RunCLI(LightningCLI):
         else:
             best = Path(self.config[stage].run_dir) / runs.BEST
             given = self.config_init[stage]
-            given.ckpt_path = checks.learned(type(self.model), given.get("ckpt_path"), best)
+            given.ckpt_path = checkpoints.learned(type(self.model), given.get("ckpt_path"), best)
 
     def check_decoder(self) -> None:
-        """Find the decoder and read its configuration."""
+        """Find the decoder and read its configuration; check the strategy, and what it would be loaded from, against it."""
         if self.model.backbone is not None:
             assert self.model.backbone.files.config is not None
+        self.model.check_decoder()
+        if (checkpoint := self.config_init[self.subcommand].get("ckpt_path")) is not None:
+            checkpoints.check_checkpoint(checkpoint, self.model)
 
     def fit(self, model: EmbeddingStrategy, datamodule: DataModule, **arguments: Any) -> None:
         """Run the stages, train, test the best checkpoint, write the result; files are written by the first process."""
@@ -219,7 +218,7 @@ class RunCLI(LightningCLI):
             return
         where = (self.run_dir, datamodule, self.stopwatch, self.trainer.world_size)
         for stage in model.stages():
-            self.evaluation.held_out[stage.name] = train_stage(stage, model, config, *where)
+            self.evaluation.stages[stage.name] = train_stage(stage, model, config, *where)
         model.set_stage(None)
         seed_everything(config.seed_everything, verbose=False)  # whether or not stages ran just now
         if last.exists():
@@ -249,6 +248,29 @@ class RunCLI(LightningCLI):
     def _tell_where(self, *names: str) -> None:
         for name in names if self.trainer.is_global_zero else ():
             print(f"predictions: {runs.predictions_file(self.run_dir, name)}")  # noqa: T201  # the command's answer
+
+
+def _raise_typed(error: ValueError, options: Collection[str], new_folders: Sequence[Path]) -> None:
+    """Take new folders back, and raise what is for users with the strategy's options named as they are typed, if it has any."""
+    said = error if isinstance(error, UserError) else error.__cause__  # the parser wraps what a constructor says
+    if not isinstance(said, UserError):
+        return
+    with suppress(OSError):  # one that is not empty stays
+        for folder in new_folders:
+            folder.rmdir()
+    if (sentence := as_typed(str(said), options)) != str(said):
+        raise UserError(sentence) from None
+
+
+def _settle(trainer: Any) -> None:
+    """Fill in options of the trainer that follow from the rest."""
+    trainer.num_sanity_val_steps = 0
+    trainer.use_distributed_sampler = False  # the data module shares rows out itself, without repeats
+    epochs, every = trainer.max_epochs, trainer.check_val_every_n_epoch
+    if epochs is not None and every is not None and 0 < epochs < every:
+        trainer.check_val_every_n_epoch = epochs  # or nothing would ever be validated
+    if trainer.enable_progress_bar is None:
+        trainer.enable_progress_bar = sys.stdout.isatty()
 
 
 def main(arguments: Sequence[str]) -> int:

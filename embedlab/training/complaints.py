@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 
 from embedlab.errors import did_you_mean, nearest
 from embedlab.strategies.base import EmbeddingStrategy
-from embedlab.training.typed import ANY, FILES, given_texts, place, value_in, with_key, words
+from embedlab.training.typed import ANY, FILES, given_texts, option_of, place, value_in, with_key, words
 from embedlab.training.user_code import import_fault, no_module
 from embedlab.training.values import explain, is_about_a_value
 from embedlab.yaml_files import read_value, read_yaml
@@ -86,9 +86,18 @@ def _complaint(message: str, parser: ArgumentParser, arguments: Sequence[str]) -
         elif match and keys and keys[-1][1] == ANY and NO_CLASS.search(line):
             name, _, option = match[1].partition(".")
             return _unknown(option, f"{_joined(keys[:-1])}.{name}", base, parser, arguments)
+        elif (inner := _below_option(line, _joined(keys), arguments)) is not None:
+            return _no_class(line, inner, "", "", arguments) or _placed(explain(message), arguments)
         elif sentence := _no_class(line, _joined(keys), chosen or _given(message), base, arguments):
             return sentence
     return _placed(explain(message), arguments)
+
+
+def _below_option(line: str, option: str, arguments: Sequence[str]) -> str | None:
+    """Return the option below another that was given the path which leads nowhere; None where the line tells of none."""
+    match = NO_NAME.search(line) or NO_MODULE.search(line)
+    found = option_of(".".join(match.groups()), arguments) if match else None
+    return found if found is not None and option and found.startswith(f"{option}.") else None
 
 
 def _placed(sentence: str, arguments: Sequence[str]) -> str:

@@ -94,6 +94,9 @@ def shipped(hint: Any) -> list[Any]:
     for own in types_of(hint):
         if get_origin(own) is Callable:
             found += [function for module in FUNCTIONS for function in _functions(module) if _takes(function, own)]
+        elif get_origin(own) is type:
+            (base,) = get_args(own)
+            found += [kind for kind in subclasses(base) if base.__module__.startswith("embedlab.")]
         elif (
             inspect.isclass(own) and own.__module__ != "builtins" and (inspect.isabstract(own) or own.__subclasses__())
         ):

@@ -18,6 +18,7 @@ from embedlab.strategies.base import EmbeddingStrategy, Trainable
 from embedlab.strategies.checkpoint import decoders
 from embedlab.training.callbacks import Evaluation, Stopwatch
 from embedlab.training.identity import Identity
+from embedlab.training.stages import HELD_OUT, TEXTS
 
 __all__ = ["Measured", "finish", "notes", "told"]
 
@@ -26,7 +27,12 @@ SHOWN: Final = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@100": "Recall@
 PARTS: Final = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches")
 
 
-def notes(config: Any, strategy: EmbeddingStrategy, data: DataModule, evaluation: Evaluation) -> list[str]:
+def notes(
+    config: Any,
+    strategy: EmbeddingStrategy,
+    data: DataModule,
+    evaluation: Evaluation,
+) -> list[str]:
     """Return what a reader of the results must know about a run."""
     # What trains nothing is selected by nothing.
     told = [*(notes_of_selection(data) if isinstance(strategy, Trainable) else []), *strategy.notes]
@@ -37,10 +43,12 @@ def notes(config: Any, strategy: EmbeddingStrategy, data: DataModule, evaluation
             dtype = str(own.dtype).removeprefix("torch.")
             told.append(f"`{name}` is a decoder too: {own.name} in {dtype}, hash {own.files.sha256[:12]}")
     told += data.notes
-    if data.leak_filter != "none" and isinstance(strategy, Trainable):
-        told += [
-            f"the same filter ({data.leak_filter}) over the texts of stage {own.name}" for own in strategy.stages()
-        ]
+    for stage in strategy.stages() if isinstance(strategy, Trainable) else ():
+        if data.leak_filter != "none":
+            told.append(f"the same filter ({data.leak_filter}) over the texts of stage {stage.name}")
+        if (texts := evaluation.stages[stage.name].get(TEXTS)) is not None and texts < stage.batch_size:
+            what = "1 text" if texts == 1 else f"{texts} texts"
+            told.append(f"stage {stage.name} learned from {what} only, fewer than its batch of {stage.batch_size}")
     told += [f"trainer.{name} {config.trainer[name]}" for name in PARTS if config.trainer[name] not in (None, 0)]
     if isinstance(strategy, Trainable) and evaluation.selected is None:
         undefined = evaluation.metrics["validation"]["undefined"]
@@ -122,7 +130,7 @@ def finish(
         "data": data.fingerprint(),
         "metrics": evaluation.metrics,
         "selected": evaluation.selected,
-        "held_out": evaluation.held_out,
+        "held_out": {name: own.get(HELD_OUT) or {} for name, own in evaluation.stages.items()},
         "parameters": {
             "trainable": trainable,
             "total": sum(p.numel() for p in own) + sum(m.num_parameters for m in (backbone, other) if m is not None),

@@ -29,12 +29,13 @@ from embedlab.source_hash import sources_of
 from embedlab.strategies.base import Stage, Trainable
 from embedlab.training.callbacks import Finite, Preparation, Progress, RandomState, Resumable, Stopwatch
 
-__all__ = ["train_stage"]
+__all__ = ["HELD_OUT", "TEXTS", "train_stage"]
 
 _TRAINING: Final = 1  # raise when the same stage would learn other numbers
 WEIGHTS: Final = "weights.ckpt"
 DONE: Final = "done.json"
-HELD_OUT: Final = "held_out"  # in it
+TEXTS: Final = "texts"  # in it, as the next
+HELD_OUT: Final = "held_out"
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +47,7 @@ def train_stage(
     main_data: DataModule,
     main_stopwatch: Stopwatch,
     processes: int = 1,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train a stage that comes first, from where it was killed; load it if it was finished before, here or elsewhere.
 
     Args:
@@ -59,7 +60,8 @@ def train_stage(
         processes: How many the run has; those of several train every stage themselves.
 
     Returns:
-        How well it does on the validation texts, by what the stage calls it; nothing where it does not tell.
+        What its stopwatch says; under TEXTS the number of texts it learned from; under HELD_OUT how well it does on the
+        validation texts, by what the stage calls it. Either may be missing where it was kept before there was such a thing.
     """
     folder = run_dir / runs.STAGES / stage.name
     model.set_stage(stage)
@@ -70,25 +72,26 @@ def train_stage(
         checkpoint = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"], strict=False)
-        main_stopwatch.add(counts := json.loads((folder / DONE).read_text()))
-        return counts.get(HELD_OUT) or {}
+        counts: dict[str, Any] = json.loads((folder / DONE).read_text())
+        main_stopwatch.add(counts)
+        return counts
     with _kept(stage, model, config, main_data, processes) as kept:
         if kept is not None and (found := _find(kept, model, stage.trains)) is not None:
             log.info("stage %s was trained by another run: %s", stage.name, kept)
             main_stopwatch.add(found)
-            return found.get(HELD_OUT) or {}
+            return found
         log.info("stage %s", stage.name)
         counts = _train(stage, model, config, folder, run_dir, main_data)
         main_stopwatch.add(counts)
         if kept is not None:
             _keep(kept, model, stage.trains, counts)
-        return counts.get(HELD_OUT) or {}
+        return counts
 
 
 def _train(
     stage: Stage, model: Trainable, config: Any, folder: Path, run_dir: Path, main_data: DataModule
 ) -> dict[str, Any]:
-    """Train a stage from its start, or from where it was killed; return what its stopwatch says, and how well it does."""
+    """Train a stage from its start, or from where it was killed; return what its stopwatch says, and what it became."""
     last = folder / "last.ckpt"
     filters = main_data.leak_filter != "none"
     data = DataModule(
@@ -133,7 +136,7 @@ def _train(
     )
     trainer.fit(model, datamodule=data, ckpt_path=str(last) if last.exists() else None)
     trainer.save_checkpoint(folder / WEIGHTS, weights_only=True)
-    counts = {**stopwatch.state_dict(), HELD_OUT: _on_held_out(stage, model, main_data)}
+    counts = {**stopwatch.state_dict(), TEXTS: texts, HELD_OUT: _on_held_out(stage, model, main_data)}
     if trainer.is_global_zero:
         runs.write_json_atomic(folder / DONE, counts)
         last.unlink(missing_ok=True)

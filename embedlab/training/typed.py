@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +12,21 @@ from typing import Any, Final
 from embedlab.errors import UserError
 from embedlab.yaml_files import read_value, read_yaml, texts
 
-__all__ = ["ANY", "FILES", "given_texts", "place", "value_in", "with_key", "words"]
+__all__ = ["ANY", "FILES", "as_typed", "given_texts", "option_of", "place", "value_in", "with_key", "words"]
 
 ANY: Final = "NAME"  # stands in a message for a key of the user's choice
+OPTION: Final = re.compile(r"`(\w+)((?:\.\w+)*)`")
 FILES: Final = ("-c", "--config")
 KEYED: Final = re.compile(rf"`([\w.]+)\.{ANY}\.([\w.]+)`")
+
+
+def as_typed(sentence: str, options: Collection[str]) -> str:
+    """Name the options of a strategy as they are typed: `model.blocks`, where the strategy itself says `blocks`.
+
+    >>> as_typed("`blocks` must be such, got `data.blocks`.", ["blocks"])
+    '`model.blocks` must be such, got `data.blocks`.'
+    """
+    return OPTION.sub(lambda found: f"`model.{found[1]}{found[2]}`" if found[1] in options else found[0], sentence)
 
 
 def words(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -45,6 +55,29 @@ def place(option: str, arguments: Sequence[str], value: str = "") -> str:
         if found is not None and value in str(found):
             return f" in {file}"
     return ""
+
+
+def option_of(path: str, arguments: Sequence[str]) -> str | None:
+    """Return the option that was given an import path, or one that begins with it, in a file or typed; None if none was."""
+    given = [("", content) for _, content in _files(arguments)]
+    given += [(name.removeprefix("--"), read_value(value)) for name, value in words(arguments) if name.startswith("--")]
+    leaves = (leaf for option, content in given for leaf in _leaves(option, content))
+    found = [option for option, text in leaves if f"{text}.".startswith(f"{path}.")]
+    return (
+        ".".join(own for own in found[-1].split(".") if own not in ("", "init_args", "class_path")) if found else None
+    )
+
+
+def _leaves(option: str, content: Any) -> Iterator[tuple[str, str]]:
+    """Yield every text below an option, with its dotted name."""
+    if isinstance(content, Mapping):
+        for key, own in content.items():
+            yield from _leaves(f"{option}.{key}", own)
+    elif isinstance(content, list):
+        for own in content:
+            yield from _leaves(option, own)
+    elif isinstance(content, str):
+        yield option, content
 
 
 def with_key(sentence: str, arguments: Sequence[str]) -> str:

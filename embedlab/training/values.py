@@ -131,10 +131,9 @@ def check_groups(config: Any) -> None:
     Raises:
         UserError: If so; the sentence names the options there are.
     """
-    model = config.get("model")
     for section in ("trainer", "data"):
         _check_group(section, ROOTS[section], config.get(section))
-    if model is not None:
+    if (model := config.get("model")) is not None:
         _check_group("model", class_at(model.class_path), model.get("init_args") or {})
 
 
@@ -156,7 +155,7 @@ def _check_group(option: str, kind: Any, value: Any) -> None:
 def _sentence(option: str, hint: Any, default: Any, came: str | None, way: str = "") -> str:
     """Compose the sentence."""
     what = "a value of another kind" if hint is None else needed(hint)
-    choices = {own.__name__: _name(own) for own in shipped(hint)} | {
+    choices = _named(hint) | {
         str(own): str(own) for kind in types_of(hint) if get_origin(kind) is Literal for own in get_args(kind)
     }
     if not way and came is not None and (word := came.strip("'").rpartition(".")[2]):
@@ -193,7 +192,7 @@ def _one(hint: Any) -> str:
     if hint in PLAIN:
         return PLAIN[hint]
     if origin is Callable:
-        names = ", ".join(map(_name, shipped(hint)))
+        names = ", ".join(_named(hint).values())
         return (
             f"a function by its dotted path, such as {names} or your own" if names else "a function by its dotted path"
         )
@@ -205,17 +204,18 @@ def _one(hint: Any) -> str:
         return f"{EACH}{needed(inner[0])}"
     if origin in (dict, Mapping):
         return f"a mapping from names to values, each {needed(inner[1])}"
-    if classes := shipped(hint):
-        return f"a class, such as {', '.join(map(_name, classes[:LISTED]))}"
+    if classes := [*_named(hint).values()]:
+        return f"a class, such as {', '.join(classes[:LISTED])}"
     if inspect.isclass(hint) and hint.__module__.startswith(("embedlab.", "lightning.")):
         options = list(parameters_of(hint))
         return f"a mapping with options among {', '.join(options[:LISTED])}{', ...' if len(options) > LISTED else ''}"
     return f"a {getattr(hint, '__name__', 'value of another kind')}"
 
 
-def _name(own: Any) -> str:
-    """Return how a configuration names a function or a class."""
-    return own.__name__ if inspect.isclass(own) else path_of(own)
+def _named(hint: Any) -> dict[str, str]:
+    """Return how a configuration names the functions or classes that an argument takes, by their own names."""
+    short = get_origin(hint) is not type  # of which only a dotted path will do
+    return {own.__name__: own.__name__ if short and inspect.isclass(own) else path_of(own) for own in shipped(hint)}
 
 
 def _find(message: str) -> _Refused:

@@ -244,8 +244,9 @@ def _place(strategy: EmbeddingStrategy, device: str | torch.device | None) -> No
     """Load the decoder onto a device, and build what learns.
 
     Raises:
-        UserError: If there is no such device.
+        UserError: If there is no such device, or an argument does not fit the decoder.
     """
+    strategy.check_decoder()
     strategy.to(device_of(device))
     strategy.configure_model()
     strategy.to(strategy.device)

@@ -133,6 +133,20 @@ def test_pairs_to_predict_need_no_score(table: str) -> None:
     assert next(iter(data.predict_dataloader())).score is None
 
 
+@pytest.mark.parametrize("fault", ["", "none", "4.5"])
+def test_a_fault_in_a_score_is_none_of_pairs_to_predict(tmp_path: Path, fault: str) -> None:
+    (tmp_path / "rows.tsv").write_text(f"sentence1\tsentence2\tscore\na\tb\t0.5\nc\td\t{fault}\n")
+    source = Source(str(tmp_path / "rows.tsv"))
+    data = DataModule(test={"x": source}, predict=source)
+    data.setup("predict")
+    batch = next(iter(data.predict_dataloader()))
+    assert (batch.first, batch.score) == (["a", "c"], None)  # not one of them, as the others may be on its scale
+    with pytest.raises(UserError, match=r"line 3: `score` must"):
+        data.setup("test")
+    with pytest.raises(UserError, match="`data.predict.score_range` must be"):
+        DataModule(predict=Source(source.path, score_range=(1, 0))).setup("predict")
+
+
 @pytest.mark.parametrize(("rows", "size"), [(51, 1), (7, 3), (3, 8), (10, 4)])
 def test_every_process_scores_as_many_batches_and_none_is_empty(tmp_path: Path, rows: int, size: int) -> None:
     lines = [f"one {i}\ttwo {i}\t{i / 99}" for i in range(rows)]

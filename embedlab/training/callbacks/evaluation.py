@@ -36,14 +36,14 @@ class Evaluation(Callback):
     Attributes:
         metrics: Of each set that was scored.
         selected: Which epoch is kept.
-        held_out: What each stage that came first tells of how well it does on the validation texts.
+        stages: What is known of each stage that came first, as `train_stage` returns it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.metrics: dict[str, dict[str, Any]] = {}
         self.selected: dict[str, Any] | None = None
-        self.held_out: dict[str, dict[str, float]] = {}
+        self.stages: dict[str, dict[str, Any]] = {}
         self._kept: list[tuple[Tensor, Any]] = []  # Pairs, or RoleTexts
         self._overlap: dict[str, list[str] | None] = {}
         self._own = False  # whether the checkpoint that is being loaded is of this run
