@@ -34,7 +34,6 @@ def exit_status(command: Callable[[], int], resumes: bool = True) -> int:
     Returns:
         Its exit status; 1 where something could not be written, 2 after an error of the user, 130 after an interruption.
     """
-    again = "resumes where it stopped" if resumes else "begins anew, but for hidden states that are cached"
     try:
         status = command()
         if sys.stdout is not None:
@@ -44,8 +43,9 @@ def exit_status(command: Callable[[], int], resumes: bool = True) -> int:
         sys.stderr.write(f"embedlab: error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        kept = "nothing finished is lost, " if resumes else ""
-        sys.stderr.write(f"embedlab: interrupted; {kept}the same command {again}.\n")
+        goes_on = "nothing finished is lost, the same command resumes where it stopped"
+        anew = "the same command begins anew, but for hidden states that are cached"
+        sys.stderr.write(f"embedlab: interrupted; {goes_on if resumes else anew}.\n")
         return 130
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         _let_go_of_output()
@@ -54,9 +54,10 @@ def exit_status(command: Callable[[], int], resumes: bool = True) -> int:
         if error.errno not in UNWRITTEN:
             raise
         _let_go_of_output()
+        again = ": the same command resumes where it stopped" if resumes else ""
         sys.stderr.write(
             f"embedlab: error: {error.filename or 'the disk or device'} must take what is written, but it cannot "
-            f"({os.strerror(error.errno)}); make room, or write elsewhere: the same command {again}.\n"
+            f"({os.strerror(error.errno)}); make room, or write elsewhere{again}.\n"
         )
         return 1
 

@@ -191,7 +191,7 @@ def test_an_output_that_takes_nothing_is_one_sentence(tmp_path: Path, words: lis
     assert done.returncode == 1
     assert done.stderr == (
         "embedlab: error: the disk or device must take what is written, but it cannot (No space left on device); make "
-        "room, or write elsewhere: the same command resumes.\n"
+        "room, or write elsewhere.\n"
     )
 
 

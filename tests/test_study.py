@@ -203,7 +203,7 @@ def test_every_fault_is_told_at_once(here: Path) -> None:
     assert shared.startswith("  simple: `model.width` for every run must be an option of every strategy")
     assert data.startswith("  simple, third: `data.train.path` must be")
     assert "'gone.tsv' is not there" in data
-    assert decoder.startswith("  third: `backbone.name` must be")
+    assert decoder.startswith("  third: `model.backbone.name` must be")
     with pytest.raises(UserError) as caught:
         compare.main(["study.yaml", "trainer.max_epoch=3", "data.trian.path=x", "trainer.accelerator=cpu"])
     assert [line.partition(" must")[0] for line in str(caught.value).splitlines()[1:]] == [

@@ -364,7 +364,7 @@ def test_a_strategy_of_the_users_own_in_an_empty_folder(place: Path) -> None:
         (["--data.train.columns", "{first: sentence1, second: sentnce2, score: score}"], "did you mean sentence2"),
         (["--data.train.columns", "{text: sentence1}"], "must give pairs or triplets to LoRABiEncoder, got texts"),
         (["--model.targets", "[q_prj]"], "did you mean 'q_proj'"),
-        (["--model.rank", "0"], "`rank` must be at least 1"),
+        (["--model.rank", "0"], "`model.rank` must be at least 1"),
         (["--data.batch_size", "0"], "`data.batch_size` must be at least 1"),
         (["--model.backbone.name", "some/where"], "could not be fetched (HF_HUB_OFFLINE is set)"),
         (["--model.rnk", "4"], "did you mean model.rank"),

@@ -538,6 +538,9 @@ def test_code_that_was_allowed_is_part_of_the_identity(
         )
         config["model"]["init_args"]["pooling"] = f"{name}.pool"
         (folder / runs.CONFIG).write_text(yaml.safe_dump(config))
+        checkpoint = torch.load(folder / runs.BEST, weights_only=True)
+        checkpoint["arguments"] = {**checkpoint["arguments"], "pooling": f"{name}.pool"}
+        torch.save(checkpoint, folder / runs.BEST)
         found.add(embedlab.load(folder, allow=[name]).identity)
     assert len(found) == 2
 

@@ -23,9 +23,13 @@ KEYED: Final = re.compile(rf"`([\w.]+)\.{ANY}\.([\w.]+)`")
 def as_typed(sentence: str, options: Collection[str]) -> str:
     """Name the options of a strategy as they are typed: `model.blocks`, where the strategy itself says `blocks`.
 
+    What is said of a stage stays as it is, as its options stand elsewhere.
+
     >>> as_typed("`blocks` must be such, got `data.blocks`.", ["blocks"])
     '`model.blocks` must be such, got `data.blocks`.'
     """
+    if sentence.startswith("stage "):
+        return sentence
     return OPTION.sub(lambda found: f"`model.{found[1]}{found[2]}`" if found[1] in options else found[0], sentence)
 
 

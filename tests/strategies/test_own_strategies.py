@@ -383,7 +383,7 @@ def test_of_two_decoders_a_checkpoint_keeps_only_what_was_learned(decoder_folder
     strategy.teacher.load()
     checkpoint = {"state_dict": strategy.state_dict()}
     strategy.on_save_checkpoint(checkpoint)
-    assert set(checkpoint["state_dict"]) == {"head.weight", "head.bias", "prepared"}
+    assert set(checkpoint["state_dict"]) == {"head.weight", "head.bias", "prepared", "prepared_from"}
     strategy.on_load_checkpoint(checkpoint)
     with pytest.raises(UserError, match=r"got one of another decoder .*; set `teacher\.name` to that one"):
         define(source)(Backbone(own), Backbone(own)).on_load_checkpoint(checkpoint)

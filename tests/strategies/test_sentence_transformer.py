@@ -51,7 +51,7 @@ def test_nothing_of_it_is_a_module_or_in_a_checkpoint(encoder_folder: Path) -> N
     strategy = SentenceTransformerReference(str(encoder_folder))
     strategy.configure_model()
     assert list(strategy.parameters()) == []
-    assert set(strategy.state_dict()) == {"prepared"}
+    assert set(strategy.state_dict()) == {"prepared", "prepared_from"}
     assert not any(own.requires_grad for own in strategy.borrowed.on(torch.device("cpu")).parameters())
     theirs = SentenceTransformer(str(encoder_folder), device="cpu")
     assert strategy.borrowed.num_parameters == sum(own.numel() for own in theirs.parameters())
