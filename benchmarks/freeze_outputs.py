@@ -180,7 +180,7 @@ def cosines(folder: Path) -> Answer:
     """Judge whether raw cosines agree little with people, most late, and least at the end, C1, by Fisher's intervals."""
     rows = [row for row in _blocks(folder, "correlations") if row["treatment"] == "raw"]
     found = {int(row["layer"]): float(row["pearson"]) for row in rows if row["pearson"]}
-    if len(found) < 3:
+    if len(found) < 3 or 2 * min(found) > max(found):
         return Answer([], [None])
     record = runs.read_json(folder / "probe.json") or {}
     pairs = ((record.get("data") or {}).get("pairs") or {}).get("rows")

@@ -370,9 +370,11 @@ def test_latents_of_the_mlp_are_what_transformers_adds_to_the_stream(
 
 
 def test_latents_of_the_mlp_where_there_is_none_apart(decoder_folder: Callable[[str], Path]) -> None:
-    backbone = Backbone(str(decoder_folder("bloom")), dtype="float32")
-    backbone.load()
-    with pytest.raises(UserError, match="`site` must be residual for Bloom.*, got mlp; leave it out"):
-        Features(backbone, pooling.last, site="mlp").get(TEXTS)
+    """BLOOM's adds the stream itself; Gemma's is scaled by a norm before it is added."""
+    for kind in ("gemma3", "bloom"):
+        backbone = Backbone(str(decoder_folder(kind)), dtype="float32")
+        backbone.load()
+        with pytest.raises(UserError, match=f"(?i)`site` must be residual for {kind}.*, got mlp; leave it out"):
+            Features(backbone, pooling.last, site="mlp").get(TEXTS)
     with pytest.raises(UserError, match=r"`blocks` must be blocks where `site` is mlp, got \[1, 'final'\]"):
         Freeze(backbone, blocks=[1, "final"], site="mlp")

@@ -245,6 +245,9 @@ def test_runs_that_share_a_stage_train_it_once(place: Path) -> None:
     assert other["features_found"] > 1000, "whoever computed the features of the stage, this run has found them"
     assert second["held_out"] == first["held_out"], "whoever trained it, how well it does is told"
     assert 0 < first["held_out"]["autoencoders"]["unexplained"] < 100
+    assert told in run("fewer", shared, "--data.validation.limit", "5")
+    fewer = json.loads((place / "fewer" / "result.json").read_text())
+    assert fewer["held_out"] == {"autoencoders": {}}, "that is of other validation texts"
     for more in (("--seed_everything", "1"), ("--model.network.dropout", "0.2")):
         assert told not in run(f"other-{more[1]}", shared, *more)
     for body in ("x.relu()", "(3 * x).tanh()"):  # an edited class of the user's own is another

@@ -7,6 +7,7 @@ All three ways give the same hidden states and log-probabilities, those of trans
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, cast, final
@@ -21,6 +22,7 @@ from embedlab.packing import PackedBatch
 
 __all__ = ["Reader", "Site", "Way"]
 
+AFTER = re.compile(r"post_(feedforward|mlp|ffn)")  # what a block has behind its MLP
 Site = Literal["residual", "mlp"]
 Way = Literal["packed", "padded", "one text at a time"]
 
@@ -108,7 +110,8 @@ class Reader:
         if site == "mlp":
             mlps = [getattr(block, "mlp", None) for block in self.blocks]
             takes = inspect.signature(mlps[0].forward).parameters if mlps[0] is not None else {}
-            if None in mlps or len(takes) != 1:  # of BLOOM it takes the stream too, and adds it
+            # Of BLOOM it takes the stream too, and adds it; of Gemma and others a norm comes between.
+            if None in mlps or len(takes) != 1 or any(AFTER.match(name) for name in self.blocks[0]._modules):
                 raise UserError(
                     f"`site` must be residual for {type(self.decoder).__name__}, whose blocks have no `mlp` that gives out "
                     "what is added to the stream, got mlp; leave it out."

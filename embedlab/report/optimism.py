@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from embedlab.report.rows import Group, config_of
-from embedlab.runs.identity import content_hash
+from embedlab.report.rows import Group
 
 __all__ = ["Gain", "gain_of", "told"]
 
@@ -67,7 +65,7 @@ def told(group: Group, groups: Sequence[Group], name: str) -> list[str]:
         return [
             "by how much its score is too high is told where the same strategy under `protocol` is reported beside it"
         ]
-    seeds = f"seed {next(iter(gain.results))}" if len(values) == 1 else f"mean of {len(values)} seeds"
+    seeds = "one seed" if len(values) == 1 else f"mean of {len(values)} seeds"
     return [
         f"the selection on test data brought {100 * float(np.mean(values)):+.2f} Spearman over {gain.other} ({seeds})"
     ]
@@ -80,15 +78,9 @@ def selected_on(group: Group, name: str) -> bool:
     return any(note.startswith((f"{start}:", f"{start} (")) for note in notes)
 
 
-def _likeness(group: Group) -> str | None:
-    """Return a hash of all that decides a row but seed and validation rows; None where no configuration tells it."""
-    folder: Path
-    folder, result = group.results[0]
-    if (config := config_of(folder)) is None:
+def _likeness(group: Group) -> list[Any] | None:
+    """Return what decides a row, but seed and validation rows; None where the run does not tell."""
+    _, result = group.results[0]
+    if (unselected := result.get("unselected")) is None:
         return None
-    read = {name: own for name, own in (result.get("data") or {}).items() if name != "validation"}
-    settings = {
-        **config,
-        "data": {name: own for name, own in (config.get("data") or {}).items() if name != "validation"},
-    }
-    return content_hash([settings, read, (result.get("backbone") or {}).get("sha256")])
+    return [unselected, (result.get("backbone") or {}).get("dtype")]  # which `auto` leaves to the machine

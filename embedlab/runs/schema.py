@@ -40,6 +40,7 @@ RESULT: Final = {
     "seed": WHOLE,
     "identity": TEXT,
     "settings": TEXT,
+    "unselected": TEXT,
     "metrics": _Each(
         {
             **{"spearman": NUMBER, "pearson": NUMBER, "pairs": WHOLE, "undefined": TEXT, "overlapping": WHOLE},

@@ -5,6 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,12 +54,19 @@ def plain(value: Any) -> Any:
         return {str(name): plain(own) for name, own in value.items()}
     if isinstance(value, list | tuple):
         return [plain(own) for own in value]
-    if isinstance(value, torch.dtype):
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, torch.dtype | Path):
         return str(value)
+    if isinstance(value, partial):
+        return [plain(value.func), plain(value.args), plain(value.keywords)]
     own = value if hasattr(value, "__qualname__") else type(value)
     path = f"{own.__module__}.{own.__qualname__}"
     if is_dataclass(value) and not isinstance(value, type):
-        return {"class": path, **{field.name: plain(getattr(value, field.name)) for field in fields(value)}}
+        return {
+            "class": path,
+            **{field.name: plain(getattr(value, field.name)) for field in fields(value) if field.init},
+        }
     return path
 
 

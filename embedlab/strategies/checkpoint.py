@@ -6,6 +6,7 @@ import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def trim(strategy: Any, checkpoint: dict[str, Any]) -> None:
     checkpoint["state_dict"] = {n: v for n, v in weights.items() if n not in frozen | buffers}
     checkpoint["strategy"] = type(strategy).__qualname__
     checkpoint["arguments"] = strategy.built_with
+    if (plan := getattr(strategy, "plan", None)) is not None:
+        checkpoint["training"] = asdict(plan)
     checkpoint["decoders"] = {name: sha256 for name, (_, _, sha256) in _models(strategy).items()}
 
 

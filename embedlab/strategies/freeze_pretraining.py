@@ -69,6 +69,8 @@ def unexplained(
         latents: From B texts to their latents, (B, L, D).
         texts: Texts that the autoencoders have not seen; the latents of a part of them are in memory at a time.
     """
+    if len({*texts}) < 2:  # there is no variance
+        return {}
     errors, total, squares = torch.zeros(1), torch.zeros(1), torch.zeros(1)
     for start in range(0, len(texts), PART):
         own, rebuilt = (part.double().cpu() for part in network.rebuild(latents(texts[start : start + PART])))

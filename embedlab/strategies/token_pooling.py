@@ -94,7 +94,8 @@ class TokenPooling(nn.Module):
         Args:
             covariance: Of the weighted means over the training texts, (S * D, S * D).
         """
-        start = principal_map(covariance, self.projection.shape[1], power=0.25)
+        # The last components of few texts are noise, which a small variance would make large.
+        start = principal_map(covariance, self.projection.shape[1], power=0.25, floor=1e-4)
         begun = self.projection[:, : start.shape[1]]
         begun.copy_(start * (begun.norm() / start.norm()))
 

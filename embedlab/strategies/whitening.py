@@ -7,10 +7,8 @@ from torch import Tensor
 
 __all__ = ["principal_map", "too_few"]
 
-FLOOR = 1e-4  # of the largest variance: what the last components of few texts are taken to have at least
 
-
-def principal_map(covariance: Tensor, size: int | None = None, power: float = 0.5) -> Tensor:
+def principal_map(covariance: Tensor, size: int | None = None, power: float = 0.5, floor: float = 0.0) -> Tensor:
     """Return the map P of a vector x, less the mean of those the covariance is of, to x P, (D, E).
 
         P = V diag(k)^-power,   V diag(k) V' = covariance, the largest k first
@@ -20,6 +18,7 @@ def principal_map(covariance: Tensor, size: int | None = None, power: float = 0.
         size: How many components are kept, E; None is all D.
         power: 0 is PCA, 1/2 whitening (Su et al., 2021. Whitening Sentence Representations for Better Semantics and
             Faster Retrieval. arXiv:2103.15316, section 3.1), after which every component has variance 1.
+        floor: Least variance that a component is taken to have, as a share of the largest.
 
     >>> principal_map(torch.diag(torch.tensor([4.0, 16.0]))).abs()
     tensor([[0.0000, 0.5000],
@@ -27,7 +26,7 @@ def principal_map(covariance: Tensor, size: int | None = None, power: float = 0.
     """
     variance, components = (own.flip(-1) for own in torch.linalg.eigh(covariance))
     kept = slice(size)
-    scaled: Tensor = components[:, kept] * variance[kept].clamp_min(max(FLOOR * float(variance[0]), 1e-12)) ** -power
+    scaled: Tensor = components[:, kept] * variance[kept].clamp_min(max(floor * float(variance[0]), 1e-12)) ** -power
     return scaled
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Final, cast
 
 import torch
 
@@ -14,6 +14,8 @@ from embedlab.strategies.base import EmbeddingStrategy, Trainable
 from embedlab.strategies.checkpoint import check_made
 
 __all__ = ["check_checkpoint", "check_goes_on", "learned"]
+
+RESTORED: Final = ("learning_rate", "weight_decay", "vectors_decay")  # with the optimiser, whatever is asked for
 
 
 def check_goes_on(path: str, epochs: int | None) -> None:
@@ -25,17 +27,31 @@ def check_goes_on(path: str, epochs: int | None) -> None:
             f"`ckpt_path` must hold the whole state of a training, such as RUN/{runs.LAST}, but {path} holds weights only; "
             f"`embedlab test` takes it."
         )
-    done = state.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("completed", 0)
+    done = state.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("processed", 0)
     if epochs is not None and 0 <= epochs <= done:
         raise UserError(
             f"`trainer.max_epochs` must be more than the {done} of `ckpt_path`, which are counted, got {epochs}; raise it."
         )
 
 
-def check_checkpoint(path: str, strategy: EmbeddingStrategy) -> None:
-    """Refuse a checkpoint that was not made for a strategy, before anything is loaded; see `strategies.checkpoint`."""
-    if (state := _state(path)) is not None:
-        check_made(strategy, state)
+def check_checkpoint(path: str, strategy: EmbeddingStrategy, goes_on: bool) -> None:
+    """Refuse a checkpoint that was not made for a strategy, before anything is loaded; see `strategies.checkpoint`.
+
+    Args:
+        path: The checkpoint.
+        strategy: The strategy.
+        goes_on: Whether training goes on from it, with the optimiser that it holds.
+    """
+    if (state := _state(path)) is None:
+        return
+    check_made(strategy, state)
+    for name in RESTORED if goes_on and "training" in state else ():
+        made, came = state["training"][name], getattr(cast(Trainable, strategy).plan, name)
+        if came is not None and made != came:  # None is settled once it is known what trains
+            raise UserError(
+                f"`training.{name}` must be {made} for `ckpt_path`, whose optimiser goes on with that, got {came}; set it so, or "
+                "train anew."
+            )
 
 
 def _state(path: str) -> dict[str, Any] | None:

@@ -174,7 +174,7 @@ class RunCLI(LightningCLI):
             assert self.model.backbone.files.config is not None
         self.model.check_decoder()
         if (checkpoint := self.config_init[self.subcommand].get("ckpt_path")) is not None:
-            checkpoints.check_checkpoint(checkpoint, self.model)
+            checkpoints.check_checkpoint(checkpoint, self.model, self.subcommand == "fit")
 
     def fit(self, model: EmbeddingStrategy, datamodule: DataModule, **arguments: Any) -> None:
         """Run the stages, train, test the best checkpoint, write the result; files are written by the first process."""

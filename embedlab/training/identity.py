@@ -61,12 +61,14 @@ class Identity:
     Attributes:
         run: Hash of all that decides the result, the seed included.
         settings: The same without the seed: equal for all runs of a row of the table.
+        unselected: The same without the validation rows, by which epochs are selected.
         code: Short hashes of every module that does not decide the result, by its name without `embedlab.`.
         versions: Of packages, by name.
     """
 
     run: str
     settings: str
+    unselected: str
     code: Mapping[str, str]
     versions: Mapping[str, str]
 
@@ -100,13 +102,13 @@ def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataM
         kept["model"]["init_args"][other.argument] = None  # by its content, however the path is written
     if isinstance(checkpoint := kept.get("ckpt_path"), str):
         kept["ckpt_path"] = _content(checkpoint)
+    read = {  # of a retrieval set a rule too, which its content does not hold
+        name: [*(own[key] for key in ("rows", "sha256", "query", "same_id_left_out") if key in own)]
+        for name, own in data.fingerprint().items()
+    }
     decided = {
         "config": kept,
-        "data": {
-            # Of a retrieval set a rule too, which its content does not hold.
-            name: [*(own[key] for key in ("rows", "sha256", "query", "same_id_left_out") if key in own)]
-            for name, own in data.fingerprint().items()
-        },
+        "data": read,
         "stages": {stage.name: [stage.source.read().sha256, stage.source.query] for stage in stages},
         "decoder": None if backbone is None else backbone.files.sha256,
         "sources": sources,
@@ -114,7 +116,10 @@ def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataM
     if strategy.borrowed is not None:
         decided["borrowed"] = strategy.borrowed.sha256
     without_seed = {**decided, "config": {**kept, "seed_everything": None}}
-    return Identity(content_hash(decided), content_hash(without_seed), shared_code(), _versions())
+    unselected = {**without_seed, "data": {name: own for name, own in read.items() if name != "validation"}}
+    return Identity(
+        content_hash(decided), content_hash(without_seed), content_hash(unselected), shared_code(), _versions()
+    )
 
 
 def _versions() -> dict[str, str]:

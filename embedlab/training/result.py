@@ -105,6 +105,7 @@ def finish(
         "seed": config.seed_everything,
         "identity": identity.run,
         "settings": identity.settings,
+        "unselected": identity.unselected,
         "code": dict(first["code"]),
         "backbone": None
         if backbone is None

@@ -36,6 +36,7 @@ WEIGHTS: Final = "weights.ckpt"
 DONE: Final = "done.json"
 TEXTS: Final = "texts"  # in it, as the next
 HELD_OUT: Final = "held_out"
+VALIDATED: Final = "validated"
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +62,7 @@ def train_stage(
 
     Returns:
         What its stopwatch says; under TEXTS the number of texts it learned from; under HELD_OUT how well it does on the
-        validation texts, by what the stage calls it. Either may be missing where it was kept before there was such a thing.
+        validation texts, by what the stage calls it, which is not known where a run with others trained it.
     """
     folder = run_dir / runs.STAGES / stage.name
     model.set_stage(stage)
@@ -79,7 +80,7 @@ def train_stage(
         if kept is not None and (found := _find(kept, model, stage.trains)) is not None:
             log.info("stage %s was trained by another run: %s", stage.name, kept)
             main_stopwatch.add(found)
-            return found
+            return found if found.get(VALIDATED) == _validated(main_data) else {**found, HELD_OUT: {}}
         log.info("stage %s", stage.name)
         counts = _train(stage, model, config, folder, run_dir, main_data)
         main_stopwatch.add(counts)
@@ -136,11 +137,18 @@ def _train(
     )
     trainer.fit(model, datamodule=data, ckpt_path=str(last) if last.exists() else None)
     trainer.save_checkpoint(folder / WEIGHTS, weights_only=True)
-    counts = {**stopwatch.state_dict(), TEXTS: texts, HELD_OUT: _on_held_out(stage, model, main_data)}
+    counts = {**stopwatch.state_dict(), TEXTS: texts, VALIDATED: _validated(main_data)}
+    counts[HELD_OUT] = _on_held_out(stage, model, main_data)
     if trainer.is_global_zero:
         runs.write_json_atomic(folder / DONE, counts)
         last.unlink(missing_ok=True)
     return counts
+
+
+def _validated(main_data: DataModule) -> str | None:
+    """Return the hash of a run's validation rows."""
+    own: str | None = main_data.fingerprint().get("validation", {}).get("sha256")
+    return own
 
 
 @torch.no_grad()

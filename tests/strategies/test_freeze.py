@@ -309,6 +309,7 @@ def test_what_is_unexplained_is_measured_without_dropout_and_by_the_variance_of_
     z = latents.double().numpy()
     shares = [((rebuilt[:, n] - z[:, n]) ** 2).sum() / ((z[:, n] - z[:, n].mean(axis=0)) ** 2).sum() for n in range(2)]
     assert told() == pytest.approx(sum(shares) / 2)
+    assert freeze_pretraining.unexplained(network, lambda part: latents[:1], ["0"]) == {}, "one text has no variance"
 
 
 def test_a_stage_is_judged_in_evaluation_mode_and_left_as_it_was(decoder_folder: Callable[[str], Path]) -> None:
