@@ -171,6 +171,17 @@ def test_a_checkpoint_that_training_cannot_go_on_from_is_refused(place: Path) ->
     assert not (place / "on").exists()
 
 
+def test_what_learns_statistics_only_is_tested_by_those_that_its_run_took(place: Path) -> None:
+    run(place, command(place, "pooled_decoder", "r", "--model.standardize", "zscore"))
+    again = ["test", "-c", "r/config.yaml", "--data.train.limit", "3"]
+    run(place, again)
+    assert [own["score"] for own in predictions(place, "r/test", "test-own")] == [
+        own["score"] for own in predictions(place, "r", "test-own")
+    ]
+    done = run(place, [*again, "--model.standardize", "none"], status=2)
+    assert "`model.standardize` must be zscore for `ckpt_path`, which was made with that, got none" in done.stderr
+
+
 def test_a_run_that_failed_before_it_learned_anything_leaves_its_folder_to_the_next(place: Path) -> None:
     (place / "broken.py").write_text(BROKEN)
     (place / "broken.yaml").write_text("model: {class_path: broken.Broken}")

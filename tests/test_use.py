@@ -367,9 +367,15 @@ def test_texts_of_a_file_come_back_as_vectors(here: Path, tmp_path: Path) -> Non
 
 
 def test_texts_without_ids_are_numbered(tmp_path: Path) -> None:
-    rows = [{"text": "a"}, {"_id": None, "text": "b"}, {"id": "x", "text": "c"}]
+    rows = [{"text": "a"}, {"_id": None, "text": "b"}, {"id": "", "text": "c"}]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n"d"\n')
-    assert list(files.texts_of(tmp_path / "t.jsonl", "TEXTS")) == [("0", "a"), ("1", "b"), ("x", "c"), ("3", "d")]
+    assert list(files.texts_of(tmp_path / "t.jsonl", "TEXTS")) == [("0", "a"), ("1", "b"), ("2", "c"), ("3", "d")]
+    for own, said in (({"id": "x", "text": "e"}, "5 .* has one"), ({"text": "e"}, "2 .* has none")):
+        first = {"id": "a", "text": "f"} if said.endswith("none") else None
+        lines = [json.dumps(first)] if first else (tmp_path / "t.jsonl").read_text().splitlines()
+        (tmp_path / "mixed.jsonl").write_text("\n".join([*lines, json.dumps(own)]) + "\n")
+        with pytest.raises(UserError, match=f"`TEXTS` must have an id in every row or in none, but line {said}"):
+            list(files.texts_of(tmp_path / "mixed.jsonl", "TEXTS"))
 
 
 def test_pairs_of_a_file_come_back_with_scores(here: Path, tmp_path: Path) -> None:

@@ -193,9 +193,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
             f"{path} must be a file that can be read, but it cannot ({error.strerror}); move it away."
         ) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} must be JSON, but it is damaged ({error}); delete it to run that again.") from error
+        raise UserError(
+            f"{path} must be JSON, but it is damaged ({error}); delete it; what has no result is then run again."
+        ) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object, got {type(content).__name__}; delete it to run that again.")
+        raise UserError(
+            f"{path} must hold a JSON object, got {type(content).__name__}; delete it; what has no result is then run again."
+        )
     return content
 
 

@@ -90,7 +90,9 @@ def check(content: Mapping[str, Any], schema: Mapping[str, Any], path: Path) -> 
     if fault is not None:
         place, words, came = fault
         shown = "none" if came is None else f"{type(came).__name__} {came!r:.40}"
-        raise UserError(f"{path} must hold {words} as `{place}`, got {shown}; delete it to run that again.")
+        raise UserError(
+            f"{path} must hold {words} as `{place}`, got {shown}; delete it; what has no result is then run again."
+        )
 
 
 def _fault(value: Any, kind: Any, place: str) -> tuple[str, str, Any] | None:

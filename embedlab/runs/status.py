@@ -57,7 +57,7 @@ def read_status(folder: Path) -> Status | None:
     known = {field.name for field in fields(Status)}
     if content.get("state") not in get_args(State):
         raise UserError(
-            f"{folder / STATUS} must name a state, got {content.get('state')!r}; delete it to run that again."
+            f"{folder / STATUS} must name a state, got {content.get('state')!r}; delete it; what has no result is then run again."
         )
     schema.check(content, schema.STATUS, folder / STATUS)
     return Status(**{key: value for key, value in content.items() if key in known})

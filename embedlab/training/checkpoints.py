@@ -19,7 +19,7 @@ RESTORED: Final = ("learning_rate", "weight_decay", "vectors_decay")  # with the
 
 
 def check_goes_on(path: str, epochs: int | None) -> None:
-    """Refuse a checkpoint that training cannot go on from."""
+    """Refuse a checkpoint that training cannot go on from, whatever it is of."""
     if (state := _state(path)) is None:
         return
     if "optimizer_states" not in state:
@@ -63,8 +63,8 @@ def _state(path: str) -> dict[str, Any] | None:
     return state
 
 
-def learned(strategy: type[Trainable], checkpoint: str | None, best: Path) -> str:
-    """Return the checkpoint of what a strategy has learned; nothing is scored with untrained weights.
+def learned(strategy: type[EmbeddingStrategy], checkpoint: str | None, best: Path) -> str | None:
+    """Return the checkpoint of what a strategy has learned, or of the statistics of one that does not train, if there is one.
 
     Args:
         strategy: Its class.
@@ -72,12 +72,14 @@ def learned(strategy: type[Trainable], checkpoint: str | None, best: Path) -> st
         best: Where a run of the same configuration keeps its best epoch.
 
     Raises:
-        UserError: If there is none.
+        UserError: If there is none of a strategy that trains: nothing is scored with untrained weights.
     """
     if checkpoint is not None:
         return checkpoint
     if best.exists():
         return str(best)
+    if not issubclass(strategy, Trainable):
+        return None
     raise UserError(
         f"`ckpt_path` must name what {strategy.__name__} has learned, got none, and {best} is not there; give "
         f"--ckpt_path RUN/{runs.BEST}."

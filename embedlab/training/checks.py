@@ -65,8 +65,15 @@ def check_request(subcommand: str, config: Any) -> None:
     _check_machine(config.trainer)
     path = config.get("ckpt_path")
     if path is not None and not zipfile.is_zipfile(path):
-        what = "a file that is no checkpoint" if Path(path).is_file() else "no such file"
-        raise UserError(f"`ckpt_path` must name a checkpoint, such as RUN/{runs.BEST}, but {path} is {what}.")
+        what = (
+            "a file that is no checkpoint"
+            if Path(path).is_file()
+            else "a folder"
+            if Path(path).is_dir()
+            else "no such file"
+        )
+        wanted = f"{path if Path(path).is_dir() else 'RUN'}/{runs.LAST if subcommand == 'fit' else runs.BEST}"
+        raise UserError(f"`ckpt_path` must name a checkpoint, such as {wanted}, but {path} is {what}.")
     if path is not None and subcommand == "fit" and not issubclass(class_of(config), Trainable):
         raise UserError(
             f"`ckpt_path` must be left out for {class_of(config).__name__}, which is not trained, got {path}; leave it out."

@@ -159,10 +159,9 @@ class RunCLI(LightningCLI):
         self.datamodule.setup(stage)
         if stage == "fit":
             self.datamodule.setup("test")
-        if not isinstance(self.model, Trainable):
-            return
         if stage == "fit":
-            checks.check_training(self.model, self.datamodule, self.trainer)
+            if isinstance(self.model, Trainable):
+                checks.check_training(self.model, self.datamodule, self.trainer)
         else:
             best = Path(self.config[stage].run_dir) / runs.BEST
             given = self.config_init[stage]

@@ -69,7 +69,7 @@ def texts_of(path: Path, argument: str, column: str | None = None) -> Iterator[t
         with _opened(path, argument) as file:
             yield from ((str(number), line.rstrip("\r\n")) for number, line in enumerate(file))
         return
-    chosen = column
+    chosen, named = column, None
     for number, (place, row) in enumerate(_rows(path, argument)):
         if chosen is None:
             chosen = next((name for name in TEXT if name in row), None)
@@ -80,7 +80,14 @@ def texts_of(path: Path, argument: str, column: str | None = None) -> Iterator[t
         text = _text(row, chosen, place)
         if column is None and row.get("title"):
             text = f"{row['title']} {text}".strip()  # as in BEIR
-        yield str(next((row[name] for name in ("_id", "id") if row.get(name) not in (None, "")), number)), text
+        own = next((row[name] for name in ("_id", "id") if row.get(name) not in (None, "")), None)
+        named = own is not None if named is None else named
+        if (own is not None) != named:
+            raise UserError(
+                f"`{argument}` must have an id in every row or in none, but {place} has {'none' if named else 'one'}; give all "
+                "one, or no row."
+            )
+        yield str(number if own is None else own), text
 
 
 def pairs_of(path: Path, argument: str, columns: Sequence[str]) -> Iterator[tuple[list[str], dict[str, Any]]]:

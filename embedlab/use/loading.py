@@ -132,6 +132,9 @@ def _model_of(folder: Path) -> tuple[dict[str, Any], str | None]:
         UserError: If there is no such folder, or it is not that of a finished run.
     """
     must = "`what` must be the folder of a finished run, but"
+    if folder.is_file():
+        run = next((own for own in folder.parents if (own / runs.RESULT).is_file()), "the folder")
+        raise UserError(f"{must} {folder} is a file; give {run}.")
     if not folder.is_dir():
         beside = [own.name for own in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise UserError(f"{must} {folder} is not there{did_you_mean(folder.name, beside, listing=False)}.")
