@@ -105,8 +105,7 @@ def _convert(file: Path, folder: Path) -> None:
 
 
 def _pre_tokenizer(file: Path) -> str | None:
-    """Return the name of a GGUF file's pre-tokenizer."""
-    from gguf import GGUFReader
+    """Return the name of a GGUF file's pre-tokenizer, or None if it names none."""
+    from transformers.integrations.gguf.reader import read_gguf_metadata
 
-    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
-    return None if field is None else str(field.contents())
+    return read_gguf_metadata(str(file))[0].get("tokenizer.ggml.pre")
