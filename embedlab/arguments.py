@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Final, NoReturn
 
-from embedlab.errors import UserError, did_you_mean
+from embedlab.errors import UserError, nearest
 
 __all__ = ["Parser", "in_our_words"]
 
@@ -26,9 +26,19 @@ SAID: Final = {
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises instead of exiting; options and names may come in any order, never abbreviated."""
+    """A parser that raises instead of exiting; options and names may come in any order, never abbreviated.
 
-    def __init__(self, prog: str, description: str, epilog: str = "") -> None:
+    Args:
+        prog: The command.
+        description: What it does.
+        epilog: What its help ends with.
+        elsewhere: Ways out for options that it lacks, and that are likely to be typed.
+    """
+
+    def __init__(
+        self, prog: str, description: str, epilog: str = "", elsewhere: Mapping[str, str] | None = None
+    ) -> None:
+        self.elsewhere = elsewhere or {}
         super().__init__(
             prog,
             description=description,
@@ -55,9 +65,20 @@ class Parser(argparse.ArgumentParser):
                 raise UserError(
                     f"`{option}` must be left out, as {self.prog} takes one {self._word}; give one at a time."
                 )
-            near = did_you_mean(option, [own for own in self._option_string_actions if own.startswith("--")])
-            raise UserError(f"`{option}` must be an option of {self.prog}{near}.")
+            raise UserError(f"`{option}` must be an option of {self.prog}; {self._way(option)}.")
         return found
+
+    def _way(self, option: str) -> str:
+        """Return the way out for an option that there is not."""
+        if (known := self.elsewhere.get(option)) is not None:
+            return known
+        there = sorted(own.removeprefix("--") for own in self._option_string_actions if own.startswith("--"))
+        there.remove("help")
+        if (near := nearest(option.lstrip("-"), there)) is not None:
+            return f"did you mean --{near}"
+        return (
+            f"there are {', '.join(f'--{own}' for own in there)}" if there else "leave it out, as it takes no options"
+        )
 
     def _positional(self, before: Sequence[str]) -> str:
         """Return what a word that is no option is called, by the words before it; the last one may take several."""

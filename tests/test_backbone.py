@@ -529,7 +529,7 @@ def test_lora_starts_as_the_same_function_and_moves_adapters_only(architecture: 
 
 
 def test_lora_names_a_missing_target_and_the_nearest(decoder_folder: Folder) -> None:
-    with pytest.raises(UserError, match=r"`targets` .* got 'q_prj'; did you mean 'q_proj'\?"):
+    with pytest.raises(UserError, match=r"`targets` .* which has down_proj, .*, got 'q_prj'; did you mean q_proj\.$"):
         Backbone(str(decoder_folder("llama"))).load(LoRA(targets=["v_proj", "q_prj"]))
 
 

@@ -297,21 +297,40 @@ def test_only_and_seeds(here: Path, run: Run) -> None:
     assert "overrides: trainer.max_epochs=1" in out
 
 
-@pytest.mark.parametrize("damage", [runs.STATUS, runs.RESULT])
-def test_a_damaged_run_matters_only_to_who_asks_for_it(here: Path, run: Run, damage: str) -> None:
+def test_a_damaged_run_matters_only_to_who_asks_for_it(here: Path, run: Run) -> None:
     run("--seeds", "0")
     starts(here)
-    (folder("method") / damage).unlink()
-    (folder("method") / damage).mkdir()
+    (folder("method") / runs.RESULT).unlink()
+    (folder("method") / runs.RESULT).mkdir()
     status, out = run("--only", "simple")
     assert (status, starts(here)) == (0, ["simple 1"])
     assert out.splitlines()[-1] == "written: runs/demo/report.md"
     assert len([line for line in out.splitlines() if line.startswith("failed: method, seed 0: ")]) == 1
     for more in ([], ["--dry-run"]):
-        with pytest.raises(UserError, match=f"method/seed-0/{damage} must be a file .*; move it away") as error:
+        with pytest.raises(UserError, match="method/seed-0/result.json must be a file .*; move it away") as error:
             run(*more)
         assert str(error.value).count("\n") == 0
     assert starts(here) == []
+
+
+@pytest.mark.parametrize("text", ["{", '{"state": "gone"}', None])
+def test_a_whole_result_says_that_a_run_is_finished(here: Path, run: Run, text: str | None) -> None:
+    run("--seeds", "0")
+    starts(here)
+    (folder("method") / runs.STATUS).unlink()
+    (folder("method") / runs.STATUS).mkdir() if text is None else (folder("method") / runs.STATUS).write_text(text)
+    for more in ([], ["--dry-run"]):
+        status, out = run("--seeds", "0", *more)
+        assert (status, starts(here)) == (0, [])
+        told = [line for line in out.splitlines() if line.startswith("warning: ")]
+        assert len(told) == 1
+        assert told[0].startswith(
+            "warning: method seed 0 is finished, as its result.json says, but runs/demo/method/seed-0/"
+        )
+        assert "failed" not in out
+    status, out = run("--seeds", "0", "trainer.max_epochs=1")  # another run: moved aside as ever
+    assert (status, starts(here)) == (0, ["method 0", "simple 0"])
+    assert len([*folder("method").parent.glob(f"seed-0{runs.SUPERSEDED}*")]) == 1
 
 
 def test_a_run_that_is_damaged_on_the_way_ends_as_a_failure(here: Path, run: Run) -> None:

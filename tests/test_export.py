@@ -182,7 +182,7 @@ REFUSED: dict[str, tuple[str, str, Callable[[Backbone], Embedder]]] = {
     ),
     r"`--format` peft needs LoRA adapters": ("peft", "llama", lambda own: trained(SGPTBiEncoder(own))),
     r"`--format` peft holds adapters and nothing behind": ("peft", "llama", lambda own: trained(projected(own))),
-    r"Own does not say which it is made of": ("sentence-transformers", "llama", lambda own: trained(Own(own))),
+    r"Own makes vectors of its own": ("sentence-transformers", "llama", lambda own: trained(Own(own))),
 }
 
 
@@ -282,7 +282,9 @@ def test_what_no_format_holds_is_refused_before_a_decoder_is_loaded(
     status, _, err = command(str(folder), str(tmp_path / "out"))
     assert status == 2
     said = (
-        "must be of a strategy that embeds, but Freeze" if "Freeze" in name else "does not say which it is made of; use"
+        "must be of a strategy that embeds, but Freeze"
+        if "Freeze" in name
+        else f"pooled states of its decoder, as other libraries make them, but {name.partition('.')[2]} makes its own; use"
     )
     assert said in err
     assert not (tmp_path / "out").exists()
@@ -293,6 +295,7 @@ def test_what_no_format_holds_is_refused_before_a_decoder_is_loaded(
     [
         ("freeze OUT", "`RUN` must be of a strategy that embeds, but Freeze scores pairs"),
         ("lora_b OUT", "lora_b is not there; did you mean lora_bi"),
+        ("none OUT", "`RUN` must be the folder of a finished run, but "),
         ("lora_bi THERE", "`DIR` must be a new folder, but"),
         ("lora_bi OUT/in/it", "`DIR` must lie in a folder that is there"),
         ("lora_bi OUT --format onnx", "`--format` must be one of"),

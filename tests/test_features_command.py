@@ -211,6 +211,15 @@ def test_remains_and_a_lost_identity_are_told(
         (["rm", "--all", "ab"], "got several"),
         (["rm", "--older-than", "soon"], "`--older-than` must be a number, got 'soon'"),
         (["rm", "--older-than", "nan"], "`--older-than` must be a number of days"),
+        (
+            ["rm", "--all", "--yes"],
+            "`--yes` must be an option of embedlab features rm; leave it out, as nothing is asked",
+        ),
+        (
+            ["verify", "--runs", "x"],
+            "`--runs` must be an option of embedlab features verify; `embedlab features ls` has it",
+        ),
+        (["ls", "--damaged"], "`--damaged` must be an option of embedlab features ls; `embedlab features rm` has it"),
         (["ls", "zz"], "`HASH` must be the beginning of the name of one cache, got 'zz'"),
         (["ls", "--runs", "nowhere"], "`--runs` must be a folder"),
     ],

@@ -301,6 +301,10 @@ def test_columns_of_one_set_win_over_those_of_both(place: Path, capsys: pytest.C
             ["{path: train.tsv, columns: {text: sentence1}}", "test.tsv", "--columns", "{text: sentence2}"],
             "`--columns` must be left out where `TRAIN` has `columns` of its own",
         ),
+        (
+            ["train.tsv", "{path: test.tsv, columns: {text: sentnce1}}"],
+            "`TEST.columns` must name columns of test.tsv, got 'sentnce1' for 'text'; did you mean",
+        ),
         (["train.tsv", "{path: test.tsv, limit: x}"], "`TEST.limit` must be what a source takes there, got 'x'"),
         (
             ["train.tsv", "{path: test.tsv, limt: 3}"],

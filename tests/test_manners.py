@@ -278,6 +278,16 @@ CASES: dict[str, Sequence[str]] = {
     # the trainer, the seed, checkpoints
     f"fit {SHARED} Tfidf --trainer.accelerator tpu": ["`trainer.accelerator`", "cpu", "got tpu"],
     f"fit {SHARED} Tfidf --trainer.accelerator cpuu": ["`trainer.accelerator`", "got cpuu", "did you mean cpu"],
+    f"fit {SHARED} Tfidf --trainer.max_time banana": ["`trainer.max_time`", "such as 00:12:00:00", "got banana"],
+    f"fit {SHARED} Tfidf --trainer.max_time '{{day: 1}}'": ["`trainer.max_time`", "got {'day': 1}", "leave it out"],
+    f"fit {SHARED} Tfidf --trainer.max_time 00:00:00:00": ["`trainer.max_time`", "above 0", "got 00:00:00:00"],
+    f"fit {SHARED} Tfidf --trainer.val_check_interval 0.0": ["`trainer.val_check_interval`", "above 0", "leave it out"],
+    f"fit {SHARED} Freeze --model.network.widths []": [
+        "`model.network.widths`",
+        "one or more of at least 1, got []; name one",
+    ],
+    "ls --all": ["`--all` must be an option of embedlab ls", "leave it out, as it takes no options"],
+    "errors study --wurst 3": ["`--wurst` must be an option of embedlab errors", "did you mean --worst"],
     f"fit {SHARED} Tfidf --trainer.devices 0": ["`trainer.devices`", "at least 1", "got 0"],
     f"fit {SHARED} Tfidf --trainer.accelerator cpu --trainer.devices many": ["`trainer.devices`", "got many"],
     f"fit {SHARED} Tfidf --trainer.strategy ddpp": ["`trainer.strategy`", "got 'ddpp'", "did you mean ddp"],

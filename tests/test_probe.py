@@ -174,6 +174,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "two.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *pairs[:2]]) + "\n")
     (tmp_path / "same.tsv").write_text("sentence1\tsentence2\tscore\n" + "a\tb\t0.5\n" * 4)
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": f"{t} {n}"}) + "\n" for t in TEXTS for n in "12"))
+    (tmp_path / "odd.csv").write_text("a,b\nx,y\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("")
     monkeypatch.chdir(tmp_path)
@@ -210,6 +211,29 @@ def test_decoders_side_by_side(
     for name in tables:
         assert (place / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert b"<dc:date>" not in (place / "out" / f"{name}.svg").read_bytes()
+
+
+def test_training_texts_need_no_scores(place: Path, decoder_folder: Callable[[str], Path]) -> None:
+    texts = [f"{text} {n}" for text in TEXTS for n in range(2)]
+    for name, scores in {"scored": ["oops", "4.5"] * 8, "unscored": None}.items():
+        columns = [texts, texts[::-1], *([scores] if scores else [])]
+        header = ["sentence1", "sentence2", "score"][: len(columns)]
+        (place / f"{name}.tsv").write_text("\n".join(map("\t".join, [header, *zip(*columns, strict=True)])) + "\n")
+        words = [
+            str(decoder_folder("llama")),
+            *DATA,
+            "--texts",
+            f"{name}.tsv",
+            "--poolings",
+            "last",
+            "--autoencoders",
+            "0",
+        ]
+        assert cli.main(["probe", *words, "-o", name]) == 0
+        record = json.loads((place / name / "probe.json").read_text())["data"]
+        assert (record["training_texts"], record["training"]["rows"]) == (16, 16)
+    same = [(place / name / "correlations.csv").read_bytes() for name in ("scored", "unscored")]
+    assert same[0] == same[1]
 
 
 def test_a_freeze_run_is_taken_apart(
@@ -253,6 +277,8 @@ def test_a_run_of_another_strategy_is_refused() -> None:
         (["LLAMA", *DATA, "--data", "two.tsv", "-o", "out"], "`--data` must hold at least 3 pairs"),
         (["LLAMA", *DATA, "--data", "same.tsv", "-o", "out"], "`--data` must hold pairs of two different scores"),
         (["LLAMA", *DATA, "--data", "none.tsv", "-o", "out"], "`--data` must be 'stsb'"),
+        (["LLAMA", *DATA, "--texts", "none.tsv", "-o", "out"], "`--texts` must be 'stsb'"),
+        (["LLAMA", *DATA, "--texts", "odd.csv", "-o", "out"], "`--texts`: its header must say which column of odd.csv"),
         (["LLAMA", *DATA, "--columns", "a,b", "-o", "out"], "`--columns` must be three names"),
         (["LLAMA", *DATA, "--columns", "a,b,c", "-o", "out"], "`--columns` must name columns"),
         (["LLAMA", *DATA, "--poolings", "lats", "-o", "out"], "did you mean last"),

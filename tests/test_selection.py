@@ -314,17 +314,20 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "an option of tables": (
         "sgpt_bi",
         ["--data.validation.where", "{genre: news}"],
-        "`data.validation.where` must be left out for the retrieval set found, got {'genre': 'news'}; only a table has it.",
+        "`data.validation.where` must be left out for the retrieval set found, as only a table has it, got {'genre': 'news'}; "
+        "leave it out, or set it to null where another file sets it.",
     ),
     "an option of sets": (
         "sgpt_bi",
         ["--data.test.own.leave_out_unknown", "true"],
-        "`data.test.own.leave_out_unknown` must be left out for pairs.tsv, got true; only a retrieval set has it.",
+        "`data.test.own.leave_out_unknown` must be left out for pairs.tsv, as only a retrieval set has it, got true; leave it "
+        "out, or set it to false where another file sets it.",
     ),
     "judgements of a table": (
         "sgpt_bi",
         ["--data.train.judgements_revision", "abc"],
-        "`data.train.judgements_revision` must be left out for triplets.jsonl, got 'abc'; only a retrieval set has it.",
+        "`data.train.judgements_revision` must be left out for triplets.jsonl, as only a retrieval set has it, got 'abc'; leave "
+        "it out, or set it to null where another file sets it.",
     ),
     "a revision of a folder": (
         "sgpt_bi",

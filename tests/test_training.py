@@ -168,7 +168,35 @@ def test_a_checkpoint_that_training_cannot_go_on_from_is_refused(place: Path) ->
     done = run(place, command(place, "lora_bi", "on", *on), status=2)
     told = "`model.training.learning_rate` must be 0.0005 for `ckpt_path`, whose optimiser goes on with that, got 0.5"
     assert told in done.stderr
+    on = ["--trainer.max_epochs", "1", "--ckpt_path", "r/checkpoints/last.ckpt"]  # the strategy comes before the epochs
+    done = run(place, command(place, "sgpt_bi", "on", *on), status=2)
+    assert "`ckpt_path` must hold a checkpoint of SGPTBiEncoder, got one of LoRABiEncoder" in done.stderr
     assert not (place / "on").exists()
+
+
+def test_training_goes_on_with_what_trained_before(place: Path) -> None:
+    small = ["--model.pretraining", "null", "--model.network.widths", "[8]", "--trainer.check_val_every_n_epoch", "1"]
+    run(place, command(place, "freeze", "r", *small, "--trainer.max_epochs", "1"))
+    on = ["--trainer.max_epochs", "2", "--ckpt_path", "r/checkpoints/last.ckpt"]
+    done = run(place, command(place, "freeze", "on", *small, *on, "--model.frozen", "true"), status=2)
+    assert (
+        "`model.frozen` must be false for `ckpt_path`, whose optimiser holds what trained then, got true" in done.stderr
+    )
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not (place / "on").exists()
+
+
+def test_null_is_null_at_any_depth(place: Path) -> None:
+    below = {"pretraining.source.split": "null", "pretraining.source.limit": "null", "backbone.max_length": "null"}
+    words = [word for name, value in below.items() for word in (f"--model.{name}", value)]
+    done = run(place, command(place, "freeze", "r", *words, "--print_config"))
+    model = yaml.safe_load(done.stdout)["model"]["init_args"]
+    source = model["pretraining"]["source"]
+    assert [source["split"], source["limit"], model["backbone"]["max_length"]] == [None] * 3
+    done = run(
+        place, command(place, "freeze", "r", "--model.pretraining.source", "{path: a, limit: null}", "--print_config")
+    )
+    assert yaml.safe_load(done.stdout)["model"]["init_args"]["pretraining"]["source"]["limit"] is None
 
 
 def test_what_learns_statistics_only_is_tested_by_those_that_its_run_took(place: Path) -> None:
@@ -378,7 +406,7 @@ def test_a_strategy_of_the_users_own_in_an_empty_folder(place: Path) -> None:
         (["--data.train.score_range", "[0, 1]"], "pairs.tsv, line 2: `score` must lie in 0 to 1, got 4.8"),
         (["--data.train.columns", "{first: sentence1, second: sentnce2, score: score}"], "did you mean sentence2"),
         (["--data.train.columns", "{text: sentence1}"], "must give pairs or triplets to LoRABiEncoder, got texts"),
-        (["--model.targets", "[q_prj]"], "did you mean 'q_proj'"),
+        (["--model.targets", "[q_prj]"], "got 'q_prj'; did you mean q_proj."),
         (["--model.rank", "0"], "`model.rank` must be at least 1"),
         (["--data.batch_size", "0"], "`data.batch_size` must be at least 1"),
         (["--model.backbone.name", "some/where"], "could not be fetched (HF_HUB_OFFLINE is set)"),

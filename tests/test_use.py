@@ -701,7 +701,7 @@ ODD: dict[str, str] = {
     "encode runs/sgpt_bi deep.jsonl -o v.npy": "deep.jsonl, line 2: must be a JSON object or a JSON string, got something else (",
     "encode runs/sgpt_bi list.jsonl -o v.npy": "list.jsonl, line 1: must be a JSON object or a JSON string, got list; mend",
     "score runs/sgpt_bi other.jsonl -o s.csv --columns a,b": "other.jsonl, line 1: must hold Unicode text, got half of a",
-    "encode runs/sgpt_bi same.jsonl -o v.parquet": "`TEXTS` must have an id of its own for each text of a .parquet file, "
+    "encode runs/sgpt_bi same.jsonl -o v.parquet": "`TEXTS` must have an id of its own for each text, "
     "got 'd1' a second time, as text 3; rename it, or write a .npy file",
     "encode runs/sgpt_bi number.jsonl -o v.npy": "`text` in line 1 of number.jsonl must be a text, got int 3",
     "encode runs/sgpt_bi latin.txt -o v.npy": "`TEXTS` must be UTF-8, but latin.txt is not",
@@ -734,6 +734,10 @@ ODD: dict[str, str] = {
     "search runs/sgpt_bi query --corpus one.txt --top-k 0": "`--top-k` must be at least 1, got 0",
     "search runs/sgpt_bi query --corpus one.txt --vectors there.npy": "`--vectors` must be a .npy file that `embedlab encode`",
     "search nothing query --corpus one.txt": "`RUN` must be the folder of a run or the name of a strategy, got 'nothing'",
+    "search runs/sgpt_bi query --corpus same.jsonl": "`--corpus` must have an id of its own for each text, got 'd1' a second "
+    "time, as text 3; rename it, or remove that line",
+    "encode runs/sgpt_bi one.txt -o v.npy --truncate-dim 9999": "`--truncate-dim` must be at most the 32 coordinates of a "
+    "vector, got 9999; lower it",
     "search runs/sgpt_bi query --corpus empty.txt": "`--corpus` must hold at least one text, got none",
     "evaluate runs/sgpt_bi": "`--retrieval` must be given, got none",
     "evaluate runs/sgpt_bi --retrieval gone": "`--retrieval` must be a BEIR folder or a hub id such as BeIR/scifact, but 'gone'",

@@ -36,6 +36,10 @@ and what pretraining stages have learned. All lie in the folder that EMBEDLAB_CA
 Deleted features are computed again where a run needs them.
 """
 DAY: Final = 86400.0
+# Options that the other two have, and those by which other programs are told not to ask.
+OWNERS: Final = {"--runs": "ls", **dict.fromkeys(("--all", "--older-than", "--damaged", "--dry-run"), "rm")}
+ELSEWHERE: Final = {option: f"`embedlab features {own}` has it" for option, own in OWNERS.items()}
+UNASKED: Final = dict.fromkeys(("--yes", "-y", "--force", "-f"), "leave it out, as nothing is asked before deleting")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _ls(arguments: Sequence[str]) -> int:
-    parser = _parser("ls", "List the caches of features.", "example: embedlab features ls --runs runs")
+    parser = _parser("ls", "List the caches of features.", example="example: embedlab features ls --runs runs")
     parser.add_argument(
         "--runs", metavar="DIR", type=Path, help="runs in it: their decoders' names, and how many texts they found"
     )
@@ -233,7 +237,7 @@ def _rm(arguments: Sequence[str]) -> int:
 
 
 def _parser(command: str, does: str, example: str = "") -> Parser:
-    parser = Parser(f"embedlab features {command}", does, example)
+    parser = Parser(f"embedlab features {command}", does, example, {**ELSEWHERE, **UNASKED})
     parser.add_argument("caches", metavar="HASH", nargs="*", help="beginnings of names of caches, as `ls` shows them")
     return parser
 

@@ -56,6 +56,8 @@ def main(arguments: Sequence[str]) -> int:
         for_both = own is None and options.columns is not None
         typed[name] = "--columns" if for_both else f"--{name.lower()}-columns"
         given[name] = _arguments(name, word, options.columns if for_both else own, typed[name])
+        if own is None and not for_both and "columns" in given[name]:
+            typed[name] = f"{name}.columns"
     # torch is imported here, after what is quick
     sources = {name: _source(name, own, typed[name]) for name, own in given.items()}
     if sources["TRAIN"] == sources["TEST"]:

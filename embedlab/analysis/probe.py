@@ -23,6 +23,8 @@ from embedlab.use.options import add_model_options, model_of
 if TYPE_CHECKING:
     from embedlab.analysis.probing import Texts
     from embedlab.backbone import Backbone
+    from embedlab.data import Source
+    from embedlab.data.sources import Rows
 
 __all__ = ["main"]
 
@@ -168,13 +170,13 @@ def _texts(options: argparse.Namespace) -> tuple[Texts, dict[str, Any]]:
         columns = dict(zip(("first", "second", "score"), names, strict=True))
     source = Source(options.data, options.split, options.subset, options.revision, columns)
     source.score_range, source.limit = options.score_range, options.limit
-    pairs, training = DataModule(validation=source), DataModule(train=Source(options.texts))
+    pairs, training = DataModule(validation=source), Source(options.texts)
     if pairs.searches:
         raise UserError(f"`--data` must be scored pairs, got the retrieval set {options.data}; name a table of pairs.")
     with _in_our_words():
         pairs.setup("validate")
         batches = list(pairs.val_dataloader())
-        candidates = training.train_texts()
+    rows = _training(training)
     first = [text for batch in batches for text in batch.first]
     second = [text for batch in batches for text in batch.second]
     if len(first) < 3:
@@ -182,7 +184,7 @@ def _texts(options: argparse.Namespace) -> tuple[Texts, dict[str, Any]]:
             f"`--data` must hold at least 3 pairs, as a correlation of fewer tells nothing, got {len(first)}."
         )
     seen = {*first, *second}
-    apart = [text for text in candidates if text not in seen]
+    apart = [text for text in rows.all_texts() if text not in seen]
     drawn = min(options.statistics, len(apart))
     if options.decoders and drawn < max(2, options.bottleneck + 1):
         raise UserError(
@@ -191,8 +193,20 @@ def _texts(options: argparse.Namespace) -> tuple[Texts, dict[str, Any]]:
         )
     chosen = random.Random(0).sample(apart, drawn)
     gold = torch.cat([batch.score for batch in batches])
-    said = {"pairs": pairs.fingerprint()["validation"], "training": training.fingerprint()["train"]}
+    read = {"path": training.path, "split": training.part, "rows": len(rows), "sha256": rows.sha256}
+    said = {"pairs": pairs.fingerprint()["validation"], "training": read}
     return Texts(first, second, gold, chosen), said | {"training_texts": drawn}
+
+
+def _training(source: Source) -> Rows:
+    """Read the training texts, which need no scores."""
+    try:
+        return source.read(scored=False)
+    except UserError as error:
+        said = str(error).replace("`path`", "`--texts`")
+        if said.startswith("`columns`"):
+            said = f"{said.replace('`columns`', 'its header', 1).rstrip('.')}; rename one to text."
+        raise UserError(said if said.startswith("`--texts`") else f"`--texts`: {said}") from error
 
 
 @contextmanager
@@ -201,8 +215,7 @@ def _in_our_words() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        said = str(error).replace("`data.train.path`", "`--texts`").replace("`data.train`", "`--texts`")
-        said = said.replace("`data.validation`", "`--data`").replace(", or score them as `data.predict`", "")
+        said = str(error).replace("`data.validation`", "`--data`").replace(", or score them as `data.predict`", "")
         said = said.replace(
             "name their column, as in `columns: {first: A, second: B, score: C}`", "give --columns A,B,C"
         )

@@ -7,7 +7,6 @@ bfloat16 would lose small updates.
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import cast, final
@@ -17,7 +16,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from embedlab.errors import UserError
+from embedlab.errors import UserError, did_you_mean
 
 __all__ = ["BitFit", "Frozen", "Full", "LoRA", "Tuning"]
 
@@ -129,10 +128,10 @@ class LoRA(Tuning):
         available = _linear_names(shell)
         for target in self.targets or []:
             if target not in available:
-                near = difflib.get_close_matches(target, available, n=1, cutoff=0.0)
+                near = did_you_mean(target, available, listing=False) or "; name some of these"
                 raise UserError(
-                    f"`targets` must name linear layers of the decoder, got {target!r}; did you mean {near[0]!r}? "
-                    f"It has {', '.join(sorted(available))}."
+                    f"`targets` must name linear layers of the decoder, which has {', '.join(sorted(available))}, got "
+                    f"{target!r}{near}."
                 )
 
     def apply(self, decoder: nn.Module) -> str | None:

@@ -33,7 +33,8 @@ class DataModule(LightningDataModule):
         train: What is trained on: pairs, triplets or texts.
         validation: Scored pairs, or a retrieval set; they decide which epoch is kept, by Spearman's correlation or by nDCG@10.
         test: Scored pairs by name.
-        predict: Pairs, scored or not; where a score is none, or out of range, all count as not scored.
+        predict: Pairs, scored or not; where a score is none, or out of range, all count as not scored, unless `columns` names
+            them.
         batch_size: Rows of a training batch, of all processes together.
         eval_batch_size: Pairs scored at once; of the texts of a retrieval set, four times as many are embedded at once. It
             changes a result by no more than rounding does.

@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Final
 
+from embedlab.data.cells import plain
 from embedlab.data.sources import Rows, Source
 from embedlab.errors import UserError
 from embedlab.retrieval.corpus import Collection, read_retrieval
@@ -32,7 +33,8 @@ def read_collection(source: Source) -> Collection:
         value, unset = getattr(source, own.name), None if own.default is MISSING else own.default
         if own.name not in TAKEN and value != unset:
             raise UserError(
-                f"`{own.name}` must be left out for the retrieval set {source.path}, got {value!r}; only a table has it."
+                f"`{own.name}` must be left out for the retrieval set {source.path}, as only a table has it, got {value!r}; "
+                f"leave it out, or set it to {plain(unset) or 'null'} where another file sets it."
             )
     if source.limit is not None and source.limit < 1:
         raise UserError(f"`limit` must be at least 1 query, got {source.limit}; raise it, or leave it out.")

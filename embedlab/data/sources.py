@@ -148,8 +148,11 @@ class Source:
                 raise UserError(f"`{name}` must not be empty, got ''; give one, or leave it out.")
         for name in SEARCHED:
             if came := getattr(self, name):
-                shown = "true" if came is True else repr(came)
-                raise UserError(f"`{name}` must be left out for {self.path}, got {shown}; only a retrieval set has it.")
+                shown, unset = ("true", "false") if came is True else (repr(came), "null")
+                raise UserError(
+                    f"`{name}` must be left out for {self.path}, as only a retrieval set has it, got {shown}; leave it out, or "
+                    f"set it to {unset} where another file sets it."
+                )
         table = read_table(self.path, self.part, self.subset, self.revision, self.quoting)
         kind, columns = self._roles(table)
         if not scored:
@@ -250,9 +253,13 @@ class Source:
             raise UserError(f"`score_range` must be lowest and highest score, got {[low, high]}.")
         try:
             return [self._score(table, row, index, low, high) for row in chosen]
-        except UserError:
+        except UserError as error:
             if needed:
                 raise
+            if "score" in (self.columns or {}):  # which says that scores are wanted
+                raise UserError(
+                    f"{str(error).rstrip('.')}; or name no score in `columns`, as none is needed."
+                ) from None
             return None
 
     @staticmethod

@@ -53,7 +53,10 @@ def main(arguments: Sequence[str]) -> int:
     from embedlab.strategies.base import Embedder
     from embedlab.use.loading import class_of, load
 
-    kind = class_of(options.run, options.allow)  # what no format holds is refused before a decoder is loaded
+    try:
+        kind = class_of(options.run, options.allow)  # what no format holds is refused before a decoder is loaded
+    except UserError as error:
+        raise UserError(str(error).replace("`what`", "`RUN`")) from error
     if not issubclass(kind, Embedder):
         raise UserError(
             f"`RUN` must be of a strategy that embeds, but {kind.__qualname__} scores pairs, which no such folder holds; use the "
@@ -61,8 +64,8 @@ def main(arguments: Sequence[str]) -> int:
         )
     if kind.recipe is Embedder.recipe:
         raise UserError(
-            f"`RUN` must be of a strategy of standard parts, but {kind.__qualname__} does not say which it is made of; use the "
-            "run with embedlab."
+            f"`RUN` must be of a strategy whose vectors are pooled states of its decoder, as other libraries make them, but "
+            f"{kind.__qualname__} makes its own; use the run with embedlab."
         )
     strategy = load(options.run, backbone=options.backbone, device="cpu", dtype="float32", allow=options.allow).strategy
     assert isinstance(strategy, Embedder)

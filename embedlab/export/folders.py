@@ -71,7 +71,7 @@ def _recipe(strategy: Embedder, kind: str) -> tuple[Backbone, Recipe]:
     backbone, recipe = strategy.backbone, strategy.recipe()
     must = f"`--format` {kind} needs a strategy of standard parts, but {type(strategy).__qualname__}"
     if backbone is None or recipe is None:
-        raise UserError(f"{must} does not say which it is made of; use the run with embedlab.")
+        raise UserError(f"{must} makes vectors of its own; use the run with embedlab.")
     if recipe.layer != FINAL:
         raise UserError(
             f"{must} pools the states of block {recipe.layer}, which stands behind no norm; use `layer` final."

@@ -123,7 +123,7 @@ def collect(folder: Path) -> list[Run]:
 def _read(folder: Path) -> Run:
     try:
         result = runs.read_result(folder)
-        status = runs.read_status(folder)
+        status = runs.read_status(folder) if result is None else None  # a result alone says that a run is finished
     except UserError as error:
         return Run(folder, *_named(folder), "failed", str(error), None)
     study, label, seed = runs.identify(folder) if result is not None else _named(folder)

@@ -16,7 +16,7 @@ from embedlab.backbone import Backbone
 from embedlab.errors import UserError
 from embedlab.strategies.arguments import different, plain
 
-__all__ = ["Borrowed", "check", "check_made", "decoders", "trim"]
+__all__ = ["Borrowed", "check", "check_made", "check_strategy", "decoders", "trim"]
 
 
 class Borrowed(ABC):
@@ -75,6 +75,15 @@ def trim(strategy: Any, checkpoint: dict[str, Any]) -> None:
     checkpoint["decoders"] = {name: sha256 for name, (_, _, sha256) in _models(strategy).items()}
 
 
+def check_strategy(kind: type, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another strategy than one of a class."""
+    if (came := checkpoint.get("strategy")) != (name := kind.__qualname__):
+        raise UserError(
+            f"`ckpt_path` must hold a checkpoint of {name}, got one of {came or 'another program'}; name the class it was "
+            "trained with."
+        )
+
+
 def check_made(strategy: Any, checkpoint: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another strategy, of other decoders, or of arguments that would make other scores.
 
@@ -88,12 +97,7 @@ def check_made(strategy: Any, checkpoint: Mapping[str, Any]) -> None:
     Raises:
         UserError: If it is.
     """
-    name = type(strategy).__qualname__
-    if (came := checkpoint.get("strategy")) != name:
-        raise UserError(
-            f"`ckpt_path` must hold a checkpoint of {name}, got one of {came or 'another program'}; name the class it was "
-            "trained with."
-        )
+    check_strategy(type(strategy), checkpoint)
     own, theirs = _models(strategy), checkpoint.get("decoders", {"backbone": checkpoint.get("backbone")})
     for attribute in sorted({*own, *theirs}):
         option, model, wanted = own.get(attribute, (f"{attribute}.name", "no decoder", None))

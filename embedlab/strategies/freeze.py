@@ -98,8 +98,10 @@ class Freeze(Trainable):
         self.takes_statistics = standardize in ("coordinate", "block") or network.encoder.fits()
 
     def check_decoder(self) -> None:
-        """Refuse blocks that the decoder lacks."""
-        freeze_network.chosen(self.blocks, self.backbone.num_layers)
+        """Refuse blocks that the decoder lacks, and encoders that cannot do what is asked of them."""
+        layers = len(freeze_network.chosen(self.blocks, self.backbone.num_layers))
+        codes = self.options.bottlenecks(layers, self.backbone.width)
+        self.options.encoder.check(self.backbone.width, codes, self.pretraining is not None)
 
     def configure_model(self) -> None:
         """Load the decoder; build an encoder per block and the head, and decoder halves for stage 1."""

@@ -146,6 +146,15 @@ class LayerwiseEncoder(nn.Module, ABC):
         return ()
 
     @classmethod
+    def check(cls, width: int, codes: Sequence[int], pretrains: bool) -> None:
+        """Refuse codes that latents of a width do not have, or pretraining where latents are not rebuilt."""
+        if pretrains and cls.decode is LayerwiseEncoder.decode:
+            raise UserError(
+                f"`pretraining` must be left out for {cls.__name__}, which rebuilds no latents; set it to null, or "
+                "`network.encoder` to LayerwiseAutoencoder."
+            )
+
+    @classmethod
     def fits(cls) -> bool:
         """Tell whether `fit` learns anything."""
         return cls.fit is not LayerwiseEncoder.fit
@@ -156,15 +165,11 @@ class LayerwiseEncoder(nn.Module, ABC):
         Raises:
             UserError: If it has none.
         """
-        if keep:
-            raise UserError(
-                f"`pretraining` must be left out for {type(self).__name__}, which rebuilds no latents; set it to null, or "
-                "`network.encoder` to LayerwiseAutoencoder."
-            )
+        self.check(self.width, [], keep)
 
     def decode(self, codes: Sequence[Tensor]) -> Tensor:
         """Rebuild latents (B, L, D) from their codes."""
-        raise AssertionError("`keep_decoders` refused it")
+        raise AssertionError("`check` refused it")
 
 
 @final
@@ -243,11 +248,17 @@ class LayerwisePCA(LayerwiseEncoder):
 
     published_depth = 1
 
-    def _encoder(self, layers: int, code: int) -> LayerwiseLinear:
-        if code > self.width:
+    @classmethod
+    def check(cls, width: int, codes: Sequence[int], pretrains: bool) -> None:
+        """Refuse more components than there are; otherwise as the other encoders."""
+        super().check(width, codes, pretrains)
+        if (code := max(codes, default=0)) > width:
             raise UserError(
-                f"`network.widths` must be at most the decoder's width, {self.width}, for LayerwisePCA, got {code}; lower it."
+                f"`network.widths` must be at most the decoder's width, {width}, for LayerwisePCA, got {code}; lower it."
             )
+
+    def _encoder(self, layers: int, code: int) -> LayerwiseLinear:
+        self.check(self.width, [code], False)
         return LayerwiseLinear(layers, self.width, code)
 
     @torch.no_grad()

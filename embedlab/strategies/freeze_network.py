@@ -54,7 +54,7 @@ class HeadOptions:
         if self.layers < 0:
             raise UserError(f"`network.head.layers` must be at least 0, got {self.layers}; 0 is one linear layer.")
         if self.width < 1:
-            raise UserError(f"`network.head.width` must be at least 1, got {self.width}.")
+            raise UserError(f"`network.head.width` must be at least 1, got {self.width}; raise it, or leave it out.")
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class NetworkOptions:
 
     def __post_init__(self) -> None:
         if not self.widths or min(self.widths) < 1:
-            raise UserError(f"`network.widths` must be one or more positive bottlenecks, got {list(self.widths)}.")
+            raise UserError(f"`network.widths` must be one or more of at least 1, got {list(self.widths)}; name one.")
         if not 0 <= self.dropout < 1:
-            raise UserError(f"`network.dropout` must be at least 0 and less than 1, got {self.dropout}.")
+            raise UserError(f"`network.dropout` must be at least 0 and less than 1, got {self.dropout}; 0 is none.")
         for name, kind in {"activation": self.activation, "head.squash": self.head.squash}.items():
             try:
                 kind()

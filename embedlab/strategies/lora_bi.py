@@ -79,6 +79,11 @@ class LoRABiEncoder(Trainable, Embedder):
         self.pooling, self.chunk_size = pooling, chunk_size
         self.pair_loss, self.scale, self.plan = pair_loss, scale, training
 
+    def check_decoder(self) -> None:
+        """Refuse targets that the decoder lacks."""
+        if self.tuning.targets:
+            self.tuning.check(self.backbone.files.empty())
+
     def configure_model(self) -> None:
         """Load the decoder and add the adapters."""
         self.backbone.load(self.tuning)

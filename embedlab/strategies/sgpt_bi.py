@@ -109,6 +109,11 @@ class SGPTBiEncoder(Trainable, Embedder):
         self.symmetric = not brackets
         self.pair_loss, self.scale, self.plan, self.decided = pair_loss, scale, training, False
 
+    def check_decoder(self) -> None:
+        """Refuse a tuning that the decoder does not fit."""
+        if type(self.tuning).check is not Tuning.check:
+            self.tuning.check(self.backbone.files.empty())
+
     def configure_model(self) -> None:
         """Load the decoder, choose its trainable parameters and the learning rate."""
         self.backbone.load(self.tuning)

@@ -81,8 +81,7 @@ def main(
             sets = retrieval.opened(study, configs.find(options.study))
         jobs = [job for job in every if job.seed in seeds]
         if options.dry_run:
-            todo = _todo(jobs, options.rerun_older)
-            say(_head(study.name, folder, jobs, todo))
+            todo = _begin(study.name, folder, jobs, options.rerun_older, say)
             for job in jobs:
                 say(f"{_standing(job):8}  {job.name}")
                 if job in todo:
@@ -92,8 +91,7 @@ def main(
             return 0
         with _locked(folder):
             _repair(folder)
-            todo = _todo(jobs, options.rerun_older)
-            say(_head(study.name, folder, jobs, todo))
+            todo = _begin(study.name, folder, jobs, options.rerun_older, say)
             for job in todo:
                 _make_ready(job)
             times = _times(every)
@@ -184,12 +182,11 @@ def _standing(job: Job) -> Standing:
     Raises:
         UserError: If its files are damaged, or a process is at it with other settings.
     """
-    result, status = runs.read_result(job.folder), runs.read_status(job.folder)
-    if result is not None:
+    if (result := runs.read_result(job.folder)) is not None:  # which alone says that it is finished
         if result.get("identity") != job.identity:
             return "changed"
         return "older" if older_code(result) else "finished"
-    if status is None:
+    if (status := runs.read_status(job.folder)) is None:
         return "new"
     if runs.is_alive(status):
         if status.identity != job.identity:
@@ -217,9 +214,19 @@ def _todo(jobs: Sequence[Job], rerun_older: bool) -> list[Job]:
     return [job for job in jobs if _standing(job) not in finished]
 
 
-def _head(name: str, folder: Path, jobs: Sequence[Job], todo: Sequence[Job]) -> str:
-    done = len(jobs) - len(todo)
-    return f"{name}: {render.runs_of(len(jobs))} in {folder}, {done} finished, {len(todo)} to run"
+def _begin(
+    name: str, folder: Path, jobs: Sequence[Job], rerun_older: bool, say: Callable[[str], None]
+) -> Sequence[Job]:
+    """Return the runs to do; say how many, and which finished ones have a status that cannot be read."""
+    todo = _todo(jobs, rerun_older)
+    done = [job for job in jobs if job not in todo]
+    say(f"{name}: {render.runs_of(len(jobs))} in {folder}, {len(done)} finished, {len(todo)} to run")
+    for job in done:
+        try:
+            runs.read_status(job.folder)
+        except UserError as damaged:
+            say(f"warning: {job.name} is finished, as its {runs.RESULT} says, but {damaged}")
+    return todo
 
 
 def _repair(folder: Path) -> None:
@@ -240,8 +247,8 @@ def _make_ready(job: Job) -> None:
     if standing == "running":
         return
     if standing in ("changed", "older"):
-        result, status = runs.read_result(job.folder), runs.read_status(job.folder)
-        old = result.get("identity") if result is not None else status.identity if status is not None else None
+        result = runs.read_result(job.folder)
+        old = getattr(runs.read_status(job.folder), "identity", None) if result is None else result.get("identity")
         runs.set_aside(job.folder, old)
     runs.mark(job.folder, "queued", identity=job.identity)
     overrides = job.folder / runs.OVERRIDES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Final, cast
@@ -11,17 +12,22 @@ import torch
 from embedlab import runs
 from embedlab.errors import UserError
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
-from embedlab.strategies.checkpoint import check_made
+from embedlab.strategies.checkpoint import check_made, check_strategy
 
 __all__ = ["check_checkpoint", "check_goes_on", "learned"]
 
 RESTORED: Final = ("learning_rate", "weight_decay", "vectors_decay")  # with the optimiser, whatever is asked for
 
 
-def check_goes_on(path: str, epochs: int | None) -> None:
-    """Refuse a checkpoint that training cannot go on from, whatever it is of."""
+# Arguments that decide which parameters an optimiser holds, where the scores of a checkpoint stay the same.
+OPTIMISED: Final = ("frozen",)
+
+
+def check_goes_on(path: str, strategy: type, epochs: int | None) -> None:
+    """Refuse a checkpoint that training of a strategy cannot go on from, as far as its class alone tells."""
     if (state := _state(path)) is None:
         return
+    check_strategy(strategy, state)
     if "optimizer_states" not in state:
         raise UserError(
             f"`ckpt_path` must hold the whole state of a training, such as RUN/{runs.LAST}, but {path} holds weights only; "
@@ -51,6 +57,13 @@ def check_checkpoint(path: str, strategy: EmbeddingStrategy, goes_on: bool) -> N
             raise UserError(
                 f"`training.{name}` must be {made} for `ckpt_path`, whose optimiser goes on with that, got {came}; set it so, or "
                 "train anew."
+            )
+    arguments = state.get("arguments") or {}
+    for name in OPTIMISED if goes_on else ():
+        if name in arguments and (made := arguments[name]) != (came := strategy.built_with.get(name)):
+            raise UserError(
+                f"`{name}` must be {json.dumps(made)} for `ckpt_path`, whose optimiser holds what trained then, got "
+                f"{json.dumps(came)}; set it so, or train anew."
             )
 
 

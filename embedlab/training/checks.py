@@ -10,9 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, cast
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, Timer
 from lightning.pytorch.strategies import StrategyRegistry
 
 from embedlab import runs
@@ -79,7 +80,7 @@ def check_request(subcommand: str, config: Any) -> None:
             f"`ckpt_path` must be left out for {class_of(config).__name__}, which is not trained, got {path}; leave it out."
         )
     if path is not None and subcommand == "fit":
-        check_goes_on(path, config.trainer.max_epochs)
+        check_goes_on(path, class_of(config), config.trainer.max_epochs)
     if subcommand == "test" and not config.data.test:
         raise UserError(
             "`data.test` must name a source of pairs to test on, got none; give --data.test '{NAME: {path: FILE}}'."
@@ -147,7 +148,8 @@ def _check_machine(trainer: Any) -> None:
     if isinstance(name := trainer.strategy, str) and name not in strategies:
         near = did_you_mean(name, strategies, listing=False) or f"; there are {', '.join(strategies)}"
         raise UserError(f"`trainer.strategy` must be a way to share work that Lightning knows, got {name!r}{near}.")
-    for name in ("limit_train_batches", "limit_val_batches"):
+    _check_time(trainer.max_time)
+    for name in ("limit_train_batches", "limit_val_batches", "val_check_interval"):
         if trainer[name] is not None and trainer[name] == 0:
             raise UserError(
                 f"`trainer.{name}` must be above 0, as a run trains and selects its best epoch, got 0; leave it out."
@@ -170,6 +172,19 @@ def _check_machine(trainer: Any) -> None:
     ):
         what = "a whole number of at least 1" if on_cpu else "a whole number of at least 1, or a list of devices"
         raise UserError(f"`trainer.devices` must be {what}, got {devices}; leave it out to take what there is.")
+
+
+def _check_time(given: Any) -> None:
+    """Refuse what is no time, or none left."""
+    try:
+        left = Timer(given).time_remaining()
+    except (MisconfigurationException, TypeError, ValueError, OverflowError):
+        left = 0.0
+    if left is not None and left <= 0:
+        raise UserError(
+            f"`trainer.max_time` must be a time above 0 as days, hours, minutes and seconds, such as 00:12:00:00, got {given}; "
+            "write it so, or leave it out."
+        )
 
 
 def check_selection(strategy: EmbeddingStrategy, data: DataModule, trainer: Trainer) -> None:

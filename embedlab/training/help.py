@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
+import json
 import re
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -163,6 +165,30 @@ class HelpfulParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": _Formatter, "allow_abbrev": False, **kwargs})
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
+        """Parse a command line.
+
+        jsonargparse hands an option below that of a class on as `--KEY=VALUE`, where it writes what it read of YAML as Python
+        does, so that null becomes the text None; here it is YAML again.
+        """
+        args = [_as_yaml(own) for own in args] if args is not None and len(args) == 1 else args
+        return super().parse_args(args, *more, **options)
+
+
+def _as_yaml(word: str) -> str:
+    """Return `--KEY=VALUE` with None in the value written as YAML's null; other words as they are.
+
+    >>> _as_yaml("--source.limit=None"), _as_yaml("--source={'path': 'a', 'limit': None}")
+    ('--source.limit=null', '--source={"path": "a", "limit": null}')
+    """
+    option, equals, value = word.partition("=")
+    if "None" not in value:
+        return word
+    try:
+        return f"{option}{equals}{json.dumps(ast.literal_eval(value))}"
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # it is a text
+        return word
 
 
 def answer(arguments: Sequence[str]) -> str | None:

@@ -66,13 +66,19 @@ def _encode_options(parser: argparse.ArgumentParser) -> None:
 def _encode(options: argparse.Namespace) -> int:
     out = files.new_file(options.out, VECTORS)
     if options.truncate_dim is not None and options.truncate_dim < 1:
-        raise UserError(f"`--truncate-dim` must be at least 1, got {options.truncate_dim}.")
+        raise UserError(f"`--truncate-dim` must be at least 1, got {options.truncate_dim}; raise it, or leave it out.")
 
     def texts() -> Iterator[tuple[str, str]]:
         return files.texts_of(options.texts, "TEXTS", options.column)
 
-    rows = read_once((text for _, text in (_each_its_own(texts()) if out.suffix == ".parquet" else texts())), "TEXTS")
+    way = "rename it, or write a .npy file, which holds no ids"
+    read_first = files.each_its_own(texts(), "TEXTS", way) if out.suffix == ".parquet" else texts()
+    rows = read_once((text for _, text in read_first), "TEXTS")
     model = model_of(options)
+    if options.truncate_dim is not None:
+        from embedlab.use.given import check_truncation  # torch comes with the model
+
+        check_truncation(model.encode, options.truncate_dim, "--truncate-dim")
     how = {"role": options.role, "normalize_embeddings": options.normalize, "truncate_dim": options.truncate_dim}
     said = {"texts": rows.sha256, "model": model.identity, **how}
     with alone(out):
@@ -86,19 +92,6 @@ def _encode(options: argparse.Namespace) -> int:
             _write_parquet(out, ids, np.load(part, mmap_mode="r"), said)
     print(f"{rows.count:,} vectors: {out}")  # noqa: T201  # the command's answer
     return 0
-
-
-def _each_its_own(texts: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Pass ids and texts on; refuse an id that has come before. Ids are all that is held, about 100 bytes each."""
-    seen = set[str]()
-    for number, (own, text) in enumerate(texts, 1):
-        if own in seen:
-            raise UserError(
-                f"`TEXTS` must have an id of its own for each text of a .parquet file, got {own!r:.60} a second time, as text "
-                f"{number}; rename it, or write a .npy file, which holds no ids."
-            )
-        seen.add(own)
-        yield own, text
 
 
 def _write_parquet(

@@ -6,7 +6,7 @@ import csv
 import gzip
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -88,6 +88,27 @@ def texts_of(path: Path, argument: str, column: str | None = None) -> Iterator[t
                 "one, or no row."
             )
         yield str(number if own is None else own), text
+
+
+def each_its_own(texts: Iterable[tuple[str, str]], argument: str, way: str) -> Iterator[tuple[str, str]]:
+    """Pass ids and texts on; ids are all that is held, about 100 bytes each.
+
+    Args:
+        texts: What `texts_of` yields.
+        argument: What the file was typed as.
+        way: What can be done about an id that has come before.
+
+    Raises:
+        UserError: If one has.
+    """
+    seen = set[str]()
+    for number, (own, text) in enumerate(texts, 1):
+        if own in seen:
+            raise UserError(
+                f"`{argument}` must have an id of its own for each text, got {own!r:.60} a second time, as text {number}; {way}."
+            )
+        seen.add(own)
+        yield own, text
 
 
 def pairs_of(path: Path, argument: str, columns: Sequence[str]) -> Iterator[tuple[list[str], dict[str, Any]]]:

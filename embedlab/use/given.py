@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,16 @@ from torch import Tensor
 from embedlab.errors import UserError
 from embedlab.strategies.base import EmbeddingStrategy
 
-__all__ = ["Vectors", "batches", "check_at_least_1", "check_not_empty", "device_of", "texts_of", "vectors_of"]
+__all__ = [
+    "Vectors",
+    "batches",
+    "check_at_least_1",
+    "check_not_empty",
+    "check_truncation",
+    "device_of",
+    "texts_of",
+    "vectors_of",
+]
 
 Vectors = NDArray[np.float32] | Tensor
 
@@ -87,6 +96,15 @@ def check_at_least_1(number: Any, argument: str) -> None:
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise UserError(
             f"`{argument}` must be a whole number of at least 1, got {number!r}; leave it out for the default."
+        )
+
+
+def check_truncation(encode: Callable[[str], Any], coordinates: Any, argument: str) -> None:
+    """Refuse more coordinates than a vector has, which one text tells; the sentence calls them `argument`."""
+    check_at_least_1(coordinates, argument)
+    if (width := len(encode("a"))) < coordinates:
+        raise UserError(
+            f"`{argument}` must be at most the {width} coordinates of a vector, got {coordinates}; lower it."
         )
 
 

@@ -138,7 +138,8 @@ def _model_of(folder: Path) -> tuple[dict[str, Any], str | None]:
     if not folder.is_dir():
         beside = [own.name for own in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise UserError(f"{must} {folder} is not there{did_you_mean(folder.name, beside, listing=False)}.")
-    result, status = runs.read_result(folder), runs.read_status(folder)
+    result = runs.read_result(folder)
+    status = runs.read_status(folder) if result is None else None
     if result is None and status is None:
         inside = runs.find_runs(folder)
         way = f"name one of the runs in it, such as {inside[0]}" if inside else "`embedlab ls` lists those there are"

@@ -18,7 +18,15 @@ from torch.nn import functional
 from embedlab.errors import UserError
 from embedlab.retrieval.search import cosines
 from embedlab.strategies.base import Embedder, EmbeddingStrategy, Role
-from embedlab.use.given import Vectors, batches, check_at_least_1, check_not_empty, texts_of, vectors_of
+from embedlab.use.given import (
+    Vectors,
+    batches,
+    check_at_least_1,
+    check_not_empty,
+    check_truncation,
+    texts_of,
+    vectors_of,
+)
 
 __all__ = ["Model", "Vectors"]
 
@@ -113,7 +121,7 @@ class Model:
         if role not in (None, "query", "document"):
             raise UserError(f"`role` must be query, document or None, got {role!r}; give one of these.")
         if coordinates is not None:
-            check_at_least_1(coordinates, "truncate_dim")
+            check_truncation(self.encode, coordinates, "truncate_dim")
         check_not_empty(strategy, texts, "texts")
         if not texts:
             return strategy.embed(["a"], role)[:0, :coordinates]
@@ -121,10 +129,6 @@ class Model:
         for chosen in batches([(len(text), text, 0) for text in texts], batch_size, "Embedding", shown):
             with self._precision():
                 vectors = strategy.embed([texts[i] for i in chosen], role)
-            if coordinates is not None and vectors.shape[1] < coordinates:
-                raise UserError(
-                    f"`truncate_dim` must be at most the {vectors.shape[1]} coordinates of a vector, got {coordinates}; lower it."
-                )
             vectors = vectors[:, :coordinates]
             found = vectors.new_empty(len(texts), vectors.shape[1]) if found is None else found
             found[chosen] = functional.normalize(vectors, dim=-1) if normalized else vectors

@@ -147,6 +147,17 @@ def test_a_fault_in_a_score_is_none_of_pairs_to_predict(tmp_path: Path, fault: s
         DataModule(predict=Source(source.path, score_range=(1, 0))).setup("predict")
 
 
+def test_a_fault_in_a_score_that_was_asked_for_is_told(tmp_path: Path) -> None:
+    (tmp_path / "rows.tsv").write_text("sentence1\tsentence2\trating\na\tb\t0.5\nc\td\toops\n")
+    columns = {"first": "sentence1", "second": "sentence2"}
+    data = DataModule(predict=Source(str(tmp_path / "rows.tsv"), columns={**columns, "score": "rating"}))
+    with pytest.raises(
+        UserError, match=r"line 3: `score` must be a number, got 'oops'; .* or name no score in `columns`"
+    ):
+        data.setup("predict")
+    DataModule(predict=Source(str(tmp_path / "rows.tsv"), columns=dict(columns))).setup("predict")
+
+
 @pytest.mark.parametrize(("rows", "size"), [(51, 1), (7, 3), (3, 8), (10, 4)])
 def test_every_process_scores_as_many_batches_and_none_is_empty(tmp_path: Path, rows: int, size: int) -> None:
     lines = [f"one {i}\ttwo {i}\t{i / 99}" for i in range(rows)]

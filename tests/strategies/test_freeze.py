@@ -255,8 +255,20 @@ def test_some_blocks_are_taken_out_of_the_features_of_all(decoder_folder: Callab
 def test_what_cannot_be_pretrained_is_not(decoder_folder: Callable[[str], Path]) -> None:
     strategy = freeze(decoder_folder("llama"), network=S1, pretraining=Pretraining(Source("stsb")))
     strategy.set_stage(strategy.stages()[0])
-    with pytest.raises(UserError, match="`pretraining` must be left out for LayerwiseMLP, which rebuilds no latents"):
-        strategy.configure_model()
+    for step in (
+        strategy.check_decoder,
+        strategy.configure_model,
+    ):  # before the decoder is loaded
+        with pytest.raises(
+            UserError, match="`pretraining` must be left out for LayerwiseMLP, which rebuilds no latents"
+        ):
+            step()
+    wide = Freeze(Backbone(str(decoder_folder("llama"))), network=NetworkOptions(widths=(33,), encoder=LayerwisePCA))
+    with pytest.raises(
+        UserError, match="`network.widths` must be at most the decoder's width, 32, for LayerwisePCA, got 33"
+    ):
+        wide.check_decoder()
+    assert wide.backbone.decoder is None
     for options, message in (
         (
             {"encoder": LayerwiseIdentity, "depth": 2},
@@ -331,7 +343,7 @@ def test_widths_scale_only_when_asked() -> None:
     assert NetworkOptions().bottlenecks(4, 576) == [256, 256, 512, 512]
     assert NetworkOptions(scale_widths=True).bottlenecks(4, 576) == [144, 144, 288, 288]
     assert NetworkOptions(widths=(3, 2, 1)).bottlenecks(7, 576) == [3, 3, 3, 2, 2, 1, 1]
-    with pytest.raises(UserError, match="`network.widths` must be one or more positive"):
+    with pytest.raises(UserError, match="`network.widths` must be one or more of at least 1, got"):
         NetworkOptions(widths=())
     with pytest.raises(UserError, match="`network.dropout` must be at least 0 and less than 1, got 1"):
         NetworkOptions(dropout=1)
