@@ -86,7 +86,7 @@ def test_what_is_imported_is_what_is_declared() -> None:
     declared = {canonicalize_name(requirement.name) for requirement in RUNTIME}
     allowed = declared | {canonicalize_name(Requirement(line).name) for line in extras}
     assert imported - allowed == {"embedlab"}
-    assert declared - imported == set()
+    assert declared - imported == {"gguf"}  # which transformers imports, to read such files
 
 
 @pytest.mark.parametrize(("number", "safe"), [("2.6.5", False), ("2.6.6", True), ("3.0.0", False)])
