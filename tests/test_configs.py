@@ -158,7 +158,7 @@ def test_a_study_can_be_planned(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], decoder_folder: Callable[[str], Path]
 ) -> None:
     arguments = [str(path), "--dry-run", "--runs", str(tmp_path), *AT_HAND.get(path.stem, [])]
-    if path.stem in CLAIMS | {"c18", "freeze_original"}:
+    if "qwen2" in path.stem or "gpt2" in path.stem:  # the others need blocks and a width that no tiny decoder has
         arguments.append(f"model.backbone.name={decoder_folder('llama')}")
     assert compare.main(arguments, server=lambda: nullcontext(Judge(tmp_path))) == 0
     out = capsys.readouterr().out
