@@ -34,7 +34,8 @@ class Pretraining:
 
     Args:
         source: Where the sentences come from. Paper silent: which 20,000 of GenericsKB.
-        epochs: Passes over them. Differs from the paper: 10, not 250, as the reconstruction error falls fast.
+        epochs: Passes over them. Differs from the paper: 10, not 250, which take hours on two cores. Where stage 2 is short too,
+            no pretraining is better than a short one (docs/tried.md).
         batch_size: Sentences of a batch.
         training: Learning rate, decay and so on of the autoencoders.
         rate_growth: Block l of L, counted from 0, learns at the rate times 1 + rate_growth * l / L.
