@@ -181,3 +181,14 @@ def test_the_real_decoder_reads_and_its_tokenizer_splits_digits() -> None:
         .norm(dim=1)[1:]
     )
     assert near < far
+
+
+@pytest.mark.slow
+def test_the_hash_of_the_real_decoder_does_not_tell_whether_the_hub_was_off(tmp_path: Path) -> None:
+    program = "from embedlab.backbone import Backbone; print(Backbone('smollm2-135m').files.sha256)"
+    hashes = set()
+    for offline in ("0", "1"):
+        own = {**os.environ, "HF_HUB_OFFLINE": offline, "EMBEDLAB_CACHE": str(tmp_path / offline)}
+        run = subprocess.run([sys.executable, "-c", program], env=own, check=True, capture_output=True, text=True)
+        hashes.add(run.stdout.splitlines()[-1])
+    assert len(hashes) == 1

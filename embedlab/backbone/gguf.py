@@ -19,7 +19,7 @@ from embedlab.resources import cache_root, file_sha256, sha256
 
 __all__ = ["convert_gguf"]
 
-_CONVERTER: Final = 1  # raise when the converted folder would come out differently
+_CONVERTER: Final = 2  # raise when the converted folder would come out differently
 _MANIFEST: Final = "embedlab.json"
 log = logging.getLogger(__name__)
 
@@ -101,6 +101,9 @@ def _convert(file: Path, folder: Path) -> None:
             "the hub id of the original instead."
         )
     decoder.save_pretrained(folder)
+    tokenizer.init_kwargs["local_files_only"] = (
+        False  # else it tells whether the hub was off, and so would the decoder's hash
+    )
     tokenizer.save_pretrained(folder)
 
 
