@@ -101,9 +101,8 @@ def _convert(file: Path, folder: Path) -> None:
             "the hub id of the original instead."
         )
     decoder.save_pretrained(folder)
-    tokenizer.init_kwargs["local_files_only"] = (
-        False  # else it tells whether the hub was off, and so would the decoder's hash
-    )
+    # Else its file tells whether the hub was off, and so does the decoder's hash.
+    tokenizer.init_kwargs["local_files_only"] = False
     tokenizer.save_pretrained(folder)
 
 
