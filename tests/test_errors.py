@@ -559,7 +559,7 @@ def test_a_run_that_learned_nothing_is_told_before_it_is_looked_at(tmp_path: Pat
 
 
 def test_runs_are_loaded_and_asked(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each seed once, after the tables that need no model are written; tests/test_readme.py loads a real one."""
+    """One at a time, after the tables that need no model are written; tests/test_readme.py loads a real one."""
     folders = [finish(tmp_path, seed=seed) for seed in (0, 1)]
     for folder in folders:
         (folder / runs.BEST).parent.mkdir()
@@ -572,10 +572,11 @@ def test_runs_are_loaded_and_asked(tmp_path: Path, call: Call, monkeypatch: pyte
         asked.append((Path(what), backbone, options.dtype))
         return Letters()
 
+    first, second = folders
     monkeypatch.setattr(errors, "model_of", load)
     words = ["--resamples", 20, "--limit", 15, "--markdown", page, "--json", whole]
     shown = call(*folders, *words, "--backbone", "b", "--dtype", "float32", model=True)
-    assert asked == [(folder, "b", "float32") for folder in folders]
+    assert asked == [(folder, "b", "float32") for folder in (second, first, second)]  # the later ones are tried first
     assert "## A text with itself, (x, x)" in page.read_text()
     found = json.loads(whole.read_text())
     own = found["invariance"]["method"]
@@ -600,3 +601,25 @@ def test_runs_are_loaded_and_asked(tmp_path: Path, call: Call, monkeypatch: pyte
     (note,) = found["notes"]
     assert f"note: {note}" in shown
     assert note.startswith("method: the loaded run scores the pairs of the set within ")
+
+
+def test_no_run_scores_before_every_one_can_be_loaded(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders, whole = [finish(tmp_path, seed=seed) for seed in (0, 1, 2)], tmp_path / "a.json"
+    for folder in folders:
+        (folder / runs.BEST).parent.mkdir()
+        (folder / runs.BEST).touch()
+
+    class Untouched:
+        def score(self, pairs: Any, **options: Any) -> Any:
+            raise AssertionError("scored")
+
+    def load(options: Any, what: str, backbone: str | None) -> Untouched:
+        if Path(what) == folders[2]:
+            raise UserError("`RUN` is of another decoder; name its own.")
+        return Untouched()
+
+    monkeypatch.setattr(errors, "model_of", load)
+    assert "of another decoder" in call(*folders, "--json", whole, model=True, status=2)
+    assert json.loads(whole.read_text())["invariance"] is None  # what needs no model is there

@@ -161,6 +161,28 @@ def test_roles_are_read_apart_where_the_strategy_does(here: Path, decoder_folder
     np.testing.assert_allclose(model.score([(text, text) for text in TEXTS]), same, atol=2e-6)
 
 
+@pytest.mark.parametrize(("symmetric", "asked"), [(True, [None]), (False, ["query", "document"])])
+def test_a_text_is_embedded_once_however_many_pairs_it_stands_in(symmetric: bool, asked: list[Any]) -> None:
+    seen: list[tuple[str, Any]] = []
+
+    class Counted(Embedder):
+        def embed(self, texts: Any, role: Any = None) -> torch.Tensor:
+            seen.extend((text, role) for text in texts)
+            return torch.tensor([[float(ord(text[0]) - 96), 2.0 if role == "query" else 1.0] for text in texts])
+
+    strategy = Counted()
+    strategy.symmetric = symmetric
+    letters = "abcdefg"
+    pairs = [(a, b) for a in letters for b in letters]
+    scores = Model(strategy).score(pairs, batch_size=4)
+    assert sorted(seen, key=str) == sorted(((text, role) for text in letters for role in asked), key=str)
+    with torch.no_grad():
+        np.testing.assert_allclose(scores, strategy.score(*map(list, zip(*pairs, strict=True))).numpy(), atol=1e-6)
+    if symmetric:
+        table = scores.reshape(len(letters), len(letters))
+        np.testing.assert_array_equal(table, table.T)
+
+
 def test_an_untrained_strategy_by_name_or_class(decoder_folder: Callable[[str], Path], caplog: Any) -> None:
     folder = str(decoder_folder("gpt2"))
     model = embedlab.load("PooledDecoder", backbone=folder, dtype="float32", pooling="embedlab.pooling.last", layer=1)

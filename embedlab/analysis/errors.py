@@ -177,11 +177,17 @@ def _look(pairs: PairSet, strategies: Sequence[Scored], notes: Sequence[str], op
 
 def _ask(pairs: PairSet, strategies: Sequence[Scored], options: argparse.Namespace) -> dict[str, Invariance]:
     """Load the runs, one at a time, and let them score what should not differ."""
+
+    def loaded(folder: Path) -> Any:
+        return model_of(options, str(folder.absolute()), options.backbone)
+
+    for folder in [folder for own in strategies for folder in own.folders][1:]:
+        loaded(folder)  # what cannot be loaded is refused before the first scores take their minutes
     found = {}
     for own in strategies:
         scores = []
         for folder, recorded in zip(own.folders, own.scores, strict=True):
-            model = model_of(options, str(folder.absolute()), options.backbone)
+            model = loaded(folder)
             scores.append(score_all(model, pairs, recorded, own.query, options.limit, sys.stderr.isatty()))
         found[own.label] = pooled(scores)
     return found

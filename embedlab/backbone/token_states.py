@@ -97,8 +97,10 @@ class TokenStates(CachedFeatures):
     def get(self, texts: Sequence[str]) -> list[Tensor]:
         """Return the states of B texts, (T_i, S, D) each, as they are kept; not to be written to."""
         if not self.kept:
-            states: list[Tensor] = self._compute([*map(self.as_read, texts)])[0]
-            return states
+            read = [*map(self.as_read, texts)]  # texts that differ in case or stop only may be read as one
+            distinct = list(dict.fromkeys(read))
+            states = dict(zip(distinct, self._compute(distinct)[0], strict=True))
+            return [states[text] for text in read]
         return self.store.get_each(self._found(texts))
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:

@@ -22,6 +22,7 @@ __all__ = [
     "check_not_empty",
     "check_truncation",
     "device_of",
+    "sides_of",
     "texts_of",
     "vectors_of",
 ]
@@ -75,6 +76,15 @@ def texts_of(texts: Any, argument: str) -> list[str]:
                 f"`{argument}` must be Unicode text, got half of a surrogate pair at place {number}; mend it."
             ) from error
     return several
+
+
+def sides_of(pairs: Iterable[Any]) -> tuple[list[str], list[str]]:
+    """Return the first and the second texts of pairs; what is no pair of texts is refused."""
+    several = list(pairs)
+    for number, pair in enumerate(several):
+        if not isinstance(pair, tuple | list | np.ndarray) or len(pair) != 2:
+            raise UserError(f"`pairs` must hold pairs of texts, got {pair!r:.60} at place {number}; give two of them.")
+    return texts_of([pair[0] for pair in several], "pairs"), texts_of([pair[1] for pair in several], "pairs")
 
 
 def device_of(wanted: str | torch.device | None) -> torch.device:

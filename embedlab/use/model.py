@@ -5,7 +5,7 @@ Names of methods and arguments are those of sentence-transformers, so that one c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, final
 
@@ -24,6 +24,7 @@ from embedlab.use.given import (
     check_at_least_1,
     check_not_empty,
     check_truncation,
+    sides_of,
     texts_of,
     vectors_of,
 )
@@ -162,19 +163,20 @@ class Model:
         Returns:
             Their scores, (N,).
         """
-        pairs = list(pairs)
-        for number, pair in enumerate(pairs):
-            if not isinstance(pair, tuple | list | np.ndarray) or len(pair) != 2:
-                raise UserError(
-                    f"`pairs` must hold pairs of texts, got {pair!r:.60} at place {number}; give two of them."
-                )
-        first, second = (texts_of([pair[side] for pair in pairs], "pairs") for side in (0, 1))
+        first, second = sides_of(pairs)
         for side in (first, second):
             check_not_empty(self.strategy, side, "pairs")
         distinct: dict[tuple[str, str], int] = {}  # equal pairs are scored once, or rounding might tell them apart
         place = [distinct.setdefault(pair, len(distinct)) for pair in zip(first, second, strict=True)]
         found = np.empty(len(distinct), np.float32)
         first, second = [pair[0] for pair in distinct], [pair[1] for pair in distinct]
+        if isinstance(self.strategy, Embedder) and distinct:
+            check_at_least_1(batch_size, "batch_size")
+
+            def embed(texts: list[str], role: Role | None) -> Tensor:
+                return self._vectors(texts, role, 2 * batch_size, show_progress_bar, True, None)
+
+            return _cosines(embed, first, second, self.strategy.symmetric)[place]
         # Pairs of one document side by side, as a cross-encoder reads it once for all its queries.
         keys = [(len(document), document, len(query)) for query, document in distinct]
         for chosen in batches(keys, batch_size, "Scoring", show_progress_bar):
@@ -229,3 +231,22 @@ class Model:
 
     def _precision(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
+
+
+def _cosines(
+    embed: Callable[[list[str], Role | None], Tensor], first: list[str], second: list[str], symmetric: bool
+) -> NDArray[np.float32]:
+    """Score N pairs by vectors of length 1, (N,); a text is embedded once a side, however many pairs have it."""
+    vectors, places = [], []
+    sides: list[tuple[list[str], Role | None]] = [(first, "query"), (second, "document")]
+    for texts, role in [([*first, *second], None)] if symmetric else sides:
+        known: dict[str, int] = {}
+        places.append(torch.tensor([known.setdefault(text, len(known)) for text in texts]))
+        vectors.append(embed(list(known), role))
+    queries, documents = vectors[0], vectors[-1]
+    rows = torch.cat(places).chunk(2)
+    found = [
+        (queries[a] * documents[b]).sum(-1).cpu()
+        for a, b in zip(*(torch.split(own, TEXTS) for own in rows), strict=True)
+    ]
+    return torch.cat(found).numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,24 @@ def test_texts_are_read_on_one_line_without_what_does_not_count() -> None:
     bare = TokenStates(Backbone(), [1], ECHO, "strip", lower_case=True)
     assert {bare.as_read(own) for own in ("A man.", "a man", " a MAN!", "A\tman .")} == {"a man"}
     assert bare.as_read("...") == "..."
+
+
+def test_texts_that_are_read_alike_are_read_once(
+    decoder_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = TokenStates(loaded(decoder_folder("llama")), [1], ECHO, "strip", lower_case=True)
+    states.kept, read, compute = False, list[str](), states._compute
+
+    def counted(texts: Sequence[str]) -> list[list[Tensor]]:
+        read.extend(texts)
+        return compute(texts)
+
+    monkeypatch.setattr(states, "_compute", counted)
+    found = states.get(["A man.", "a dog", "a man", "A MAN!"])
+    assert read == ["a man", "a dog"]
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[0], found[3])
+    assert not torch.equal(found[0], found[1])
 
 
 @pytest.mark.parametrize(
