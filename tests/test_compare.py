@@ -377,6 +377,19 @@ def test_overrides_from_near_beat_those_from_afar(here: Path, run: Run) -> None:
     assert simple == ["data.batch_size=4", "trainer.max_epochs=7", "trainer.precision=32-true"]
 
 
+def test_a_wider_option_of_a_strategy_leaves_no_part_of_what_all_runs_set(here: Path, run: Run) -> None:
+    own = "{data.train: {path: other.tsv, limit: 2}, model.inner: null}"
+    text = (here / "study.yaml").read_text()
+    text = text.replace("method: method.yaml", f"method: {{config: method.yaml, overrides: {own}}}")
+    (here / "study.yaml").write_text(
+        f"{text}overrides: {{model.inner.b: 1, data.train.limit: 3, data.train.split: a}}\n"
+    )
+    _, out = run("--dry-run", "--seeds", "0", "--only", "method", "--data.train.split", "b")
+    (line,) = [line for line in out.splitlines() if "overrides: " in line]
+    train = """'data.train={"path": "other.tsv", "limit": 2}'"""
+    assert line.strip() == f"overrides: {train} data.train.split=b model.inner=null"
+
+
 def test_what_is_typed_beats_what_a_strategy_overrides(here: Path, run: Run) -> None:
     own = "{data.batch_size: 2, model.inner.a: 1, model.other.a: 1, trainer.callbacks+: x, trainer.plugins: y}"
     text = (here / "study.yaml").read_text()

@@ -110,7 +110,7 @@ def _wanted(study: Study, strategy: Strategy, root: Path) -> dict[str, Any]:
     return {
         "files": [str(study.protocol), str(strategy.config)],
         "backbone": None if study.backbone is None else str(study.backbone),
-        "shared": study.overrides,
+        "shared": study.shared_with(strategy),
         "own": strategy.overrides,
         "seeds": seeds,
         "places": study.places(strategy, seeds[0], root),

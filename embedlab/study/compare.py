@@ -64,7 +64,7 @@ def main(
     study = read_study(configs.find(options.study))
     seeds = study.seeds if options.seeds is None else options.seeds
     labels = chosen(options.only, [strategy.label for strategy in study.strategies])
-    study = _with_typed(study, typed)
+    study = study.with_typed(typed)
     # What does not run is not looked at: what is typed concerns what runs, and may not fit the others.
     running = [own for own in study.strategies if own.label in labels]
     study = replace(study, seeds=list(dict.fromkeys([*seeds, *study.seeds])), strategies=running)
@@ -125,20 +125,6 @@ def _without_seeds(arguments: Sequence[str]) -> list[str]:
         dropping = word.startswith("--seeds") or (dropping and word.replace(",", "").isdecimal())
         kept += [] if dropping else [word]
     return kept
-
-
-def _with_typed(study: Study, typed: Mapping[str, Any]) -> Study:
-    """Lay typed overrides over a study, those of its strategies included."""
-
-    def others(overrides: Mapping[str, Any]) -> dict[str, Any]:
-        beaten = {key for key in overrides for own in typed if key in (own, f"{own}+") or key.startswith(f"{own}.")}
-        return {key: value for key, value in overrides.items() if key not in beaten}
-
-    return replace(
-        study,
-        overrides=dict(sorted({**others(study.overrides), **typed}.items())),
-        strategies=[replace(own, overrides=others(own.overrides)) for own in study.strategies],
-    )
 
 
 def plan(study: Study, root: Path, checked: Sequence[Checked]) -> list[Job]:

@@ -12,7 +12,7 @@ It is described by a YAML file, in which paths are relative to the file; what sh
         config: ../strategies/freeze.yaml
         overrides: {model.pretraining: null}
         seeds: [0]                    # of the seeds above; for what no seed changes
-    overrides: {trainer.max_epochs: 1}    # for every run
+    overrides: {trainer.max_epochs: 1}    # for every run, but where a strategy sets the option, or a wider one
     retrieval:                        # sets that every finished run is measured on, see `embedlab.study.retrieval`
       scifact: {path: BeIR/scifact}
     rerank_top_k: 20                  # of BM25's best, for strategies without vectors
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,7 +53,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Study:
-    """A study as its file describes it, with every path resolved."""
+    """A study as its file describes it, with every path resolved; `typed` are overrides from the command line."""
 
     name: str
     protocol: Path
@@ -63,6 +63,16 @@ class Study:
     overrides: Mapping[str, Any]
     retrieval: Sequence[RetrievalSet] = ()
     rerank_top_k: int = TOP_K
+    typed: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_typed(self, typed: Mapping[str, Any]) -> Study:
+        """Lay typed overrides over those of the study and of its strategies."""
+        own = [replace(strategy, overrides=_outdone(strategy.overrides, typed)) for strategy in self.strategies]
+        return replace(self, overrides=_outdone(self.overrides, typed), strategies=own, typed=typed)
+
+    def shared_with(self, strategy: Strategy) -> dict[str, Any]:
+        """Return the overrides of every run that a strategy of its own leaves in force, sorted."""
+        return dict(sorted({**_outdone(self.overrides, strategy.overrides), **self.typed}.items()))
 
     def seeds_of(self, strategy: Strategy) -> list[int]:
         """Return the seeds that a strategy runs with."""
@@ -207,6 +217,12 @@ def read_overrides(values: Any, where: str) -> dict[str, Any]:
         check_override(key, where)
         precheck.check_values(key, flat[key], f" in {where.partition(' in ')[2]}" if " in " in where else "")
     return dict(sorted(flat.items()))
+
+
+def _outdone(overrides: Mapping[str, Any], nearer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return overrides but for those of options that nearer ones set, or set a wider option of."""
+    beaten = {key for key in overrides for own in nearer if key in (own, f"{own}+") or key.startswith(f"{own}.")}
+    return {key: value for key, value in overrides.items() if key not in beaten}
 
 
 def _shown(value: Any) -> str:
