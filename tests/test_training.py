@@ -166,7 +166,7 @@ def test_a_checkpoint_that_training_cannot_go_on_from_is_refused(place: Path) ->
     assert "`trainer.max_epochs` must be more than the 1 of `ckpt_path`" in done.stderr
     on = ["--trainer.max_epochs", "3", "--model.training.learning_rate", "0.5", *on[2:], "r/checkpoints/last.ckpt"]
     done = run(place, command(place, "lora_bi", "on", *on), status=2)
-    told = "`model.training.learning_rate` must be 0.0005 for `ckpt_path`, whose optimiser goes on with that, got 0.5"
+    told = "`model.training.learning_rate` must be 0.001 for `ckpt_path`, whose optimiser goes on with that, got 0.5"
     assert told in done.stderr
     on = ["--trainer.max_epochs", "1", "--ckpt_path", "r/checkpoints/last.ckpt"]  # the strategy comes before the epochs
     done = run(place, command(place, "sgpt_bi", "on", *on), status=2)
