@@ -82,7 +82,7 @@ def residuals(study: Study, draws: int) -> Answer:
         found, part = (over_pairs, ", over pairs only") if whole is None else (whole, "")
         lines.append(f"- {label} ({len(means)}): mean {means.mean():+.4f}, {found.low:+.4f} to {found.high:+.4f}{part}")
         if label.startswith("log"):
-            near, apart = max(abs(found.low), abs(found.high)) < MARGIN, found.low > 0 or found.high < 0
+            near, apart = max(abs(found.low), abs(found.high)) < MARGIN, max(found.low, -found.high) >= MARGIN
             verdict = OPEN if whole is None else HOLDS if near else FAILS if apart else OPEN
     return Answer(lines, [verdict])
 

@@ -36,11 +36,12 @@ def spearman(predicted: Tensor, gold: Tensor) -> float:
         UndefinedCorrelation: As for `pearson`.
         ValueError: If their lengths differ.
 
-    >>> round(spearman(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 2, 400])), 9)
+    >>> round(spearman(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 2, 1e20])), 9)
     1.0
     """
-    first, second = (torch.from_numpy(rankdata(series.numpy())) for series in _series(predicted, gold))
-    return pearson(first, second)
+    _series(predicted, gold)  # the ranks are of the values as they came: scaling could make close ones equal
+    ranks = [torch.from_numpy(rankdata(own.detach().double().cpu().numpy())) for own in (predicted, gold)]
+    return pearson(*ranks)
 
 
 def _series(predicted: Tensor, gold: Tensor) -> tuple[Tensor, Tensor]:

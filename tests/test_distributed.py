@@ -15,6 +15,7 @@ from embedlab.distributed import gather, gather_lists, share_sum
 from embedlab.errors import UserError
 from embedlab.strategies.base import Embedder
 from embedlab.strategies.contrastive import contrastive_loss
+from embedlab.strategies.freeze_network import NetworkOptions, SiameseNetwork
 from embedlab.training.callbacks import RandomState
 from tests import processes
 
@@ -71,6 +72,31 @@ def test_loss_and_gradient_are_those_of_the_joined_batch(batch: Pairs | Triplets
     loss, gradient = learn(None, batch, pair_loss)
     assert any(gradient)
     for own_loss, own_gradient in processes.in_two(learn, batch, pair_loss):
+        assert own_loss == pytest.approx(loss, rel=1e-5)
+        assert own_gradient == pytest.approx(gradient, rel=1e-4, abs=1e-6)
+
+
+def rebuild(rank: int | None, relative: bool) -> tuple[float, list[float]]:
+    """Give loss and gradient of stage 1 of FREEZE on a batch, or on a process's part of it."""
+    torch.manual_seed(0)
+    network = SiameseNetwork(2, 6, NetworkOptions(widths=(3,), dropout=0.0))
+    network.train_part(autoencoders=True)
+    latents = torch.randn(8, 2, 6) * torch.arange(1.0, 9.0)[:, None, None]
+    part = slice(None) if rank is None else slice(0, SPLIT) if rank == 0 else slice(SPLIT, None)
+    loss = network.reconstruction(latents[part], relative)
+    loss.backward()
+    gradient = torch.cat([own.grad.flatten() for own in network.coders.parameters() if own.grad is not None])
+    if rank is not None:
+        torch.distributed.all_reduce(gradient)
+        gradient /= 2
+    return loss.item(), gradient.tolist()
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_autoencoders_learn_from_the_joined_batch(relative: bool) -> None:
+    loss, gradient = rebuild(None, relative)
+    assert any(gradient)
+    for own_loss, own_gradient in processes.in_two(rebuild, relative):
         assert own_loss == pytest.approx(loss, rel=1e-5)
         assert own_gradient == pytest.approx(gradient, rel=1e-4, abs=1e-6)
 

@@ -361,6 +361,24 @@ def test_blocks_and_company_change_nothing(dtype: torch.dtype, tmp_path: Path) -
     assert all(map(torch.equal, search(queries, read, 50, 64), expected))
 
 
+@pytest.mark.parametrize("cosine", [True, False])
+def test_orthogonal_vectors_are_at_0_however_a_block_is_summed(cosine: bool) -> None:
+    drawn = np.random.default_rng(0)
+    queries, base = (drawn.integers(-1, 2, (rows, 6)).astype(np.float32) for rows in (5, 40))
+    documents = base[np.arange(400) % 40] * np.float32(0.1)
+    one, places = search(queries, documents, 400, 1, cosine)
+    exact = (queries.astype(int) @ np.rint(10 * documents).astype(int).T)[np.arange(5)[:, None], places]
+    assert ((one == 0).numpy() == (exact == 0)).all()
+    for block in (3, 50, 8192):
+        found = search(queries, documents, 400, block, cosine)
+        assert torch.equal(found[0], one)
+        assert torch.equal(found[1], places)
+    if cosine:
+        assert (
+            (cosines(torch.from_numpy(queries), torch.from_numpy(documents)) == 0).sum() == (exact == 0).sum()
+        ).all()
+
+
 def test_more_queries_than_are_scored_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, documents = np.eye(7), np.eye(7)
     monkeypatch.setattr("embedlab.retrieval.search.QUERIES", 3)

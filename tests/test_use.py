@@ -589,6 +589,10 @@ def test_a_run_of_mixed_precision_is_used_in_it(here: Path) -> None:
     rows = pq.read_table(here / "mixed" / "predictions" / "test-own.parquet").to_pylist()
     scores = embedlab.load("./mixed").score([(row["first"], row["second"]) for row in rows])
     np.testing.assert_allclose(scores, [row["score"] for row in rows], atol=1e-6)
+    config = yaml.safe_load((here / "mixed" / "config.yaml").read_text())
+    config["trainer"]["precision"] = "bf16"  # its other name
+    (here / "mixed" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert embedlab.load("./mixed").autocast is torch.bfloat16
 
 
 def test_rows_of_other_texts_are_begun_anew(here: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from embedlab.errors import UserError
 
@@ -18,6 +19,7 @@ __all__ = ["cosines", "search"]
 
 QUERIES = 1024  # at a time, so that memory is bounded by it times `block`
 LAST = 2**32 - 1  # positions are kept in 32 bits
+ROUNDING = 1e-12  # of the lengths of two vectors; what their product may be off
 NOTHING = torch.iinfo(torch.int64).min  # the key of no document; no score gives it
 
 
@@ -58,7 +60,7 @@ def search(
         documents = _unit(rows, cosine)
         positions = torch.arange(start, start + len(rows), device=device)
         for part, own in enumerate(queries):
-            keys = _keys(own @ documents.T, positions)
+            keys = _keys(_products(own, documents, cosine), positions)
             if left_out is not None:
                 keys.masked_fill_(positions == barred[part * QUERIES :][: len(own), None], NOTHING)
             if keys.shape[1] > wanted:
@@ -76,7 +78,19 @@ def cosines(first: Tensor, second: Tensor) -> Tensor:
     """
     device = torch.device("cpu") if first.device.type == "mps" else first.device  # which knows no float64
     a, b = (_unit(own.to(device, torch.float64), True) for own in (first, second))
-    return (a @ b.T).float()
+    return _products(a, b, True).float()
+
+
+def _products(first: Tensor, second: Tensor, cosine: bool) -> Tensor:
+    """Return the products of vectors (N, E) and (M, E) as (N, M) float64, and 0 for what is rounding of 0.
+
+    How 0 comes out depends on how a block was summed, which float32 hides beside other numbers only.
+    """
+    found = first @ second.T
+    if cosine:
+        return functional.hardshrink(found, ROUNDING)
+    size = torch.linalg.vector_norm(first, dim=1)[:, None] * torch.linalg.vector_norm(second, dim=1)
+    return found.masked_fill_(found.abs() <= ROUNDING * size, 0.0)
 
 
 def _keys(scores: Tensor, positions: Tensor) -> Tensor:

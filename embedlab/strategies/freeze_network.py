@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, final
+from typing import Any, Literal, cast, final
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from embedlab.backbone import FINAL, Layer
+from embedlab.distributed import gather
 from embedlab.errors import UserError
 from embedlab.strategies.freeze_encoders import (
     Dropout,
@@ -153,8 +154,7 @@ class CosineHead(nn.Module):
     def forward(self, cosines: Tensor) -> Tensor:
         """Map cosines (B, L) to scores (B,), 0 to 1."""
         cosines = cosines if self.scale is None else self.scale(cosines[:, None])[:, 0]
-        scores: Tensor = self.network(cosines)
-        return scores.squeeze(-1)
+        return cast(Tensor, self.network(cosines)).squeeze(-1)
 
 
 @final
@@ -197,7 +197,8 @@ class SiameseNetwork(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Score pairs, (B,), 0 to 1, from the latents of their first texts and then of their second, (2B, L, D)."""
-        return self.head.forward(self.cosines(latents))
+        with torch.autocast(latents.device.type, enabled=False):  # whatever the trainer's precision
+            return self.head.forward(self.cosines(latents))
 
     def cosines(self, latents: Tensor) -> Tensor:
         """Return each block's cosine, (B, L), from the latents of first texts and then of second ones, (2B, L, D)."""
@@ -217,12 +218,12 @@ class SiameseNetwork(nn.Module):
         It is summed over blocks, so that each autoencoder trains as if alone.
 
         Args:
-            latents: Of a batch of texts.
+            latents: Of a batch of texts; of a part of one in each of several processes.
             relative: Whether each block's error is divided by the variance of its latents in the batch.
         """
         latents, rebuilt = self.rebuild(latents)
-        errors = functional.mse_loss(rebuilt, latents, reduction="none").mean((0, 2))
-        return (errors / latents.var(0, correction=0).mean(-1).clamp_min(1e-8) if relative else errors).sum()
+        errors = gather((rebuilt - latents).square().mean(2)).mean(0)
+        return (errors / gather(latents).var(0, correction=0).mean(-1).clamp_min(1e-8) if relative else errors).sum()
 
     @torch.no_grad()
     def fit(self, latents: Callable[[Sequence[str]], Tensor], texts: Sequence[str]) -> None:

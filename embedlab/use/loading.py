@@ -72,7 +72,7 @@ def load(
             raise UserError(f"`{given}` must be left out for a run, whose folder says it; leave it out.")
         folder = Path(what).expanduser()
         model, precision = _model_of(folder)
-        autocast = torch.bfloat16 if precision == "bf16-mixed" else None
+        autocast = torch.bfloat16 if precision in ("bf16-mixed", "bf16") else None  # the same, and kept as typed
         check_modules(model, folder, (*TRUSTED, *allow))
         lies = model if backbone is not None else _where_it_lies(model, folder)
         try:

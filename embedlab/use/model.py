@@ -5,9 +5,10 @@ Names of methods and arguments are those of sentence-transformers, so that one c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final, final
+from functools import partial
+from typing import Any, Final, TypeVar, final
 
 import numpy as np
 import torch
@@ -31,8 +32,10 @@ from embedlab.use.given import (
 
 __all__ = ["Model", "Vectors"]
 
+Item = TypeVar("Item")
 TEXTS: Final = 1024  # handed to the decoder at a time, which makes passes of about equal size of them
 PAIRS: Final = 256
+PART: Final = 4096  # pairs whose vectors are held at a time
 
 
 @final
@@ -166,23 +169,26 @@ class Model:
         first, second = sides_of(pairs)
         for side in (first, second):
             check_not_empty(self.strategy, side, "pairs")
-        distinct: dict[tuple[str, str], int] = {}  # equal pairs are scored once, or rounding might tell them apart
-        place = [distinct.setdefault(pair, len(distinct)) for pair in zip(first, second, strict=True)]
+        # Equal pairs are scored once, or rounding might tell them apart.
+        distinct, place = _distinct(zip(first, second, strict=True))
         found = np.empty(len(distinct), np.float32)
         first, second = [pair[0] for pair in distinct], [pair[1] for pair in distinct]
-        if isinstance(self.strategy, Embedder) and distinct:
-            check_at_least_1(batch_size, "batch_size")
-
-            def embed(texts: list[str], role: Role | None) -> Tensor:
-                return self._vectors(texts, role, 2 * batch_size, show_progress_bar, True, None)
-
-            return _cosines(embed, first, second, self.strategy.symmetric)[place]
         # Pairs of one document side by side, as a cross-encoder reads it once for all its queries.
         keys = [(len(document), document, len(query)) for query, document in distinct]
-        for chosen in batches(keys, batch_size, "Scoring", show_progress_bar):
-            with self._precision():
-                scores = self.strategy.score([first[i] for i in chosen], [second[i] for i in chosen])
-            found[chosen] = scores.float().cpu().numpy()
+        check_at_least_1(batch_size, "batch_size")
+        one = self.embeds and len(distinct) <= PART
+        for chosen in batches(keys, PART if self.embeds else batch_size, "Scoring", show_progress_bar and not one):
+            sides = [first[i] for i in chosen], [second[i] for i in chosen]
+            if isinstance(self.strategy, Embedder):
+                shown = show_progress_bar and one
+                embed = partial(
+                    self._vectors, batch_size=2 * batch_size, shown=shown, normalized=True, coordinates=None
+                )
+                scores = _cosines(embed, *sides, self.strategy.symmetric)
+            else:
+                with self._precision():
+                    scores = self.strategy.score(*sides).float().cpu()
+            found[chosen] = scores.numpy()
         return found[place]
 
     def rank(
@@ -233,20 +239,19 @@ class Model:
         return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
 
 
-def _cosines(
-    embed: Callable[[list[str], Role | None], Tensor], first: list[str], second: list[str], symmetric: bool
-) -> NDArray[np.float32]:
-    """Score N pairs by vectors of length 1, (N,); a text is embedded once a side, however many pairs have it."""
-    vectors, places = [], []
+def _distinct(items: Iterable[Item]) -> tuple[list[Item], list[int]]:
+    """Return the distinct ones of N things in the order they come, and the place of each of the N among them."""
+    known: dict[Item, int] = {}
+    places = [known.setdefault(item, len(known)) for item in items]
+    return list(known), places
+
+
+def _cosines(embed: Callable[..., Tensor], first: list[str], second: list[str], symmetric: bool) -> Tensor:
+    """Score N pairs by vectors of length 1, (N,); a text is embedded once a side, however many of them have it."""
     sides: list[tuple[list[str], Role | None]] = [(first, "query"), (second, "document")]
+    rows = []
     for texts, role in [([*first, *second], None)] if symmetric else sides:
-        known: dict[str, int] = {}
-        places.append(torch.tensor([known.setdefault(text, len(known)) for text in texts]))
-        vectors.append(embed(list(known), role))
-    queries, documents = vectors[0], vectors[-1]
-    rows = torch.cat(places).chunk(2)
-    found = [
-        (queries[a] * documents[b]).sum(-1).cpu()
-        for a, b in zip(*(torch.split(own, TEXTS) for own in rows), strict=True)
-    ]
-    return torch.cat(found).numpy()
+        known, place = _distinct(texts)
+        rows.append(embed(known, role)[place])
+    queries, documents = torch.cat(rows).chunk(2)
+    return (queries * documents).sum(-1).cpu()

@@ -286,6 +286,18 @@ def test_what_cannot_be_pretrained_is_not(decoder_folder: Callable[[str], Path])
             HeadOptions(**head)
 
 
+def test_the_head_is_float32_whatever_the_trainer_computes_in() -> None:
+    torch.manual_seed(0)
+    network = SiameseNetwork(2, 8, NetworkOptions(widths=(3,))).eval()
+    latents = torch.randn(20, 2, 8)
+    with torch.no_grad():
+        expected = network.forward(latents)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = network.forward(latents)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_relative_error_does_not_see_the_size_of_a_block() -> None:
     torch.manual_seed(0)
     network = SiameseNetwork(2, 8, NetworkOptions(widths=(3,), dropout=0.0), standardize="none")
