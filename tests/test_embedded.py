@@ -75,6 +75,22 @@ def test_a_conversion_that_dies_leaves_nothing_that_is_used(gguf: Path) -> None:
     assert not list(folder.parent.glob("*.unfinished-*"))
 
 
+def test_a_cache_that_takes_nothing_is_named(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = convert_gguf(gguf, convert)
+    with monkeypatch.context() as shared:  # kept by others, for everybody to read
+        shared.setattr(os, "access", lambda path, mode: not (path == folder.parent and mode == os.W_OK))
+        assert convert_gguf(gguf, convert) == folder
+        (folder / "config.json").unlink()
+        with pytest.raises(
+            UserError, match=r"`EMBEDLAB_CACHE` must be .* Tiny.gguf is converted .* \(it is read-only\)"
+        ):
+            convert_gguf(gguf, convert)
+    assert conversions(gguf) == 1
+    monkeypatch.setenv("EMBEDLAB_CACHE", str(gguf))
+    with pytest.raises(UserError, match=r"`EMBEDLAB_CACHE` must be a folder .* set it to another one"):
+        convert_gguf(gguf, convert)
+
+
 def test_another_file_is_another_folder(gguf: Path) -> None:
     first = convert_gguf(gguf, convert)
     gguf.write_bytes(b"GGUF and others")

@@ -119,7 +119,9 @@ def test_runs_tell_how_many_they_found(
     assert "small (01234567)" in out
 
 
-def test_damage_is_found_and_set_aside(kept: Callable[..., FeatureCache], capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_is_found_and_set_aside(
+    kept: Callable[..., FeatureCache], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, broken, cut = kept(TEXTS), kept(TEXTS, n=1), kept(TEXTS, n=2)
     assert "3 of 3 files of 3 caches are whole" in typed(capsys, "verify")
     (shard,) = Cache(broken.folder).shards
@@ -138,6 +140,15 @@ def test_damage_is_found_and_set_aside(kept: Callable[..., FeatureCache], capsys
     assert "2 of" not in typed(capsys, "rm", "--damaged")
     assert not Cache(broken.folder).remains
     assert Cache(whole.folder).shards
+
+    def barred(path: Path, row_bytes: int) -> None:
+        raise FileNotFoundError(path)  # as safetensors says where the file may not be read
+
+    monkeypatch.setattr("embedlab.backbone.shards.open_shard", barred)
+    out = typed(capsys, "verify", status=1)
+    assert "it cannot be read; let this user read it" in out
+    assert "0 of 1 files" in out
+    assert Cache(whole.folder).shards, "what may be whole is not set aside"
 
 
 def test_rm_deletes_what_is_named_and_nothing_else(

@@ -514,7 +514,9 @@ def test_several_studies_are_kept_apart(tmp_path: Path, show: Show) -> None:
     assert [row[:2] for row in rows(out)] == [["one", "method"], ["two", "method"]]
 
 
-def test_without_predictions_or_with_others_there_is_no_interval(tmp_path: Path, show: Show) -> None:
+def test_without_predictions_or_with_others_there_is_no_interval(
+    tmp_path: Path, show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = finish(tmp_path, "method", 0)
     path = runs.predictions_file(first, "test/stsb")
     table = pq.read_table(path)
@@ -525,6 +527,11 @@ def test_without_predictions_or_with_others_there_is_no_interval(tmp_path: Path,
     assert "no interval: the seeds were scored on different pairs" in out
     path.unlink()
     assert "no interval: test-stsb.parquet is missing for seed-0" in show(tmp_path)
+    path.write_bytes(b"")
+    assert "no interval: test-stsb.parquet is damaged for seed-0" in show(tmp_path)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda own, mode: (own != path or mode != os.R_OK) and access(own, mode))
+    assert "no interval: test-stsb.parquet is not to be read for seed-0" in show(tmp_path)
 
 
 def test_predictions_of_other_pairs_than_the_result_tells_of_give_no_interval(tmp_path: Path, show: Show) -> None:

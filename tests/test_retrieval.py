@@ -249,7 +249,7 @@ def test_a_wrong_place_is_a_sentence(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             read_retrieval(path, **arguments)
         assert sentence in str(caught.value)
-    with pytest.raises(UserError, match="is not there; did you mean small"):
+    with pytest.raises(UserError, match=r"is not there; did you mean /.*small\?"):
         read_retrieval(tmp_path / "smal")
     with pytest.raises(UserError, match="is a file; name another"):
         read_retrieval(path / "corpus.jsonl")
@@ -278,7 +278,7 @@ def test_a_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.record()["revisions"] == {"BeIR/own": "abc", "BeIR/own-qrels": "def"}
 
 
-def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: Any, **options: Any) -> None:
         raise ConnectionError("Couldn't reach it.\nTraceback")
 
@@ -290,6 +290,10 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
         "`path` must be a BEIR folder or a reachable hub id, but 'BeIR/own' (split 'corpus', revision main) could not be "
         "fetched (HF_HUB_OFFLINE is set): Couldn't reach it; check name, split and network, or give a folder."
     )
+    (tmp_path / "sets" / "beir").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"'sets/beri' .* Couldn't reach it; did you mean sets/beir\.$"):
+        read_retrieval("sets/beri")
 
 
 # Search -----------------------------------------------------------------------------------------------------

@@ -354,6 +354,8 @@ def test_odd_input_is_answered_in_a_sentence(here: Path) -> None:
         r"`role` must be query, document or None, got 'doc'": lambda: model.encode(["a"], role="doc"),
         r"`encode` needs a strategy that embeds, but Freeze scores pairs": lambda: scorer.encode(["a"]),
         r"`pairs` must hold pairs of texts, got 'ab' at place 0": lambda: model.score(["ab"]),
+        r"`pairs` must be a list of pairs of texts, got None": lambda: model.score(None),
+        r"`pairs` must be a list of pairs of texts, got 'ab'": lambda: model.score("ab"),
         r"`documents` must be a list of texts, got one text": lambda: model.rank("a", "b"),
     }
     for said, call in calls.items():
@@ -743,6 +745,9 @@ ODD: dict[str, str] = {
     "encode runs/none one.txt -o v.npy": "`RUN` must be the folder of a finished run, but runs/none is not there",
     "score runs/sgpt_bi three.csv -o s.csv": "`--columns` must name the two columns with the texts of three.csv, which",
     "score runs/sgpt_bi short.csv -o s.csv": "line 3 of short.csv must have 2 fields, but it has fewer",
+    "export runs/sgpt_bi new --private": "`--private` must come with --push HUB_ID",
+    "evaluate BM25 --retrieval beir --out there.npy": "`--out` must be a new file",
+    "evaluate BM25 --retrieval beir --split dev": "`--split` must name a file of",
     "evaluate bm25 --retrieval beir --depth 5": "`--depth` must be at least 100, got 5",
     "evaluate bm25 --retrieval beir --out there.npy": "`--out` must be a new file",
     "encode runs/freeze one.txt -o v.npy": "`encode` needs a strategy that embeds, but Freeze scores pairs",

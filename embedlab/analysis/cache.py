@@ -138,8 +138,10 @@ class Cache:
                 shard = open_shard(path, _contents(path).row_bytes)
                 wrong = sum(not shard.is_intact(row) for row in range(len(shard.keys)))
                 fault = f"{wrong} of {len(shard.keys)} rows are not what was written" if wrong else None
-            except FileNotFoundError:  # deleted or set aside by another process just now
-                continue
+            except OSError:  # safetensors knows one kind only
+                if path.exists():
+                    yield path, "it cannot be read; let this user read it"
+                continue  # else deleted or set aside by another process just now
             except (SafetensorError, DamagedShard, LookupError, TypeError, ValueError) as error:
                 fault = str(error) or type(error).__name__
             yield path, fault and fault + _set_aside(path)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 import shutil
 import uuid
 from collections.abc import Callable
@@ -35,11 +36,18 @@ def convert_gguf(file: Path, convert: Callable[[Path, Path], None] | None = None
         convert: Called with the file and a new folder to fill; for tests.
 
     Raises:
-        UserError: If transformers cannot convert the file.
+        UserError: If transformers cannot convert the file, or the cache takes nothing.
     """
     source = file_sha256(file)
     folder = cache_root() / "decoders" / f"{file.stem.lower()}-{source[:12]}-v{_CONVERTER}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(file, error.strerror) from error
+    if not os.access(folder.parent, os.W_OK):  # a cache that others keep
+        if _is_intact(folder):
+            return folder
+        raise _unwritable(file, "it is read-only")
     with FileLock(folder.with_suffix(".lock")):
         if folder.exists():
             if _is_intact(folder):
@@ -57,6 +65,13 @@ def convert_gguf(file: Path, convert: Callable[[Path, Path], None] | None = None
         (unfinished / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         unfinished.rename(folder)
     return folder
+
+
+def _unwritable(file: Path, reason: str | None) -> UserError:
+    return UserError(
+        f"`EMBEDLAB_CACHE` must be a folder that can be written, as {file.name} is converted into it, but {cache_root()} "
+        f"cannot ({reason}); set it to another one."
+    )
 
 
 def _is_intact(folder: Path) -> bool:

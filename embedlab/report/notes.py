@@ -148,8 +148,8 @@ def _overlap(metric: Mapping[str, Any]) -> str | None:
     if not (number := metric.get("overlapping")):
         return None
     return (
-        f"{number} of {metric.get('pairs')} pairs share a sentence with the training rows; `embedlab report --leakage` shows "
-        "scores apart"
+        f"{number} of {metric.get('pairs')} pairs share a sentence with the training rows; `embedlab report RUNS --leakage` "
+        "shows scores apart"
     )
 
 

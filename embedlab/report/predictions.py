@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,11 +29,11 @@ def interval_over_seeds(
     labels: list[np.ndarray] = []
     for folder, pairs in folders:
         path = runs.predictions_file(folder, name)
-        if not path.is_file():
-            return None, f"no interval: {path.name} is missing for {folder.name}"
         columns = read_predictions(path)
         if columns is None:
-            return None, f"no interval: {path.name} is damaged for {folder.name}"
+            there = os.access(path, os.F_OK)  # not where its folder cannot be read either
+            fault = "damaged" if os.access(path, os.R_OK) else "not to be read" if there else "missing"
+            return None, f"no interval: {path.name} is {fault} for {folder.name}"
         if pairs is not None and len(columns["id"]) != pairs:
             damage = f"it holds {len(columns['id'])} of {pairs} pairs"
             return None, f"no interval: {path.name} is damaged for {folder.name}: {damage}"

@@ -246,14 +246,20 @@ def _folder(folder: Path, split: str) -> tuple[Iterator[Row], Iterator[Row], Ite
 def _hub_id(path: str, file: Path) -> str:
     """Return what can only be a hub id."""
     if file.exists() or file.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
-        folder = file.parent if file.parent.is_dir() else Path()
-        near = nearest(file.name, (own.name for own in folder.iterdir() if own.is_dir()))
+        near = _beside(file)
         came = "is a file" if file.exists() else "is not there"
         raise UserError(
             f"`path` must be a BEIR folder or a hub id such as BeIR/scifact, but {path!r} {came}; "
             + (f"did you mean {near}?" if near else "name another.")
         )
     return path
+
+
+def _beside(missing: Path) -> str | None:
+    """Return the folder beside a missing one whose name is most like its own."""
+    folder = missing.parent if missing.parent.is_dir() else Path()
+    near = nearest(missing.name, (own.name for own in folder.iterdir() if own.is_dir()))
+    return None if near is None else str(missing.with_name(near))
 
 
 def _hub(repository: str, subset: str | None, split: str, revision: str | None) -> Iterator[Row]:
@@ -266,9 +272,11 @@ def _hub(repository: str, subset: str | None, split: str, revision: str | None) 
     except Exception as error:  # the hub's client raises many unrelated kinds
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        near = _beside(Path(repository))
+        way = f"did you mean {near}" if near else "check name, split and network, or give a folder"
         raise UserError(
             f"`path` must be a BEIR folder or a reachable hub id, but {repository!r} (split {split!r}, revision "
-            f"{revision or 'main'}) could not be fetched{offline}: {reason}; check name, split and network, or give a folder."
+            f"{revision or 'main'}) could not be fetched{offline}: {reason}; {way}."
         ) from error
     for number, row in enumerate(rows, 1):
         yield f"{repository} {split}, row {number}", row

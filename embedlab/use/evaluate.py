@@ -113,6 +113,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rerank-backbone", metavar="NAME", help="the same for --rerank")
     add_model_options(parser)
     options = parser.read(arguments)
+    if options.what.lower() == BASELINE:
+        options.what = BASELINE
     for name, number, least in (
         ("--depth", options.depth, 100),
         ("--top-k", options.top_k, 1),

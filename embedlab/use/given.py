@@ -78,8 +78,10 @@ def texts_of(texts: Any, argument: str) -> list[str]:
     return several
 
 
-def sides_of(pairs: Iterable[Any]) -> tuple[list[str], list[str]]:
+def sides_of(pairs: Any) -> tuple[list[str], list[str]]:
     """Return the first and the second texts of pairs; what is no pair of texts is refused."""
+    if not isinstance(pairs, Iterable) or isinstance(pairs, str):
+        raise UserError(f"`pairs` must be a list of pairs of texts, got {pairs!r:.60}; put them into one.")
     several = list(pairs)
     for number, pair in enumerate(several):
         if not isinstance(pair, tuple | list | np.ndarray) or len(pair) != 2:
