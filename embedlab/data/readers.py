@@ -18,7 +18,7 @@ from embedlab.json_lines import read_objects
 __all__ = ["BUILT_IN", "Table", "is_collection", "read_table"]
 
 BUILT_IN = "stsb"
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".txt", ".parquet")
 csv.field_size_limit(2**31 - 1)
 
 
@@ -119,11 +119,16 @@ def _stsb(split: str) -> Table:
 def _file(path: Path, quoting: bool | None) -> Table:
     suffix = Path(path.name.removesuffix(".gz")).suffix
     if suffix not in SUFFIXES:
-        raise UserError(f"`path` must end in {', '.join(SUFFIXES)} (or .gz of the first three), got {str(path)!r}.")
+        raise UserError(
+            f"`path` must end in {', '.join(SUFFIXES)} (or .gz of all but the last), got {str(path)!r}; rename it."
+        )
     try:
         if suffix == ".parquet":
             return _parquet(path)
         with _open(path) as stream:
+            if suffix == ".txt":  # a text a line
+                texts = [(number, text) for number, line in enumerate(stream, 1) if (text := line.strip())]
+                return Table(str(path), ["text"], [[text] for _, text in texts], [number for number, _ in texts])
             if suffix == ".jsonl":
                 rows = list(read_objects(stream, path))
                 return _records(str(path), [own for _, own in rows], [number for number, _ in rows])

@@ -104,6 +104,14 @@ def test_scores_are_scaled(tmp_path: Path) -> None:
     assert Source(str(tmp_path / "a.tsv"), score_range=(1, 5)).read().score == [0.0, 1.0, 0.25]
 
 
+def test_a_plain_file_is_a_text_a_line(tmp_path: Path) -> None:
+    for name, opened in (("a.txt", open), ("a.txt.gz", gzip.open)):
+        with opened(tmp_path / name, "wt", encoding="utf-8-sig", newline="") as file:
+            file.write('A "man", \tand\u2028a dog.\r\n\r\n  An egg\n')
+        rows = Source(str(tmp_path / name)).read()
+        assert rows.all_texts() == ['A "man", \tand\u2028a dog.', "An egg"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
@@ -230,7 +238,7 @@ def test_scores_are_scaled(tmp_path: Path) -> None:
         ),
         ("a.tsv", None, {"limit": 0}, "`limit` must be at least 1 row"),
         ("a.jsonl", '{"sentence1": "a"\n', {}, "a.jsonl, line 1: must be a JSON object"),
-        ("a.txt", "text\n", {}, "must end in .csv, .tsv, .jsonl, .parquet"),
+        ("a.doc", "text\n", {}, "must end in .csv, .tsv, .jsonl, .txt, .parquet"),
         ("a.tsv.gz", "no gzip at all", {}, "must be a file that can be read"),
         ("a.parquet", "no parquet", {}, "must be a Parquet file"),
         ("a.tsv", None, {"score_range": (5, 1)}, "`score_range` must be lowest and highest"),
