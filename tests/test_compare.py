@@ -96,7 +96,7 @@ def test_what_is_started_is_what_the_contract_says(here: Path, run: Run) -> None
     method, simple = [shlex.split(line) for line in out.splitlines() if " fit " in line]
     files = ["-c", "protocol.yaml", "-c", "method.yaml", "-c", "small.yaml"]
     assert method[:8] == ["embedlab", "fit", *files]
-    assert method[8:10] == ["-c", "runs/demo/method/seed-3/overrides.yaml"]
+    assert method[8:10] == ["--model.backbone.dtype=float32", "--trainer.max_epochs=1"]
     assert method[10::2] == ["--seed_everything", "--run_dir", "--study", "--label"]
     assert method[11::2] == ["3", "runs/demo/method/seed-3", "demo", "method"]
     assert simple[2:6] == ["-c", "protocol.yaml", "-c", "simple.yaml"]

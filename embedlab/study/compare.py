@@ -156,8 +156,12 @@ def _read_too(jobs: Sequence[Job]) -> dict[str, str]:
 
 
 def _show(job: Job, say: Callable[[str], None]) -> None:
-    """Say what a run is started with."""
-    say(f"          embedlab {shlex.join(job.arguments)}")
+    """Say what a run is started with, so that it can be typed before its file of overrides is there."""
+    words = list(job.arguments)
+    if job.content:
+        place = words.index(str(job.folder / runs.OVERRIDES))
+        words[place - 1 : place + 1] = [f"--{key}={write_value(own)}" for key, own in job.overrides.items()]
+    say(f"          embedlab {shlex.join(words)}")
     if job.overrides:
         say(f"          overrides: {shlex.join(f'{key}={write_value(own)}' for key, own in job.overrides.items())}")
 
