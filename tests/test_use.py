@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import gzip
 import io
 import json
@@ -507,6 +508,34 @@ def test_a_note_does_not_outlive_its_rows(here: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_room_of_all_rows_is_reserved_before_the_first(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.txt").write_text("one\ntwo\n")
+    words = ["encode", "runs/sgpt_bi", str(tmp_path / "t.txt"), "-o", str(tmp_path / "v.npy")]
+    reserved = []
+
+    def reserve(number: int) -> Callable[..., None]:
+        def fallocate(file: int, start: int, size: int) -> None:
+            reserved.append((start, size, os.fstat(file).st_size))
+            raise OSError(number, os.strerror(number))
+
+        return fallocate
+
+    monkeypatch.setattr(os, "posix_fallocate", reserve(errno.ENOSPC))
+    status, _, err = command(*words)
+    assert status == 1
+    assert err == (
+        f"embedlab: error: {tmp_path / 'v.npy.part'} must take what is written, but it cannot (No space left on device); make "
+        "room, or write elsewhere: the same command resumes where it stopped.\n"
+    )
+    ((start, size, whole),) = reserved
+    assert (start, size) == (0, whole)
+    assert [own.name for own in tmp_path.iterdir()] == ["t.txt"]
+    monkeypatch.setattr(os, "posix_fallocate", reserve(errno.EOPNOTSUPP))  # some file systems reserve nothing
+    assert command(*words)[0] == 0
+
+
 def test_what_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
     items = ["a", "b", "c"]
     rows = stream.read_once(items, "TEXTS")
@@ -732,6 +761,9 @@ ODD: dict[str, str] = {
     "encode runs/sgpt_bi number.jsonl -o v.npy": "`text` in line 1 of number.jsonl must be a text, got int 3",
     "encode runs/sgpt_bi latin.txt -o v.npy": "`TEXTS` must be UTF-8, but latin.txt is not",
     "encode runs/sgpt_bi cut.txt.gz -o v.npy": "`TEXTS` must be a whole gzip file, but cut.txt.gz is damaged",
+    "encode runs/sgpt_bi torn.txt.gz -o v.npy": "`TEXTS` must be a whole gzip file, but torn.txt.gz is damaged",
+    "score runs/sgpt_bi torn.csv.gz -o s.csv": "`PAIRS` must be a whole gzip file, but torn.csv.gz is damaged",
+    "search runs/sgpt_bi query --corpus torn.txt.gz": "`--corpus` must be a whole gzip file, but torn.txt.gz is damaged",
     "encode runs/sgpt_bi one.txt -o v.csv": "`--out` must end in .npy or .parquet, got v.csv",
     "encode runs/sgpt_bi one.txt -o no/v.npy": "`--out` must lie in a folder that is there, got no/v.npy; make no first",
     "encode runs/sgpt_bi one.txt -o there.npy": "`--out` must be a new file, but there.npy is there",
@@ -791,6 +823,8 @@ def test_odd_commands_are_answered_in_a_sentence(here: Path, words: str) -> None
         "number.jsonl": b'{"text": 3}\n',
         "latin.txt": "caf\u00e9".encode("latin-1"),
         "cut.txt.gz": gzip.compress(b"some text")[:-6],
+        "torn.txt.gz": gzip.compress(b"some text")[:10] + b"\xff" * 20,
+        "torn.csv.gz": gzip.compress(b"a,b\n1,2\n")[:10] + b"\xff" * 20,
         "one.txt": b"a text\n",
         "there.npy": b"no array",
         "wide.csv": b"query,document\na,b,c\n",

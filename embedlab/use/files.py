@@ -6,6 +6,7 @@ import csv
 import gzip
 import os
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -182,7 +183,7 @@ def _opened(path: Path, argument: str) -> Iterator[TextIO]:
             yield file
         except UnicodeDecodeError as error:
             raise UserError(f"`{argument}` must be UTF-8, but {path} is not ({error.reason}); convert it.") from error
-        except (gzip.BadGzipFile, EOFError) as error:
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UserError(
                 f"`{argument}` must be a whole gzip file, but {path} is damaged ({error}); fetch it again."
             ) from error
