@@ -324,6 +324,7 @@ def test_odd_input_is_answered_in_a_sentence(here: Path) -> None:
         r"`what` must be .* got 'LoraBiEncoder'; did you mean LoRABiEncoder": lambda: embedlab.load("LoraBiEncoder"),
         r"`what` .* runs is none; name one of the runs in it, such as runs/": lambda: embedlab.load("runs"),
         r"`what` .* runs/lora_b is not there; did you mean lora_bi": lambda: embedlab.load("runs/lora_b"),
+        r"^n{60}\.\.\. must be a path that the file system takes": lambda: embedlab.load(300 * "n"),
         r"`device` must be one that PyTorch has here, got cdu": lambda: embedlab.load("runs/tfidf", device="cdu"),
         r"`texts` must be given for Tfidf": lambda: embedlab.load("Tfidf"),
         r"`layr` must be an option of PooledDecoder; did you mean layer": lambda: embedlab.load(

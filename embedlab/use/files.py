@@ -18,6 +18,7 @@ from embedlab.json_lines import read_objects
 __all__ = ["beside_vectors", "columns_of", "new_file", "pairs_of", "texts_of"]
 
 KINDS: Final = (".txt", ".jsonl", ".csv", ".tsv")
+NAME: Final = 220  # bytes of a name, beside which stand files of longer ones; file systems take 255
 TEXT: Final = ("text", "sentence", "query")  # where no column is named
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # of one field; the default ends in the middle of a document
 
@@ -193,6 +194,8 @@ def new_file(path: Path, endings: Sequence[str]) -> Path:
     """Refuse a file that cannot be made, or is there."""
     if path.suffix not in endings:
         raise UserError(f"`--out` must end in {' or '.join(endings)}, got {path.name}; rename it.")
+    if (long := len(os.fsencode(path.name))) > NAME:
+        raise UserError(f"`--out` must have a name of at most {NAME} bytes, got one of {long}; give a shorter one.")
     if path.name in ("", ".", "..") or not path.parent.is_dir():
         raise UserError(f"`--out` must lie in a folder that is there, got {path}; make {path.parent} first.")
     if path.exists():

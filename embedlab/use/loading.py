@@ -20,7 +20,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 import embedlab
 from embedlab import runs
-from embedlab.errors import UserError, did_you_mean
+from embedlab.errors import UserError, did_you_mean, refusals_told
 from embedlab.resources import file_sha256
 from embedlab.runs.identity import content_hash
 from embedlab.source_hash import sources_of
@@ -38,6 +38,7 @@ TRUSTED: Final = ("embedlab", "torch.nn")
 log = logging.getLogger(__name__)
 
 
+@refusals_told()
 def load(
     what: str | Path | type[EmbeddingStrategy],
     *,
