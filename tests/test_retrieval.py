@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -668,6 +669,16 @@ def test_every_relevant_document_makes_a_triplet(nouns: Path, tmp_path: Path) ->
     assert {row["negative_ids"] for row in rows} == {"d0"}
     data = Source(str(out), columns={"anchor": "anchor", "positive": "positive", "negative": "negative"}).read()
     assert (data.kind, len(data)) == ("triplets", 2)
+
+
+def test_a_folder_that_takes_no_triplets_is_refused_before_any_work(
+    nouns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: (Path(path), mode) != (tmp_path, os.W_OK))
+    monkeypatch.setattr("embedlab.retrieval.mining.read_retrieval", lambda *_, **__: pytest.fail("it was read"))
+    status, _, err = mined(str(nouns), "-o", str(tmp_path / "t.jsonl"))
+    assert status == 2
+    assert f"`--out` must lie in a folder that can be written to, but {tmp_path} cannot; name another one." in err
 
 
 @pytest.mark.parametrize(

@@ -732,6 +732,47 @@ def test_a_cut_is_named_and_told(here: Path, collection: Path, tmp_path: Path) -
     assert set(content["per_query"]["bm25"]["map"]) == {"q0"}
 
 
+def unwritable(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let nothing be written into a folder, as far as anybody asks; root could, whatever its permissions."""
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).absolute() != folder and real(path, mode))
+
+
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedlab.use.evaluate.read_retrieval", lambda *_: pytest.fail("the collection was read"))
+
+
+def test_where_results_cannot_be_written_is_known_before_the_work(
+    here: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["evaluate", "bm25", "--retrieval", str(collection), "--rerank", "runs/sgpt_cross"]
+    unread(monkeypatch)
+    status, _, err = command(*words, "--name", "n" * 300)
+    assert status == 2
+    assert "`--name` must be so short that it has 219 bytes at most with that of the split, got 304; shorten it" in err
+    unwritable(monkeypatch, here / "runs" / "sgpt_cross")
+    status, _, err = command(*words)
+    assert status == 2
+    assert "`--rerank` must be a folder that can be written to, as results are kept in it, but runs/sgpt_cross" in err
+    unwritable(monkeypatch, tmp_path)
+    status, _, err = command(*words, "--out", str(tmp_path / "out.json"))
+    assert status == 2
+    assert f"`--out` must lie in a folder that can be written to, but {tmp_path} cannot; name another one" in err
+
+
+def test_a_run_that_takes_no_results_is_a_note_where_they_are_kept_elsewhere(
+    here: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.json"
+    unwritable(monkeypatch, here / "runs" / "sgpt_bi")
+    status, told, err = command("evaluate", "runs/sgpt_bi", "--retrieval", str(collection), "--out", str(out))
+    assert status == 0, err
+    said = f"note: runs/sgpt_bi cannot be written to, so that the results are in {out} alone"
+    assert told.splitlines()[-2:] == [f"results: {out}", said]
+    assert not (here / "runs" / "sgpt_bi" / "retrieval").exists()
+    assert "runs/sgpt_bi" in read(out)["results"]
+
+
 def test_runs_are_listed(here: Path) -> None:
     status, out, _ = command("ls")
     assert status == 0

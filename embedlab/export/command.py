@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"`DIR` must be a new folder, but {folder} is there; delete it, or name another one.")
     if not folder.absolute().parent.is_dir():
         raise UserError(f"`DIR` must lie in a folder that is there, got {folder}; make {folder.parent} first.")
+    if not os.access(above := folder.absolute().parent, os.W_OK):
+        raise UserError(f"`DIR` must lie in a folder that can be written to, but {above} cannot; name another one.")
     if options.push is not None and options.push.count("/") != 1:
         raise UserError(f"`--push` must be an id of the hub, OWNER/NAME, got {options.push!r}.")
 

@@ -50,6 +50,10 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"`--out` must be a new file, but {out} is there; delete it, or name another one.")
     if not out.absolute().parent.is_dir():
         raise UserError(f"`--out` must lie in a folder that is there, got {out}; make {out.parent} first.")
+    if not os.access(out.absolute().parent, os.W_OK):
+        raise UserError(
+            f"`--out` must lie in a folder that can be written to, but {out.absolute().parent} cannot; name another one."
+        )
     if options.number < 1 or options.skip < 0:
         raise UserError(
             f"`--number` must be at least 1 and `--skip` at least 0, got {options.number} and {options.skip}."
