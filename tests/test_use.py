@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -439,6 +440,21 @@ def test_a_search_finds_what_rank_does(here: Path, tmp_path: Path, name: str) ->
         assert [json.loads(line)["corpus_id"] for line in again.splitlines()] == [own["corpus_id"] for own in found]
 
 
+def test_a_disk_that_fills_leaves_no_part_of_the_scores(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    words = ["score", "runs/sgpt_bi", "pairs.tsv", "-o", str(tmp_path / "s.csv")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("embedlab.use.commands.csv", SimpleNamespace(writer=lambda _: SimpleNamespace(writerow=full)))
+        assert command(*words)[0] == 1
+    assert sorted(own.name for own in tmp_path.iterdir()) == ["s.csv.part", "s.csv.progress.json"], "which go on"
+    assert command(*words)[0] == 0
+    assert [own.name for own in tmp_path.iterdir()] == ["s.csv"]
+
+
 def die(after: int) -> None:
     """Kill this process once some blocks are kept."""
     stream.BLOCK = 3
@@ -773,6 +789,21 @@ def test_a_run_that_takes_no_results_is_a_note_where_they_are_kept_elsewhere(
     assert "runs/sgpt_bi" in read(out)["results"]
 
 
+@pytest.mark.parametrize("words", ["encode RUN t.txt -o v.npy", "evaluate RUN --retrieval nouns --cut 1"])
+def test_what_has_no_vectors_is_refused_before_a_decoder_is_loaded(
+    here: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    (tmp_path / "t.txt").write_text("one\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("embedlab.use.loading.load", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr("embedlab.use.evaluate.cut", lambda *_: pytest.fail("the collection was cut"))
+    for run in (str(here / "runs" / "freeze"), "Freeze"):
+        status, _, err = command(*words.replace("RUN", run).split())
+        assert status == 2
+        assert "`RUN` must embed to " in err
+        assert "but Freeze scores pairs" in err
+
+
 def test_runs_are_listed(here: Path) -> None:
     status, out, _ = command("ls")
     assert status == 0
@@ -819,7 +850,8 @@ ODD: dict[str, str] = {
     "score runs/sgpt_bi short.csv -o s.csv": "line 3 of short.csv must have 2 fields, but it has fewer",
     "evaluate bm25 --retrieval beir --depth 5": "`--depth` must be at least 100, got 5",
     "evaluate bm25 --retrieval beir --out there.npy": "`--out` must be a new file",
-    "encode runs/freeze one.txt -o v.npy": "`encode` needs a strategy that embeds, but Freeze scores pairs",
+    "encode runs/freeze one.txt -o v.npy": "`RUN` must embed to encode texts, but Freeze scores pairs; score them with",
+    "encode Freeze one.txt -o v.npy": "`RUN` must embed to encode texts, but Freeze scores pairs; score them with",
     "encode runs/own one.txt -o v.npy": "must name nothing outside embedlab",
     "encode runs/sgpt_bi one.txt -o v.npy --role doc": "`--role` must be one of 'query', 'document', got 'doc'",
     "encode runs/sgpt_bi one.txt -o v.npy --sized 3": "`--sized` must be an option of embedlab encode",

@@ -26,7 +26,7 @@ from embedlab.retrieval.corpus import Collection, read_retrieval
 from embedlab.retrieval.cut import HARD, cut
 from embedlab.retrieval.measures import DEPTH, MEASURES, Measured, as_run, measure
 from embedlab.runs.identity import content_hash
-from embedlab.use.options import add_model_options, model_of
+from embedlab.use.options import add_model_options, check_embeds, model_of
 
 __all__ = ["main"]
 
@@ -61,13 +61,11 @@ def main(arguments: Sequence[str]) -> int:
     folder, problem = _folder(options)
     collection = _read(options)
     _check_name(collection.name, collection.split)  # of a folder, or the hub
+    if options.what != BASELINE:
+        check_embeds(options, "to rank a whole corpus", "give it as --rerank behind bm25")
     if options.cut is not None:
         collection = cut(collection, options.cut)
     first = None if options.what == BASELINE else model_of(options)
-    if first is not None and not first.embeds:
-        raise UserError(
-            f"`RUN` must embed to rank a whole corpus, but {first.name} scores pairs; give it as --rerank behind bm25."
-        )
     second = None if options.rerank is None else model_of(options, options.rerank, options.rerank_backbone)
     seconds: dict[str, float] = {}
     begun = time.perf_counter()
