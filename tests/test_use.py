@@ -587,6 +587,18 @@ def test_vectors_of_another_corpus_are_refused(here: Path, tmp_path: Path) -> No
     assert command("search", "runs/sgpt_bi", "q", "--corpus", str(tmp_path / "a.txt"), "--vectors", vectors)[0] == 0
 
 
+def test_vectors_are_of_no_use_to_what_scores_pairs(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    np.save(tmp_path / "v.npy", np.ones((2, 3), np.float32))
+    monkeypatch.setattr("embedlab.use.loading.load", lambda *_, **__: pytest.fail("it was loaded"))
+    words = ["search", "runs/freeze", "q", "--corpus", str(tmp_path / "a.txt"), "--vectors", str(tmp_path / "v.npy")]
+    status, _, err = command(*words)
+    assert status == 2
+    assert "`RUN` must embed to search among vectors, but Freeze scores pairs; leave --vectors out." in err
+
+
 def test_equal_documents_keep_their_order(here: Path) -> None:
     for name in ("sgpt_bi", "sgpt_cross", "freeze"):
         found = embedlab.load(f"runs/{name}").rank("a dog", ["the same text"] * 40 + ["x y z"], batch_size=3)
