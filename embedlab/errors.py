@@ -6,10 +6,11 @@ import difflib
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
-__all__ = ["UserError", "did_you_mean", "exit_status", "nearest"]
+__all__ = ["UserError", "did_you_mean", "exit_status", "nearest", "refusals_told"]
 
 
 # What a disk or a device says that takes no more, or never did; any other such error is a fault of ours.
@@ -24,6 +25,32 @@ class UserError(ValueError):
     """
 
 
+@contextmanager
+def refusals_told() -> Iterator[None]:
+    """Tell in a sentence what the system refuses of a path, wherever it is met: a name too long, a file that cannot be read.
+
+    Raises:
+        UserError: Instead of the system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else None
+        if error.errno == errno.ENAMETOOLONG:
+            name = "a path" if path is None else f"{path:.60}{'...' if len(path) > 60 else ''}"
+            raise UserError(
+                f"{name} must be a path that the file system takes, mostly of at most 255 bytes between slashes, but it is too "
+                "long; give a shorter one."
+            ) from error
+        # Where a file cannot be read, that is what failed: those that are written are new, or were found writable before.
+        if error.errno == errno.EACCES and path is not None and os.path.exists(path) and not os.access(path, os.R_OK):
+            raise UserError(
+                f"{path} must be readable, but it is not ({os.strerror(error.errno)}); change its permissions, or name another "
+                "one."
+            ) from error
+        raise
+
+
 def exit_status(command: Callable[[], int], resumes: bool = True) -> int:
     """Run a command; errors of the user, interruptions and full disks are told in a sentence.
 
@@ -35,7 +62,8 @@ def exit_status(command: Callable[[], int], resumes: bool = True) -> int:
         Its exit status; 1 where something could not be written, 2 after an error of the user, 130 after an interruption.
     """
     try:
-        status = command()
+        with refusals_told():
+            status = command()
         if sys.stdout is not None:
             sys.stdout.flush()  # or Python does at the end, and complains in its own way
         return status

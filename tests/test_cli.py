@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -192,6 +193,78 @@ def test_an_output_that_takes_nothing_is_one_sentence(tmp_path: Path, words: lis
     assert done.stderr == (
         "embedlab: error: the disk or device must take what is written, but it cannot (No space left on device); make "
         "room, or write elsewhere.\n"
+    )
+
+
+LONG = 300 * "n"
+TOO_LONG = {
+    f"encode {LONG} there.txt -o v.npy": LONG,
+    f"encode Tfidf {LONG}.txt -o v.npy": LONG,
+    f"encode Tfidf there.txt -o {LONG}.npy": "`--out` must have a name of at most 220 bytes, got one of 304",
+    f"encode Tfidf there.txt -o {LONG[:250]}.npy": "`--out` must have a name of at most 220 bytes, got one of 254",
+    f"score Tfidf {LONG}.csv -o s.csv": LONG,
+    f"search {LONG} query --corpus there.txt": LONG,
+    f"leakage {LONG}.csv there.csv": LONG,
+    f"report {LONG}": LONG,
+    f"report . --markdown {LONG}.md": LONG,
+    f"ls {LONG}": LONG,
+    f"errors {LONG}": LONG,
+    f"evaluate bm25 --retrieval {LONG}": LONG,
+    f"mine {LONG} -o t.jsonl": LONG,
+    f"mine set -o {LONG}.jsonl": LONG,
+    f"export {LONG} out": LONG,
+    f"export there {LONG}": LONG,
+    f"probe tiny --out {LONG}": LONG,
+    f"fit -c {LONG}": LONG,
+    f"fit --model Tfidf --data.train.path {LONG}.csv --data.validation.path there.csv": LONG,
+    f"fit --model Tfidf --data.train.path there.csv --data.validation.path there.csv --run_dir {LONG}": LONG,
+    f"compare {LONG}": LONG,
+}
+
+
+@pytest.mark.parametrize("words", TOO_LONG, ids=lambda words: words.replace(LONG, "LONG").replace("n" * 250, "LONG"))
+def test_a_name_that_is_too_long_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.txt").write_text("one\n")
+    (tmp_path / "there.csv").write_text("sentence1,sentence2,score\na,b,1\nc,d,0\n")
+    runs.write_result(tmp_path / "r", {"metrics": {}})
+    assert cli.main(words.split()) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("embedlab: error: ")
+    assert (said := TOO_LONG[words])[:40] in err
+    assert said in (LONG, LONG[:250]) or said in err
+    assert err.count("\n") == 1
+
+
+def test_a_cache_of_a_name_that_is_too_long_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EMBEDLAB_CACHE", LONG)
+    assert cli.main(["features", "ls"]) == 2
+    err = capsys.readouterr().err
+    assert f"{LONG[:40]}" in err
+    assert err.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_read_is_not_told_as_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("one\n")
+
+    def denied(arguments: list[str]) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(secret))
+
+    monkeypatch.setattr(compare, "main", denied)
+    assert cli.main(["compare"]) == 1, "it can be read, so that writing failed"
+    assert "must take what is written" in capsys.readouterr().err
+    monkeypatch.setattr(os, "access", lambda path, mode: not (str(path) == str(secret) and mode == os.R_OK))
+    assert cli.main(["compare"]) == 2
+    assert capsys.readouterr().err == (
+        f"embedlab: error: {secret} must be readable, but it is not (Permission denied); change its permissions, or name "
+        "another one.\n"
     )
 
 

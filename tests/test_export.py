@@ -6,6 +6,7 @@ import base64
 import contextlib
 import io
 import json
+import os
 import shutil
 import sys
 import threading
@@ -288,6 +289,16 @@ def test_what_no_format_holds_is_refused_before_a_decoder_is_loaded(
     )
     assert said in err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: (Path(path), mode) != (tmp_path, os.W_OK))
+    monkeypatch.setattr("embedlab.use.loading.load", lambda *_, **__: pytest.fail("it was loaded"))
+    status, _, err = command("lora_bi", str(tmp_path / "out"))
+    assert status == 2
+    assert f"`DIR` must lie in a folder that can be written to, but {tmp_path} cannot; name another one." in err
 
 
 @pytest.mark.parametrize(

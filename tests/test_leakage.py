@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import random
 import re
 from collections import Counter
@@ -248,6 +250,19 @@ def test_the_command_counts_and_writes_which_rows_overlap(place: Path, capsys: p
     assert [{key: str(own) for key, own in row.items()} for row in content["overlapping"]] == rows
     assert content["counts"][1]["either"] == 1
     assert content["test"]["rows"] == 2
+
+
+def test_a_disk_that_fills_leaves_no_part_of_the_rows(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = sorted(place.iterdir())
+    monkeypatch.setattr("embedlab.analysis.overlaps.Overlaps.rows", full)
+    assert cli.main(["leakage", "train.tsv", "test.tsv", "--csv", "rows.csv"]) == 1
+    assert "must take what is written" in capsys.readouterr().err
+    assert sorted(place.iterdir()) == before
 
 
 def test_the_command_takes_columns_sources_and_other_kinds(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

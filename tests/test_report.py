@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -563,6 +564,34 @@ def test_markdown_holds_the_same_and_escapes_what_others_wrote(tmp_path: Path, s
     assert "a_b|c" in out
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
+
+
+def test_a_disk_that_fills_leaves_the_tables_of_before(
+    tmp_path: Path, show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(tmp_path / "runs", "method")
+    target = tmp_path / "out.md"
+    target.write_text("before")
+    real = Path.write_text
+
+    def full(path: Path, text: str, **how: Any) -> int:
+        real(path, text[:9], **how)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert "must take what is written" in show(tmp_path / "runs", "--markdown", target, status=1)
+    assert target.read_text() == "before"
+    assert sorted(own.name for own in tmp_path.iterdir()) == ["out.md", "runs"]
+
+
+def test_a_folder_that_takes_no_tables_is_told_first(
+    tmp_path: Path, show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(tmp_path / "runs", "method")
+    (tmp_path / "out.md").write_text("before")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    err = show(tmp_path / "runs", "--markdown", tmp_path / "out.md", status=2)
+    assert "`--markdown` must name a file that can be written, but" in err
 
 
 def test_markup_of_others_is_text(tmp_path: Path, show: Show) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -672,6 +675,29 @@ def test_every_relevant_document_makes_a_triplet(nouns: Path, tmp_path: Path) ->
     assert {row["negative_ids"] for row in rows} == {"d0"}
     data = Source(str(out), columns={"anchor": "anchor", "positive": "positive", "negative": "negative"}).read()
     assert (data.kind, len(data)) == ("triplets", 2)
+
+
+def test_a_disk_that_fills_leaves_no_part_of_the_triplets(
+    nouns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("embedlab.retrieval.mining.json", SimpleNamespace(dumps=full))
+    status, _, err = mined(str(nouns), "-o", str(tmp_path / "t.jsonl"))
+    assert status == 1
+    assert "must take what is written" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["nouns"]
+
+
+def test_a_folder_that_takes_no_triplets_is_refused_before_any_work(
+    nouns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: (Path(path), mode) != (tmp_path, os.W_OK))
+    monkeypatch.setattr("embedlab.retrieval.mining.read_retrieval", lambda *_, **__: pytest.fail("it was read"))
+    status, _, err = mined(str(nouns), "-o", str(tmp_path / "t.jsonl"))
+    assert status == 2
+    assert f"`--out` must lie in a folder that can be written to, but {tmp_path} cannot; name another one." in err
 
 
 @pytest.mark.parametrize(

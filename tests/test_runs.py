@@ -168,3 +168,11 @@ def test_a_folder_remembers_each_part_of_a_run_once(tmp_path: Path) -> None:
     (tmp_path / MADE).write_text('{"parts": {"1": {"code": 3}}}')
     with pytest.raises(UserError, match="must hold a mapping as `parts.1.code`, got int 3"):
         claim(tmp_path, "a", {}, {})
+
+
+def test_a_file_of_the_longest_name_there_can_be_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / f"{250 * 'n'}.json"
+    for number in (1, 2):
+        runs.write_json_atomic(path, {"n": number})
+        assert runs.read_json(path) == {"n": number}
+    assert list(tmp_path.iterdir()) == [path]

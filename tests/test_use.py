@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import gzip
 import io
 import json
@@ -17,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -323,6 +325,7 @@ def test_odd_input_is_answered_in_a_sentence(here: Path) -> None:
         r"`what` must be .* got 'LoraBiEncoder'; did you mean LoRABiEncoder": lambda: embedlab.load("LoraBiEncoder"),
         r"`what` .* runs is none; name one of the runs in it, such as runs/": lambda: embedlab.load("runs"),
         r"`what` .* runs/lora_b is not there; did you mean lora_bi": lambda: embedlab.load("runs/lora_b"),
+        r"^n{60}\.\.\. must be a path that the file system takes": lambda: embedlab.load(300 * "n"),
         r"`device` must be one that PyTorch has here, got cdu": lambda: embedlab.load("runs/tfidf", device="cdu"),
         r"`texts` must be given for Tfidf": lambda: embedlab.load("Tfidf"),
         r"`layr` must be an option of PooledDecoder; did you mean layer": lambda: embedlab.load(
@@ -439,6 +442,21 @@ def test_a_search_finds_what_rank_does(here: Path, tmp_path: Path, name: str) ->
         assert [json.loads(line)["corpus_id"] for line in again.splitlines()] == [own["corpus_id"] for own in found]
 
 
+def test_a_disk_that_fills_leaves_no_part_of_the_scores(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    words = ["score", "runs/sgpt_bi", "pairs.tsv", "-o", str(tmp_path / "s.csv")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("embedlab.use.commands.csv", SimpleNamespace(writer=lambda _: SimpleNamespace(writerow=full)))
+        assert command(*words)[0] == 1
+    assert sorted(own.name for own in tmp_path.iterdir()) == ["s.csv.part", "s.csv.progress.json"], "which go on"
+    assert command(*words)[0] == 0
+    assert [own.name for own in tmp_path.iterdir()] == ["s.csv"]
+
+
 def die(after: int) -> None:
     """Kill this process once some blocks are kept."""
     stream.BLOCK = 3
@@ -509,6 +527,34 @@ def test_a_note_does_not_outlive_its_rows(here: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_room_of_all_rows_is_reserved_before_the_first(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.txt").write_text("one\ntwo\n")
+    words = ["encode", "runs/sgpt_bi", str(tmp_path / "t.txt"), "-o", str(tmp_path / "v.npy")]
+    reserved = []
+
+    def reserve(number: int) -> Callable[..., None]:
+        def fallocate(file: int, start: int, size: int) -> None:
+            reserved.append((start, size, os.fstat(file).st_size))
+            raise OSError(number, os.strerror(number))
+
+        return fallocate
+
+    monkeypatch.setattr(os, "posix_fallocate", reserve(errno.ENOSPC))
+    status, _, err = command(*words)
+    assert status == 1
+    assert err == (
+        f"embedlab: error: {tmp_path / 'v.npy.part'} must take what is written, but it cannot (No space left on device); make "
+        "room, or write elsewhere: the same command resumes where it stopped.\n"
+    )
+    ((start, size, whole),) = reserved
+    assert (start, size) == (0, whole)
+    assert [own.name for own in tmp_path.iterdir()] == ["t.txt"]
+    monkeypatch.setattr(os, "posix_fallocate", reserve(errno.EOPNOTSUPP))  # some file systems reserve nothing
+    assert command(*words)[0] == 0
+
+
 def test_what_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
     items = ["a", "b", "c"]
     rows = stream.read_once(items, "TEXTS")
@@ -541,6 +587,18 @@ def test_vectors_of_another_corpus_are_refused(here: Path, tmp_path: Path) -> No
         assert status == 2
         assert f"`--vectors` must be of {said}, but" in err
     assert command("search", "runs/sgpt_bi", "q", "--corpus", str(tmp_path / "a.txt"), "--vectors", vectors)[0] == 0
+
+
+def test_vectors_are_of_no_use_to_what_scores_pairs(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    np.save(tmp_path / "v.npy", np.ones((2, 3), np.float32))
+    monkeypatch.setattr("embedlab.use.loading.load", lambda *_, **__: pytest.fail("it was loaded"))
+    words = ["search", "runs/freeze", "q", "--corpus", str(tmp_path / "a.txt"), "--vectors", str(tmp_path / "v.npy")]
+    status, _, err = command(*words)
+    assert status == 2
+    assert "`RUN` must embed to search among vectors, but Freeze scores pairs; leave --vectors out." in err
 
 
 def test_equal_documents_keep_their_order(here: Path) -> None:
@@ -704,6 +762,62 @@ def test_a_cut_is_named_and_told(here: Path, collection: Path, tmp_path: Path) -
     assert set(content["per_query"]["bm25"]["map"]) == {"q0"}
 
 
+def unwritable(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let nothing be written into a folder, as far as anybody asks; root could, whatever its permissions."""
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).absolute() != folder and real(path, mode))
+
+
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedlab.use.evaluate.read_retrieval", lambda *_: pytest.fail("the collection was read"))
+
+
+def test_where_results_cannot_be_written_is_known_before_the_work(
+    here: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["evaluate", "bm25", "--retrieval", str(collection), "--rerank", "runs/sgpt_cross"]
+    unread(monkeypatch)
+    status, _, err = command(*words, "--name", "n" * 300)
+    assert status == 2
+    assert "`--name` must be so short that it has 219 bytes at most with that of the split, got 304; shorten it" in err
+    unwritable(monkeypatch, here / "runs" / "sgpt_cross")
+    status, _, err = command(*words)
+    assert status == 2
+    assert "`--rerank` must be a folder that can be written to, as results are kept in it, but runs/sgpt_cross" in err
+    unwritable(monkeypatch, tmp_path)
+    status, _, err = command(*words, "--out", str(tmp_path / "out.json"))
+    assert status == 2
+    assert f"`--out` must lie in a folder that can be written to, but {tmp_path} cannot; name another one" in err
+
+
+def test_a_run_that_takes_no_results_is_a_note_where_they_are_kept_elsewhere(
+    here: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.json"
+    unwritable(monkeypatch, here / "runs" / "sgpt_bi")
+    status, told, err = command("evaluate", "runs/sgpt_bi", "--retrieval", str(collection), "--out", str(out))
+    assert status == 0, err
+    said = f"note: runs/sgpt_bi cannot be written to, so that the results are in {out} alone"
+    assert told.splitlines()[-2:] == [f"results: {out}", said]
+    assert not (here / "runs" / "sgpt_bi" / "retrieval").exists()
+    assert "runs/sgpt_bi" in read(out)["results"]
+
+
+@pytest.mark.parametrize("words", ["encode RUN t.txt -o v.npy", "evaluate RUN --retrieval nouns --cut 1"])
+def test_what_has_no_vectors_is_refused_before_a_decoder_is_loaded(
+    here: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    (tmp_path / "t.txt").write_text("one\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("embedlab.use.loading.load", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr("embedlab.use.evaluate.cut", lambda *_: pytest.fail("the collection was cut"))
+    for run in (str(here / "runs" / "freeze"), "Freeze"):
+        status, _, err = command(*words.replace("RUN", run).split())
+        assert status == 2
+        assert "`RUN` must embed to " in err
+        assert "but Freeze scores pairs" in err
+
+
 def test_runs_are_listed(here: Path) -> None:
     status, out, _ = command("ls")
     assert status == 0
@@ -734,6 +848,9 @@ ODD: dict[str, str] = {
     "encode runs/sgpt_bi number.jsonl -o v.npy": "`text` in line 1 of number.jsonl must be a text, got int 3",
     "encode runs/sgpt_bi latin.txt -o v.npy": "`TEXTS` must be UTF-8, but latin.txt is not",
     "encode runs/sgpt_bi cut.txt.gz -o v.npy": "`TEXTS` must be a whole gzip file, but cut.txt.gz is damaged",
+    "encode runs/sgpt_bi torn.txt.gz -o v.npy": "`TEXTS` must be a whole gzip file, but torn.txt.gz is damaged",
+    "score runs/sgpt_bi torn.csv.gz -o s.csv": "`PAIRS` must be a whole gzip file, but torn.csv.gz is damaged",
+    "search runs/sgpt_bi query --corpus torn.txt.gz": "`--corpus` must be a whole gzip file, but torn.txt.gz is damaged",
     "encode runs/sgpt_bi one.txt -o v.csv": "`--out` must end in .npy or .parquet, got v.csv",
     "encode runs/sgpt_bi one.txt -o no/v.npy": "`--out` must lie in a folder that is there, got no/v.npy; make no first",
     "encode runs/sgpt_bi one.txt -o there.npy": "`--out` must be a new file, but there.npy is there",
@@ -750,7 +867,8 @@ ODD: dict[str, str] = {
     "evaluate BM25 --retrieval beir --split dev": "`--split` must name a file of",
     "evaluate bm25 --retrieval beir --depth 5": "`--depth` must be at least 100, got 5",
     "evaluate bm25 --retrieval beir --out there.npy": "`--out` must be a new file",
-    "encode runs/freeze one.txt -o v.npy": "`encode` needs a strategy that embeds, but Freeze scores pairs",
+    "encode runs/freeze one.txt -o v.npy": "`RUN` must embed to encode texts, but Freeze scores pairs; score them with",
+    "encode Freeze one.txt -o v.npy": "`RUN` must embed to encode texts, but Freeze scores pairs; score them with",
     "encode runs/own one.txt -o v.npy": "must name nothing outside embedlab",
     "encode runs/sgpt_bi one.txt -o v.npy --role doc": "`--role` must be one of 'query', 'document', got 'doc'",
     "encode runs/sgpt_bi one.txt -o v.npy --sized 3": "`--sized` must be an option of embedlab encode",
@@ -796,6 +914,8 @@ def test_odd_commands_are_answered_in_a_sentence(here: Path, words: str) -> None
         "number.jsonl": b'{"text": 3}\n',
         "latin.txt": "caf\u00e9".encode("latin-1"),
         "cut.txt.gz": gzip.compress(b"some text")[:-6],
+        "torn.txt.gz": gzip.compress(b"some text")[:10] + b"\xff" * 20,
+        "torn.csv.gz": gzip.compress(b"a,b\n1,2\n")[:10] + b"\xff" * 20,
         "one.txt": b"a text\n",
         "there.npy": b"no array",
         "wide.csv": b"query,document\na,b,c\n",

@@ -15,6 +15,7 @@ from embedlab.arguments import Parser
 from embedlab.errors import UserError
 from embedlab.report.command import console
 from embedlab.runs import write_json_atomic
+from embedlab.runs.folder import written_whole
 from embedlab.yaml_files import read_value
 
 if TYPE_CHECKING:
@@ -201,12 +202,11 @@ def _write(
 ) -> None:
     """Write the rows that overlap, where that is asked for."""
     if options.csv is not None:
-        part = options.csv.with_name(f".{options.csv.name}.part")
-        with part.open("w", encoding="utf-8", newline="") as file:
+        part = options.csv.with_name(f".{options.csv.name:.50}.part")
+        with written_whole(options.csv, part), part.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, FIELDS)
             writer.writeheader()
             writer.writerows(found.rows())
-        os.replace(part, options.csv)
         print(f"overlapping rows: {options.csv}")  # noqa: T201  # the command's answer
     if options.json is not None:
         sets = {

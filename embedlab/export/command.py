@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"`DIR` must be a new folder, but {folder} is there; delete it, or name another one.")
     if not folder.absolute().parent.is_dir():
         raise UserError(f"`DIR` must lie in a folder that is there, got {folder}; make {folder.parent} first.")
+    if not os.access(above := folder.absolute().parent, os.W_OK):
+        raise UserError(f"`DIR` must lie in a folder that can be written to, but {above} cannot; name another one.")
     if options.private and options.push is None:
         raise UserError("`--private` must come with --push HUB_ID, as only the hub has owners, got none; leave it out.")
     if options.push is not None and options.push.count("/") != 1:

@@ -22,6 +22,7 @@ from embedlab.report.predictions import interval_over_seeds
 from embedlab.report.ranked import tables, validated, was_searched
 from embedlab.report.render import Report, Row, Table
 from embedlab.report.rows import Group, Run, group_runs
+from embedlab.runs.folder import write_text_atomic
 from embedlab.yaml_files import read_yaml
 
 __all__ = ["check_out", "collect", "console", "main", "summarise"]
@@ -96,13 +97,14 @@ def check_out(path: Path, option: str, ending: str) -> None:
         raise UserError(f"`{option}` must name a file, but {path} is a folder; name a file in it.")
     if not path.parent.is_dir():
         raise UserError(f"`{option}` must name a file in an existing folder, got {path}; make {path.parent} first.")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    # In the folder too where the file is there: it is replaced whole.
+    if not all(os.access(own, os.W_OK) for own in (path, path.parent) if own.exists()):
         raise UserError(f"`{option}` must name a file that can be written, but {path} cannot; name another one.")
 
 
 def write_markdown(report: Report, path: Path) -> None:
     """Write a report as Markdown."""
-    path.write_text(render.markdown(report), encoding="utf-8")
+    write_text_atomic(path, render.markdown(report))
 
 
 def collect(folder: Path) -> list[Run]:

@@ -50,6 +50,10 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"`--out` must be a new file, but {out} is there; delete it, or name another one.")
     if not out.absolute().parent.is_dir():
         raise UserError(f"`--out` must lie in a folder that is there, got {out}; make {out.parent} first.")
+    if not os.access(out.absolute().parent, os.W_OK):
+        raise UserError(
+            f"`--out` must lie in a folder that can be written to, but {out.absolute().parent} cannot; name another one."
+        )
     if options.number < 1 or options.skip < 0:
         raise UserError(
             f"`--number` must be at least 1 and `--skip` at least 0, got {options.number} and {options.skip}."
@@ -68,26 +72,29 @@ def main(arguments: Sequence[str]) -> int:
     positives = [[collection.documents[own] for own in found] for found in relevant]
     negatives = mine(queries, positives, texts, options.number, options.skip, BM25(texts))
     columns = ["negative"] if options.number == 1 else [f"negative_{n + 1}" for n in range(options.number)]
-    rows, short, part = 0, 0, out.with_name(f".{out.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        for query, found, hard in zip(queries, relevant, negatives, strict=True):
-            if len(hard) < options.number:
-                short += 1
-                continue
-            for own in found:
-                row = {"anchor": query, "positive": collection.documents[own]}
-                row |= {column: texts[place] for column, place in zip(columns, hard, strict=True)}
-                ids = {"positive_id": own, "negative_ids": " ".join(names[place] for place in hard)}
-                file.write(json.dumps(row | ids, ensure_ascii=False) + "\n")
-                rows += 1
-    if not rows:
-        part.unlink()
-        raise UserError(
-            f"`--number` and `--skip` must leave a triplet, but {short} of {len(queries)} queries find less than "
-            f"{options.number} negatives behind the first {options.skip}, and the others have no relevant document; lower them, "
-            "or name another split."
-        )
-    os.replace(part, out)
+    rows, short, part = 0, 0, out.with_name(f".{out.name:.50}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            for query, found, hard in zip(queries, relevant, negatives, strict=True):
+                if len(hard) < options.number:
+                    short += 1
+                    continue
+                for own in found:
+                    row = {"anchor": query, "positive": collection.documents[own]}
+                    row |= {column: texts[place] for column, place in zip(columns, hard, strict=True)}
+                    ids = {"positive_id": own, "negative_ids": " ".join(names[place] for place in hard)}
+                    file.write(json.dumps(row | ids, ensure_ascii=False) + "\n")
+                    rows += 1
+        if not rows:
+            raise UserError(
+                f"`--number` and `--skip` must leave a triplet, but {short} of {len(queries)} queries find less than "
+                f"{options.number} negatives behind the first {options.skip}, and the others have no relevant document; lower "
+                "them, or name another split."
+            )
+        os.replace(part, out)
+    except BaseException:
+        part.unlink(missing_ok=True)  # nothing is left of a file that is never whole
+        raise
     left = f", {short} of {len(queries)} queries left out, for which BM25 finds too few" if short else ""
     print(f"{rows:,} triplets: {out}{left}")  # noqa: T201  # the command's answer
     if options.number > 1:

@@ -19,6 +19,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +43,7 @@ __all__ = [
     "write_progress",
     "write_result",
     "write_text_atomic",
+    "written_whole",
 ]
 
 CONFIG: Final = "config.yaml"
@@ -163,9 +165,29 @@ def write_json_atomic(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a text so that a reader sees the old file or the new one, never a part."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    # Short, as it would be too long otherwise beside a file whose own name is as long as one can be.
+    with written_whole(path, path.with_name(f".{path.name:.50}.{os.getpid()}.part")) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def written_whole(path: Path, part: Path) -> Iterator[Path]:
+    """Let a file be written beside its place, and put it there when it is whole; nothing is left of one that never is.
+
+    Args:
+        path: The file.
+        part: Where it is written, in the same folder.
+
+    Yields:
+        `part`.
+    """
+    try:
+        yield part
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):  # what went wrong before is what matters
+            part.unlink()
+        raise
 
 
 def _finite(value: Any) -> Any:

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from embedlab import runs
 from embedlab.arguments import Parser
 from embedlab.errors import UserError
+from embedlab.runs.folder import written_whole
 from embedlab.use import files
-from embedlab.use.options import add_model_options, model_of
+from embedlab.use.options import add_model_options, check_embeds, model_of
 from embedlab.use.searching import search_corpus, search_options
 from embedlab.use.stream import again, alone, compute_rows, read_once
 
@@ -74,6 +75,7 @@ def _encode(options: argparse.Namespace) -> int:
     way = "rename it, or write a .npy file, which holds no ids"
     read_first = files.each_its_own(texts(), "TEXTS", way) if out.suffix == ".parquet" else texts()
     rows = read_once((text for _, text in read_first), "TEXTS")
+    check_embeds(options, "to encode texts", "score them with embedlab score")
     model = model_of(options)
     if options.truncate_dim is not None:
         from embedlab.use.given import check_truncation  # torch comes with the model
@@ -101,14 +103,13 @@ def _write_parquet(
     kind = pa.list_(pa.float32(), vectors.shape[1])
     new = out.with_name(f".{out.name}.new")
     schema = pa.schema([("id", pa.string()), ("vector", kind)], {"embedlab": json.dumps(dict(said))})
-    with pq.ParquetWriter(new, schema) as writer:
+    with written_whole(out, new), pq.ParquetWriter(new, schema) as writer:
         for start in range(0, len(vectors), size):
             own = np.ascontiguousarray(vectors[start : start + size])
             names = list(islice(ids, len(own)))
             flat = pa.FixedSizeListArray.from_arrays(pa.array(own.reshape(-1)), vectors.shape[1])
             writer.write_table(pa.table([pa.array(names), flat.cast(kind)], schema=schema))
         list(ids)  # to the end, where it is known that these are the texts that were read
-    os.replace(new, out)
 
 
 def _score_options(parser: argparse.ArgumentParser) -> None:
@@ -138,12 +139,11 @@ def _score(options: argparse.Namespace) -> int:
     new = out.with_name(f".{out.name}.new")
     with alone(out):
         part = compute_rows(out, (pair for pair, _ in read()), rows, compute, [model.identity, columns], 1024)
-        with new.open("w", newline="", encoding="utf-8") as file:
+        with written_whole(out, new), new.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow([*kept, "predicted_score" if "score" in kept else "score"])
             for (_, row), score in zip(read(), np.load(part, mmap_mode="r"), strict=True):
                 writer.writerow([*(row.get(name, "") for name in kept), f"{float(score[0]):.7g}"])
-        os.replace(new, out)
     print(f"{rows.count:,} scores: {out}")  # noqa: T201  # the command's answer
     return 0
 

@@ -7,6 +7,7 @@ stand before the rest. What was found is measured per query and kept in the run 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,12 +26,13 @@ from embedlab.retrieval.corpus import Collection, read_retrieval
 from embedlab.retrieval.cut import HARD, cut
 from embedlab.retrieval.measures import DEPTH, MEASURES, Measured, as_run, measure
 from embedlab.runs.identity import content_hash
-from embedlab.use.options import add_model_options, model_of
+from embedlab.use.options import add_model_options, check_embeds, model_of
 
 __all__ = ["main"]
 
 BASELINE: Final = "bm25"
 FOLDER: Final = "retrieval"  # in a run folder
+LONGEST: Final = 220  # bytes of a set's name and split in a file's name, which goes on; file systems take 255
 # Names of arguments of `read_retrieval`, and what this command calls them.
 SAID: Final = {
     "`path`": "`--retrieval`",
@@ -56,14 +58,14 @@ def main(arguments: Sequence[str]) -> int:
         UserError: If something asked for cannot be done.
     """
     options = _options(arguments)
+    folder, problem = _folder(options)
     collection = _read(options)
+    _check_name(collection.name, collection.split)  # of a folder, or the hub
+    if options.what != BASELINE:
+        check_embeds(options, "to rank a whole corpus", "give it as --rerank behind bm25")
     if options.cut is not None:
         collection = cut(collection, options.cut)
     first = None if options.what == BASELINE else model_of(options)
-    if first is not None and not first.embeds:
-        raise UserError(
-            f"`RUN` must embed to rank a whole corpus, but {first.name} scores pairs; give it as --rerank behind bm25."
-        )
     second = None if options.rerank is None else model_of(options, options.rerank, options.rerank_backbone)
     seconds: dict[str, float] = {}
     begun = time.perf_counter()
@@ -80,7 +82,9 @@ def main(arguments: Sequence[str]) -> int:
     for note in [*collection.notes, *notes]:
         print(f"note: {note}")  # noqa: T201  # the command's answer
     _show(collection, results, list(seconds.values()))
-    _keep(options, collection, results, seconds, first, second)
+    _keep(options, collection, results, seconds, first, second, folder)
+    if problem is not None:
+        print(f"note: {problem}")  # noqa: T201
     return 0
 
 
@@ -127,7 +131,43 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
             raise UserError(f"`--out` must lie in a folder that is there, got {options.out}; make it first.")
         if options.out.exists():
             raise UserError(f"`--out` must be a new file, but {options.out} is there; delete it, or name another one.")
+        if not os.access(above := options.out.absolute().parent, os.W_OK):
+            raise UserError(
+                f"`--out` must lie in a folder that can be written to, but {above} cannot; name another one."
+            )
+    if options.name is not None:
+        _check_name(options.name, options.split)
     return options
+
+
+def _check_name(name: str, split: str) -> None:
+    """Refuse what no file can be called by, as the results are."""
+    if (long := len(os.fsencode(f"{name}-{split}"))) > LONGEST:
+        raise UserError(
+            f"`--name` must be so short that it has {LONGEST - 1} bytes at most with that of the split, got {long - 1}; shorten "
+            "it."
+        )
+
+
+def _folder(options: argparse.Namespace) -> tuple[Path | None, str | None]:
+    """Return where a run keeps its results, if there is a run, and why it cannot where they are kept elsewhere too.
+
+    Raises:
+        UserError: If they could be kept nowhere.
+    """
+    run = Path(options.rerank or options.what)
+    if str(run) == BASELINE or not (run / runs.RESULT).is_file():
+        return None, None
+    folder = run / FOLDER
+    if os.access(above := folder if folder.is_dir() else run, os.W_OK):
+        return folder, None
+    if options.out is None:
+        argument = "RUN" if options.rerank is None else "--rerank"
+        raise UserError(
+            f"`{argument}` must be a folder that can be written to, as results are kept in it, but {above} cannot; give --out to "
+            "keep them elsewhere."
+        )
+    return None, f"{above} cannot be written to, so that the results are in {options.out} alone"
 
 
 def _read(options: argparse.Namespace) -> Collection:
@@ -193,6 +233,7 @@ def _keep(
     seconds: dict[str, float],
     first: Any,
     second: Any,
+    folder: Path | None,
 ) -> None:
     """Write the results, per query too, into the folder of the run that had the last word, and where asked for."""
     how = {
@@ -208,13 +249,12 @@ def _keep(
         "results": {name: own.record() for name, own in results.items()},
         "per_query": {name: own.per_query for name, own in results.items()},
     }
-    folder = Path(options.rerank or options.what)
     places = [] if options.out is None else [options.out]
-    if (second or first) is not None and (folder / runs.RESULT).is_file():
+    if (second or first) is not None and folder is not None:
         key = content_hash([collection.sha256, how])[:8]  # what was measured otherwise stands beside it
         reranked = "-reranked" if options.rerank else ""
         name = f"{collection.name.replace('/', '-')}-{collection.split}{reranked}-{key}.json"
-        places.append(folder / FOLDER / name)
+        places.append(folder / name)
     for place in places:
         runs.write_json_atomic(place, content)
         print(f"results: {place}")  # noqa: T201  # the command's answer

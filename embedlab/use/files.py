@@ -6,6 +6,7 @@ import csv
 import gzip
 import os
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from embedlab.json_lines import read_objects
 __all__ = ["beside_vectors", "columns_of", "new_file", "pairs_of", "texts_of"]
 
 KINDS: Final = (".txt", ".jsonl", ".csv", ".tsv")
+NAME: Final = 220  # bytes of a name, beside which stand files of longer ones; file systems take 255
 TEXT: Final = ("text", "sentence", "query")  # where no column is named
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # of one field; the default ends in the middle of a document
 
@@ -182,7 +184,7 @@ def _opened(path: Path, argument: str) -> Iterator[TextIO]:
             yield file
         except UnicodeDecodeError as error:
             raise UserError(f"`{argument}` must be UTF-8, but {path} is not ({error.reason}); convert it.") from error
-        except (gzip.BadGzipFile, EOFError) as error:
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UserError(
                 f"`{argument}` must be a whole gzip file, but {path} is damaged ({error}); fetch it again."
             ) from error
@@ -192,6 +194,8 @@ def new_file(path: Path, endings: Sequence[str]) -> Path:
     """Refuse a file that cannot be made, or is there."""
     if path.suffix not in endings:
         raise UserError(f"`--out` must end in {' or '.join(endings)}, got {path.name}; rename it.")
+    if (long := len(os.fsencode(path.name))) > NAME:
+        raise UserError(f"`--out` must have a name of at most {NAME} bytes, got one of {long}; give a shorter one.")
     if path.name in ("", ".", "..") or not path.parent.is_dir():
         raise UserError(f"`--out` must lie in a folder that is there, got {path}; make {path.parent} first.")
     if path.exists():

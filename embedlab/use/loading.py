@@ -20,7 +20,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 import embedlab
 from embedlab import runs
-from embedlab.errors import UserError, did_you_mean
+from embedlab.errors import UserError, did_you_mean, refusals_told
 from embedlab.resources import file_sha256
 from embedlab.runs.identity import content_hash
 from embedlab.source_hash import sources_of
@@ -38,6 +38,7 @@ TRUSTED: Final = ("embedlab", "torch.nn")
 log = logging.getLogger(__name__)
 
 
+@refusals_told()
 def load(
     what: str | Path | type[EmbeddingStrategy],
     *,
@@ -110,12 +111,16 @@ def load(
     return Model(strategy.to(strategy.device), identity, autocast)
 
 
-def class_of(folder: Path, allow: Sequence[str] = ()) -> type[EmbeddingStrategy]:
-    """Return the class of a finished run's strategy; nothing is built or loaded.
+def class_of(what: str | Path, allow: Sequence[str] = ()) -> type[EmbeddingStrategy]:
+    """Return the class of a finished run's strategy, or of a strategy by its name; nothing is built or loaded.
 
     Raises:
-        UserError: If there is no such run, or it names modules that are not allowed.
+        UserError: If there is no such run or strategy, or the run names modules that are not allowed.
     """
+    if not _is_folder(what):
+        prepare()
+        return _class(str(what))
+    folder = Path(what).expanduser()
     model, _ = _model_of(folder)
     check_modules(model, folder, (*TRUSTED, *allow))
     return _class(model["class_path"])

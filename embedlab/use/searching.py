@@ -17,7 +17,7 @@ from embedlab import runs
 from embedlab.errors import UserError
 from embedlab.report.command import console
 from embedlab.use import files
-from embedlab.use.options import model_of
+from embedlab.use.options import check_embeds, model_of
 from embedlab.use.stream import Rows, read_once
 
 __all__ = ["search_corpus", "search_options"]
@@ -48,6 +48,8 @@ def search_corpus(options: argparse.Namespace) -> int:
     vectors = None if options.vectors is None else _vectors(options.vectors, rows)
     from embedlab.retrieval.search import search
 
+    if vectors is not None:
+        check_embeds(options, "to search among vectors", "leave --vectors out")
     model = model_of(options)
     if vectors is not None:
         _check_vectors(options.vectors, rows, model)

@@ -6,9 +6,11 @@ whole, and of what. They go when the file has its name. One command at a time ma
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -134,6 +136,7 @@ def compute_rows(
         A file that `numpy.load` reads, (N, width) float32, for the caller to rename or to read.
 
     Raises:
+        OSError: If there is no room for the rows; no part of them is left.
         UserError: If the items are not those that were counted.
     """
     part, note, block = _part(out), _note(out), block or BLOCK
@@ -148,6 +151,7 @@ def compute_rows(
         found = compute(chunk)
         if table is None:
             table = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(rows.count, found.shape[1]))
+            _reserve(part)
         table[done : done + len(chunk)] = found
         table.flush()
         done += len(chunk)
@@ -157,6 +161,24 @@ def compute_rows(
             left = (told - begun) / (done - first) * (rows.count - done)
             _say(f"{done:,} of {rows.count:,} rows, about {duration(left)} left")
     return part
+
+
+def _reserve(part: Path) -> None:
+    """Take the room of a file on the disk; written through memory to a full disk, it would kill the process without a word.
+
+    Raises:
+        OSError: If there is no room; the file is gone by then.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        with part.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # the file system reserves nothing
+            return
+        part.unlink()
+        raise OSError(error.errno, error.strerror, str(part)) from error
 
 
 def _kept(part: Path, note: Path, wanted: str, rows: Rows) -> tuple[np.memmap[Any, Any] | None, int]:
