@@ -199,7 +199,7 @@ def _kept(stage: Stage, model: Trainable, config: Any, main_data: DataModule, pr
         ]
         if main_data.leak_filter != "none"
         else [],
-        "texts": [stage.source.read().sha256, prints["train"]["sha256"]],
+        "texts": [stage.read().sha256, prints["train"]["sha256"]],
         "settings": [stage.epochs, stage.batch_size, asdict(stage.training), stage.trains],
         "trainer": [str(wish.accelerator), str(wish.precision), wish.gradient_clip_val, wish.gradient_clip_algorithm],
         "seed": config.seed_everything,
