@@ -275,6 +275,9 @@ CASES: dict[str, Sequence[str]] = {
         "got 0.0",
     ],
     f"fit {SHARED} LoRABiEncoder --model.training.learning_rate .nan": ["`model.training.learning_rate`", "got nan"],
+    f"fit {SHARED} LearnedPooling --model.size 0": [
+        "`model.size` must be at least 1, got 0; raise it, or leave it out."
+    ],
     f"fit {SHARED} LearnedPooling --model.template {{}}": ["`model.template` must be a text, got {}", """as '"{}"'."""],
     # what may be left out, and has ranges of its own
     **{
