@@ -275,6 +275,26 @@ CASES: dict[str, Sequence[str]] = {
         "got 0.0",
     ],
     f"fit {SHARED} LoRABiEncoder --model.training.learning_rate .nan": ["`model.training.learning_rate`", "got nan"],
+    f"fit {SHARED} LearnedPooling --model.size 0": [
+        "`model.size` must be at least 1, got 0; raise it, or leave it out."
+    ],
+    f"fit {SHARED} LearnedPooling --model.template {{}}": ["`model.template` must be a text, got {}", """as '"{}"'."""],
+    # what may be left out, and has ranges of its own
+    **{
+        f"fit {SHARED} Freeze --model.pretraining.source.path texts.csv --model.pretraining.{option} {value}": [
+            f"error: `model.pretraining.{option}` must be {said}"
+        ]
+        for option, value, said in (
+            ("epochs", 0, "at least 1, got 0; `pretraining: null` leaves the stage out."),
+            ("batch_size", 0, "at least 1, got 0; raise it."),
+            ("rate_growth", -1, "at least 0, got -1.0; raise it."),
+            ("training.learning_rate", -1, "positive, got -1.0; such as 2e-5."),
+        )
+    },
+    "fit -c shared.yaml -c stage.yaml": [
+        "error: `model.pretraining.training.warmup` must be a share",
+        "got 3.0; 0 is none",
+    ],
     # the trainer, the seed, checkpoints
     f"fit {SHARED} Tfidf --trainer.accelerator tpu": ["`trainer.accelerator`", "cpu", "got tpu"],
     f"fit {SHARED} Tfidf --trainer.accelerator cpuu": ["`trainer.accelerator`", "got cpuu", "did you mean cpu"],
@@ -465,6 +485,7 @@ def make_place(place: Path) -> None:
         "widths.yaml": "model: {class_path: Freeze, init_args: {network: {widths: [wide]}}}\n",
         "training.yaml": "model: {class_path: LoRABiEncoder, init_args: {training: [1, 2]}}\n",
         "trainer.yaml": "trainer: [1]\n",
+        "stage.yaml": "model: {class_path: Freeze, init_args: {pretraining: {source: {path: a}, training: {warmup: 3}}}}\n",
         "study.yaml": f"{study}  tfidf: tfidf.yaml\n",
         "absolute.yaml": f"study: /abs\n{study}  tfidf: tfidf.yaml\n",
         "evil.yaml": f"{study}  ../../evil: tfidf.yaml\n",

@@ -253,6 +253,12 @@ def test_a_freeze_run_is_taken_apart(
     assert result["features"]["texts"] == len(TEXTS)
 
 
+def test_weights_that_are_left_unread_are_not_reported(place: Path, own_decoder: Path) -> None:
+    done = processes.run(place, ["probe", str(own_decoder), *DATA, "--autoencoders", "0", "-o", "unread"])
+    assert "\x1b" not in done.stderr
+    assert "UNEXPECTED" not in done.stderr
+
+
 def test_the_same_numbers_make_the_same_files() -> None:
     own = [
         {"decoder": "d", "pooling": "last", "layer": layer, "blocks": 1, "mean_cosine": 0.5, "norm": 1.0}

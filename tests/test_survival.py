@@ -267,12 +267,16 @@ def test_a_stage_on_one_text_is_warned_of_and_on_none_is_refused(place: Path) ->
     source = "--model.pretraining.source.path"
     assert processes.start(place, [*words("freeze", "one"), source, "one.tsv"]).wait().status == 0
     log = (place / "one" / "log.txt").read_text()
-    assert "stage autoencoders: `source` must hold more texts than a batch of 8 to learn from, got 1" in log
     told = "stage autoencoders learned from 1 text only, fewer than its batch of 8"
+    assert f"note: {told}\n" in log
     assert told in json.loads((place / "one" / "result.json").read_text())["notes"]
     again = [*words("freeze", "found"), source, "one.tsv", "--model.loss", "embedlab.losses.mse"]
     assert "was trained by another run" in processes.run(place, again).stderr
     assert told in json.loads((place / "found" / "result.json").read_text())["notes"]
+    single = processes.run(
+        place, [*words("freeze", "single"), source, "one.tsv", "--model.pretraining.batch_size", "1"]
+    )
+    assert "note: stage autoencoders learned from 1 text only\n" in single.stderr
     refused = processes.start(place, [*words("freeze", "none"), source, "none.tsv"]).wait()
     assert refused.status == 2
     assert "must hold at least one row, but none.tsv has none" in refused.stderr

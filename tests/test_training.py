@@ -339,6 +339,28 @@ def test_layers_that_the_decoder_lacks_are_told_by_a_study_as_they_are_typed(pla
     assert learned.startswith("`model.layers` must be 0 to 3 or 'final' for ")
 
 
+def test_what_is_wrong_with_a_stage_names_its_option_in_a_study_and_in_a_run(place: Path) -> None:
+    (place / "one.csv").write_text("text\nred\nblue\n")
+    (place / "none.csv").write_text("sentence1,sentence2\n")
+    option, source = "model.pretraining.source", {"path": "one.csv"}
+    columns = f"`{option}.columns` must name columns of one.csv, got 'sentence1' for 'text'; it has text; name others, or give "
+    columns += f"--{option}.columns null for those by default."
+    wrong: dict[str, dict[str, Any]] = {
+        "`model.pretraining.epochs` must be at least 1, got 0; ": {"model.pretraining.epochs": 0},
+        f"`{option}.path` must be 'stsb', an existing file or a reachable hub id, but": {
+            f"{option}.path": "d/nothing.txt"
+        },
+        f"`{option}.path` must hold at least one row, but none.csv": {f"{option}.path": "none.csv"},
+        f"`{option}.limit` must be at least 1 row, got 0; ": {f"{option}.path": "one.csv", f"{option}.limit": 0},
+        columns: {f"{option}.path": "one.csv"},
+    }
+    for said, (found,) in zip(wrong, processes.call(place, faults, "freeze", *wrong.values()), strict=True):
+        assert found.startswith(said), found
+    done = run(place, command(place, "freeze", "r", f"--{option}", json.dumps(source)), status=2)
+    assert done.stderr.endswith(f"error: {columns}\n")
+    assert not (place / "r" / "config.yaml").exists()
+
+
 def test_interrupting_a_fit_says_that_it_resumes(place: Path) -> None:
     (place / "breaker.py").write_text(
         "import signal, lightning\n"

@@ -200,6 +200,19 @@ def test_an_untrained_strategy_by_name_or_class(decoder_folder: Callable[[str], 
     assert counted.encode(["dog bird"]).shape == (1, 4)
 
 
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ([], "`texts` must hold at least 2 different ones to take statistics of, got 0; give more."),
+        (["a", "a"], "`texts` must hold at least 2 different ones to take statistics of, got 1; give more."),
+        ("abc", "`texts` must be a list of texts, got one text; put it into a list."),
+    ],
+)
+def test_statistics_need_several_texts_before_a_decoder_is_looked_for(texts: Any, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        embedlab.load("PooledDecoder", backbone="nowhere/at/all", standardize="zscore", texts=texts)
+
+
 def test_texts_are_not_kept_in_the_cache(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedlab.backbone.feature_cache.cache_root", lambda: tmp_path)
     for name in ("freeze", "pooled_decoder"):

@@ -225,12 +225,13 @@ def _in_our_words() -> Iterator[None]:
 
 def _decoders(options: argparse.Namespace) -> dict[str, Backbone]:
     """Return the decoders by what figures call them, none loaded yet."""
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from embedlab.backbone import Backbone
     from embedlab.use.given import device_of
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights
+    set_verbosity_error()  # type: ignore[no-untyped-call]  # of weights that no layer takes, as an untied head
     names = list(dict.fromkeys(options.decoders))
     ends = [Path(name).name for name in names]
     found = {}

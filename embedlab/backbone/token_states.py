@@ -71,6 +71,18 @@ class TokenStates(CachedFeatures):
         blocks = self.backbone.num_layers
         return [0, max(1, round(blocks * MIDDLE)), FINAL]
 
+    def check_layers(self) -> None:
+        """Refuse layers that the decoder lacks, and a template that fills its window.
+
+        Raises:
+            UserError: If so.
+        """
+        super().check_layers()
+        if (
+            len(self.template.encode()) > self.backbone.window // 2
+        ):  # of a shorter one no tokenizer makes so many tokens
+            self._room()
+
     @property
     def beginning(self) -> str:
         """What stands before the template, in words: its tokens, or "none"."""
@@ -116,11 +128,22 @@ class TokenStates(CachedFeatures):
         ids = [self.backbone.tokenizer(piece, add_special_tokens=False)["input_ids"] if piece else [] for piece in bare]
         return [[*self.backbone.tokenization.begin, *ids[0]], *ids[1:]], spaces
 
+    def _room(self) -> int:
+        """Return the tokens that the window has for each copy of a text."""
+        pieces, spaces = self._pieces
+        fixed, window = sum(map(len, pieces)), self.backbone.window
+        if (room := (window - fixed) // len(spaces)) < 1:
+            raise UserError(
+                f"`template` must leave room for {len(spaces)} copies of a text in the window of {window} tokens, but takes "
+                f"{fixed}; shorten it."
+            )
+        return room
+
     def _copies(self, texts: Sequence[str]) -> list[list[list[int]]]:
         """Return the ids of each copy of B texts that are as they are read, K lists of B."""
-        pieces, spaces = self._pieces
+        _pieces, spaces = self._pieces
         window = self.backbone.window
-        room = (window - sum(map(len, pieces))) // len(spaces)
+        room = self._room()
         around = [0] * (window - room)  # what is left of the window for one copy, as if all else stood around it
         found = {
             space: self.backbone.tokenization.ids([space + text for text in texts], suffix=around)

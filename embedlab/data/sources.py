@@ -250,7 +250,7 @@ class Source:
         """Read the scores of some rows; None where one of them is none, and none is needed."""
         low, high = self.score_range or ((0.0, 5.0) if self.path == BUILT_IN else (0.0, 1.0))
         if not low < high:
-            raise UserError(f"`score_range` must be lowest and highest score, got {[low, high]}.")
+            raise UserError(f"`score_range` must be lowest and highest score, got {[low, high]}; put the lowest first.")
         try:
             return [self._score(table, row, index, low, high) for row in chosen]
         except UserError as error:

@@ -122,7 +122,7 @@ class Freeze(Trainable):
         latents = [self.features.identity, self.blocks, self.center, self.standardize, self.features.final_punctuation]
         decided = {"latents": latents, "how": [own.rate_growth, own.relative], **self.options.of_encoders}
         told = (decided, lambda texts: unexplained(self.siamese, self.latents, texts))
-        return (Stage("autoencoders", own.source, *how, *told),)
+        return (Stage("autoencoders", own.source, *how, *told, "pretraining.source"),)
 
     def rate_factors(self, name: str) -> Sequence[float] | None:
         """Return higher learning rates for the autoencoders of later blocks."""

@@ -40,9 +40,8 @@ class HeadOptions:
         norm: Whether each hidden layer has a layer norm.
         squash: Class of what brings the output to 0 to 1; `torch.nn.Identity` leaves it. Paper: "sigmoid", which is a hard
             one in the authors' code, but for section 4.2.1.
-        standardize: Whether all cosines are shifted and scaled by one mean and deviation, those of the batch while
-            training and of all training batches after (section 4.2.1). Differs from the paper: the authors' code takes
-            those of the test pairs for the test pairs.
+        standardize: Whether all cosines are shifted and scaled by one mean and deviation, those of the batch while training and
+            of all training batches after (section 4.2.1). Differs from the paper: the authors' code takes those of test pairs.
     """
 
     layers: int = 3
@@ -52,10 +51,9 @@ class HeadOptions:
     standardize: bool = False
 
     def __post_init__(self) -> None:
-        if self.layers < 0:
-            raise UserError(f"`network.head.layers` must be at least 0, got {self.layers}; 0 is one linear layer.")
-        if self.width < 1:
-            raise UserError(f"`network.head.width` must be at least 1, got {self.width}; raise it, or leave it out.")
+        for name, least, way in (("layers", 0, "0 is one linear layer"), ("width", 1, "raise it, or leave it out")):
+            if (came := getattr(self, name)) < least:
+                raise UserError(f"`network.head.{name}` must be at least {least}, got {came}; {way}.")
 
 
 @dataclass(frozen=True)
@@ -104,17 +102,19 @@ class NetworkOptions:
     @property
     def of_encoders(self) -> dict[str, Any]:
         """What decides the encoders, and not the head, as plain values."""
-        classes = {name: getattr(self, name) for name in ("encoder", "activation")}
-        named = {name: f"{own.__module__}.{own.__qualname__}" for name, own in classes.items()}
+        named = {n: f"{(own := getattr(self, n)).__module__}.{own.__qualname__}" for n in ("encoder", "activation")}
         others = ("scale_widths", "depth", "dropout", "precision")
         return named | {name: getattr(self, name) for name in others} | {"widths": list(self.widths)}
 
     def bottlenecks(self, layers: int, width: int) -> list[int]:
-        """Give each of the L blocks of a decoder of some width its bottleneck.
+        """Give each of the L blocks of a decoder of some width its bottleneck; of the paper's widths one block takes the first.
 
         >>> NetworkOptions().bottlenecks(4, 896), NetworkOptions(scale_widths=True).bottlenecks(2, 512)
         ([256, 256, 512, 512], [128, 256])
         """
+        if len(self.widths) > layers and tuple(self.widths) != NetworkOptions.widths:  # those are no one's choice
+            need = f"at most one for each of the {layers} blocks that are read"
+            raise UserError(f"`network.widths` must be {need}, got {len(self.widths)}; leave some out.")
         own = [self.widths[block * len(self.widths) // layers] for block in range(layers)]
         return [max(8, size * width // PAPER_WIDTH) for size in own] if self.scale_widths else own
 

@@ -80,9 +80,9 @@ class LearnedPooling(Trainable, Embedder):
         super().__init__()
         for name, number in {"size": size, "hidden": hidden}.items():
             if number < 1:
-                raise UserError(f"`{name}` must be at least 1, got {number}.")
+                raise UserError(f"`{name}` must be at least 1, got {number}; raise it, or leave it out.")
         if not 0 <= dropout < 1:
-            raise UserError(f"`dropout` must be at least 0 and less than 1, got {dropout}.")
+            raise UserError(f"`dropout` must be at least 0 and less than 1, got {dropout}; 0 is none.")
         if not 0 < scale < float("inf"):
             raise UserError(f"`scale` must be positive and finite, got {scale}; 20 is usual.")
         self.backbone: Backbone = backbone

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from embedlab.data import Source
+from embedlab.data import Rows, Source
 from embedlab.errors import UserError
 
 __all__ = ["SlicedAdamW", "Stage", "Training", "adamw", "num_steps", "sliced"]
@@ -66,6 +66,7 @@ class Stage:
             the settings above. Runs that agree in all of it train the stage once; None trains it in every run.
         held_out: From texts that no stage trains on to numbers of how well the submodule does on them, by name; called once,
             in evaluation mode, when the stage has ended.
+        argument: Which option of the strategy the source is; errors name it.
     """
 
     name: str
@@ -77,6 +78,23 @@ class Stage:
     trains: str
     decided_by: Mapping[str, Any] | None = None
     held_out: Callable[[Sequence[str]], Mapping[str, float]] | None = None
+    argument: str = "source"
+
+    def read(self) -> Rows:
+        """Read the texts.
+
+        Raises:
+            UserError: If they cannot be read; the sentence names the option of the strategy.
+        """
+        try:
+            return self.source.read()
+        except UserError as error:
+            said = str(error)
+            if said.startswith("`columns`") and self.source.columns is not None:  # which a file that ships may say
+                said = f"{said.rstrip('.')}; name others, or give --model.{self.argument}.columns null for those by default."
+            raise UserError(
+                f"`{self.argument}.{said[1:]}" if said[0] == "`" else f"`{self.argument}`: {said}"
+            ) from None
 
 
 def adamw(

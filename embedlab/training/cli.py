@@ -42,7 +42,7 @@ from embedlab.training.identity import identify
 from embedlab.training.log import goes_to_log, keep_log
 from embedlab.training.loggers import hush, set_up_loggers, tell_configuration
 from embedlab.training.stages import train_stage
-from embedlab.training.start import prepare, run
+from embedlab.training.start import meant_for_users, prepare, run
 from embedlab.training.typed import as_typed
 
 __all__ = ["RunCLI", "main"]
@@ -251,13 +251,12 @@ class RunCLI(LightningCLI):
 
 def _raise_typed(error: ValueError, options: Collection[str], new_folders: Sequence[Path]) -> None:
     """Take new folders back, and raise what is for users with the strategy's options named as they are typed, if it has any."""
-    said = error if isinstance(error, UserError) else error.__cause__  # the parser wraps what a constructor says
-    if not isinstance(said, UserError):
+    if (said := meant_for_users(error)) is None:
         return
     with suppress(OSError):  # one that is not empty stays
         for folder in new_folders:
             folder.rmdir()
-    if (sentence := as_typed(str(said), options)) != str(said):
+    if (sentence := as_typed(str(said), options)) != str(error):
         raise UserError(sentence) from None
 
 

@@ -109,7 +109,7 @@ def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataM
     decided = {
         "config": kept,
         "data": read,
-        "stages": {stage.name: [stage.source.read().sha256, stage.source.query] for stage in stages},
+        "stages": {stage.name: [stage.read().sha256, stage.source.query] for stage in stages},
         "decoder": None if backbone is None else backbone.files.sha256,
         "sources": sources,
     }

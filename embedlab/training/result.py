@@ -18,7 +18,7 @@ from embedlab.strategies.base import EmbeddingStrategy, Trainable
 from embedlab.strategies.checkpoint import decoders
 from embedlab.training.callbacks import Evaluation, Stopwatch
 from embedlab.training.identity import Identity
-from embedlab.training.stages import HELD_OUT, TEXTS
+from embedlab.training.stages import HELD_OUT, TEXTS, few_texts
 
 __all__ = ["Measured", "finish", "notes", "told"]
 
@@ -46,9 +46,8 @@ def notes(
     for stage in strategy.stages() if isinstance(strategy, Trainable) else ():
         if data.leak_filter != "none":
             told.append(f"the same filter ({data.leak_filter}) over the texts of stage {stage.name}")
-        if (texts := evaluation.stages[stage.name].get(TEXTS)) is not None and texts < stage.batch_size:
-            what = "1 text" if texts == 1 else f"{texts} texts"
-            told.append(f"stage {stage.name} learned from {what} only, fewer than its batch of {stage.batch_size}")
+        if (texts := evaluation.stages[stage.name].get(TEXTS)) is not None and texts < max(2, stage.batch_size):
+            told.append(few_texts(stage, texts))
     told += [f"trainer.{name} {config.trainer[name]}" for name in PARTS if config.trainer[name] not in (None, 0)]
     if isinstance(strategy, Trainable) and evaluation.selected is None:
         undefined = evaluation.metrics["validation"]["undefined"]

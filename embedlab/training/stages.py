@@ -29,7 +29,7 @@ from embedlab.source_hash import sources_of
 from embedlab.strategies.base import Stage, Trainable
 from embedlab.training.callbacks import Finite, Preparation, Progress, RandomState, Resumable, Stopwatch
 
-__all__ = ["HELD_OUT", "TEXTS", "train_stage"]
+__all__ = ["HELD_OUT", "TEXTS", "few_texts", "train_stage"]
 
 _TRAINING: Final = 1  # raise when the same stage would learn other numbers
 WEIGHTS: Final = "weights.ckpt"
@@ -107,11 +107,8 @@ def _train(
         data.setup("fit")
     except UserError as error:  # the source is an option of the strategy here
         raise UserError(f"stage {stage.name}: {str(error).replace('`data.train', '`source', 1)}") from None
-    if (texts := len(data.train_texts())) < stage.batch_size:
-        log.warning(
-            "stage %s: `source` must hold more texts than a batch of %d to learn from, got %d; name a larger one",
-            *(stage.name, stage.batch_size, texts),
-        )
+    if (texts := len(data.train_texts())) < max(2, stage.batch_size):
+        log.warning("note: %s", few_texts(stage, texts))
     stopwatch, progress = Stopwatch(stage.name), Progress(run_dir, stage.name)
     trainer = Trainer(
         accelerator=config.trainer.accelerator,
@@ -143,6 +140,13 @@ def _train(
         runs.write_json_atomic(folder / DONE, counts)
         last.unlink(missing_ok=True)
     return counts
+
+
+def few_texts(stage: Stage, texts: int) -> str:
+    """Return the note on a stage that learned from too few texts: from one, or from fewer than its batch."""
+    what = "1 text" if texts == 1 else f"{texts} texts"
+    fewer = f", fewer than its batch of {stage.batch_size}" if texts < stage.batch_size else ""
+    return f"stage {stage.name} learned from {what} only{fewer}"
 
 
 def _validated(main_data: DataModule) -> str | None:
@@ -199,7 +203,7 @@ def _kept(stage: Stage, model: Trainable, config: Any, main_data: DataModule, pr
         ]
         if main_data.leak_filter != "none"
         else [],
-        "texts": [stage.source.read().sha256, prints["train"]["sha256"]],
+        "texts": [stage.read().sha256, prints["train"]["sha256"]],
         "settings": [stage.epochs, stage.batch_size, asdict(stage.training), stage.trains],
         "trainer": [str(wish.accelerator), str(wish.precision), wish.gradient_clip_val, wish.gradient_clip_algorithm],
         "seed": config.seed_everything,

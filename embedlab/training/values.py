@@ -47,7 +47,7 @@ ROOTS: Final = {
 }
 PLAIN: Final = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
 EACH: Final = "a list of which each is "
-UNQUOTED: Final = re.compile(r"[-+\d.]+|true|false", re.IGNORECASE)  # what YAML takes for no text
+UNQUOTED: Final = re.compile(r"[-+\d.]+|true|false|{}", re.IGNORECASE)  # what YAML takes for no text
 LONGEST: Final = 60  # characters of a value in a sentence
 LISTED: Final = 12  # names in a sentence
 
@@ -163,7 +163,7 @@ def _sentence(option: str, hint: Any, default: Any, came: str | None, way: str =
         way = f"; did you mean {choices[near]}" if near else ""
     inner = [own for kind in types_of(hint) for own in (kind, *get_args(kind))]
     if not way and came is not None and str in inner and UNQUOTED.fullmatch(came):
-        way = f"; quote it, as '{came}'"
+        way = f"; quote it, as '{came}'" if came != "{}" else """; quote it for YAML, as '"{}"'"""
     if not way and isinstance(default, int | float | str | type(None)):
         way = f"; leave it out for the default, {_word(default)}"
     return f"`{option}` must be {what}, got {came or 'something else'}{way or '; see embedlab fit --help'}."

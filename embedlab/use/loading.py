@@ -27,7 +27,7 @@ from embedlab.source_hash import sources_of
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
 from embedlab.training.complaints import complaint
 from embedlab.training.start import prepare, run
-from embedlab.use.given import device_of
+from embedlab.use.given import device_of, texts_of
 from embedlab.use.model import Model
 from embedlab.use.trusted import IMPORT_PATH, check_modules, import_paths
 from embedlab.yaml_files import read_yaml
@@ -89,6 +89,11 @@ def load(
         _restore(strategy, folder / runs.BEST)
     else:
         kind = what if inspect.isclass(what) else _class(str(what))
+        texts = None if texts is None else texts_of(texts, "texts")
+        least = 2 if "backbone" in inspect.signature(kind).parameters else 1  # one vector has no deviation
+        if texts is not None and len({*texts}) < least:
+            what = "2 different ones" if least == 2 else "one"
+            raise UserError(f"`texts` must hold at least {what} to take statistics of, got {len({*texts})}; give more.")
         model = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": dict(options)}
         strategy = _build(_with_backbone(model, backbone, dtype))
         _place(strategy, device)

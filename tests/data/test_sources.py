@@ -241,7 +241,12 @@ def test_a_plain_file_is_a_text_a_line(tmp_path: Path) -> None:
         ("a.doc", "text\n", {}, "must end in .csv, .tsv, .jsonl, .txt, .parquet"),
         ("a.tsv.gz", "no gzip at all", {}, "must be a file that can be read"),
         ("a.parquet", "no parquet", {}, "must be a Parquet file"),
-        ("a.tsv", None, {"score_range": (5, 1)}, "`score_range` must be lowest and highest"),
+        (
+            "a.tsv",
+            None,
+            {"score_range": (5, 1)},
+            "`score_range` must be lowest and highest score, got [5, 1]; put the lowest first.",
+        ),
         (
             "a.tsv",
             None,

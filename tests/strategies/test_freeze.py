@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -357,6 +358,10 @@ def test_widths_scale_only_when_asked() -> None:
     assert NetworkOptions(widths=(3, 2, 1)).bottlenecks(7, 576) == [3, 3, 3, 2, 2, 1, 1]
     with pytest.raises(UserError, match="`network.widths` must be one or more of at least 1, got"):
         NetworkOptions(widths=())
+    said = "`network.widths` must be at most one for each of the 2 blocks that are read, got 3; leave some out."
+    with pytest.raises(UserError, match=re.escape(said)):
+        NetworkOptions(widths=(8, 16, 24)).bottlenecks(2, 576)
+    assert NetworkOptions().bottlenecks(1, 576) == [256], "a study of single blocks sets no widths"
     with pytest.raises(UserError, match="`network.dropout` must be at least 0 and less than 1, got 1"):
         NetworkOptions(dropout=1)
 

@@ -212,3 +212,13 @@ def test_equal_texts_are_computed_once(strategy: LearnedPooling, monkeypatch: py
     assert seen == [2]
     assert torch.equal(vectors[0], vectors[2])
     assert not torch.equal(vectors[0], vectors[1])
+
+
+def test_a_template_that_fills_the_window_is_refused_by_its_name_before_anything_is_read(
+    decoder_folder: Callable[[str], Path],
+) -> None:
+    backbone = Backbone(str(decoder_folder("llama")), max_length=20)
+    LearnedPooling(backbone, template="Say it: {} Again: {}").check_decoder()
+    said = "`template` must leave room for 2 copies of a text in the window of 20 tokens, but takes 20; shorten it."
+    with pytest.raises(UserError, match=said):
+        LearnedPooling(backbone, template="Say it slowly: {}!!!!! {}!").check_decoder()
