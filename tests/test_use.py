@@ -203,8 +203,8 @@ def test_an_untrained_strategy_by_name_or_class(decoder_folder: Callable[[str], 
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        ([], "`texts` must hold at least 2 different ones to take statistics of, got 0; give more."),
-        (["a", "a"], "`texts` must hold at least 2 different ones to take statistics of, got 1; give more."),
+        ([], "`texts` must hold at least 2 different to take statistics of, got 0; give more."),
+        (["a", "a"], "`texts` must hold at least 2 different to take statistics of, got 1; give more."),
         ("abc", "`texts` must be a list of texts, got one text; put it into a list."),
     ],
 )

@@ -78,9 +78,7 @@ class TokenStates(CachedFeatures):
             UserError: If so.
         """
         super().check_layers()
-        if (
-            len(self.template.encode()) > self.backbone.window // 2
-        ):  # of a shorter one no tokenizer makes so many tokens
+        if len(self.template.encode()) > self.backbone.window // 2:  # of a shorter one there are not as many tokens
             self._room()
 
     @property
@@ -141,10 +139,10 @@ class TokenStates(CachedFeatures):
 
     def _copies(self, texts: Sequence[str]) -> list[list[list[int]]]:
         """Return the ids of each copy of B texts that are as they are read, K lists of B."""
-        _pieces, spaces = self._pieces
-        window = self.backbone.window
-        room = self._room()
-        around = [0] * (window - room)  # what is left of the window for one copy, as if all else stood around it
+        _, spaces = self._pieces
+        around = [0] * (
+            self.backbone.window - self._room()
+        )  # what is left of the window for one copy, as if all else stood around it
         found = {
             space: self.backbone.tokenization.ids([space + text for text in texts], suffix=around)
             for space in {*spaces}

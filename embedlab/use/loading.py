@@ -92,8 +92,9 @@ def load(
         texts = None if texts is None else texts_of(texts, "texts")
         least = 2 if "backbone" in inspect.signature(kind).parameters else 1  # one vector has no deviation
         if texts is not None and len({*texts}) < least:
-            what = "2 different ones" if least == 2 else "one"
-            raise UserError(f"`texts` must hold at least {what} to take statistics of, got {len({*texts})}; give more.")
+            raise UserError(
+                f"`texts` must hold at least {least} different to take statistics of, got {len({*texts})}; give more."
+            )
         model = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": dict(options)}
         strategy = _build(_with_backbone(model, backbone, dtype))
         _place(strategy, device)
