@@ -140,9 +140,8 @@ class TokenStates(CachedFeatures):
     def _copies(self, texts: Sequence[str]) -> list[list[list[int]]]:
         """Return the ids of each copy of B texts that are as they are read, K lists of B."""
         _, spaces = self._pieces
-        around = [0] * (
-            self.backbone.window - self._room()
-        )  # what is left of the window for one copy, as if all else stood around it
+        # What is left of the window for one copy, as if all else stood around it.
+        around = [0] * (self.backbone.window - self._room())
         found = {
             space: self.backbone.tokenization.ids([space + text for text in texts], suffix=around)
             for space in {*spaces}
