@@ -266,6 +266,9 @@ def test_weights_that_are_left_unread_are_not_reported(place: Path, own_decoder:
     said = f"{own_decoder.name}: reading 24 texts\n{own_decoder.name}: done, decoder 1 of 1\n"
     assert done.stderr.endswith(said), "a log says how far it is"
     assert b"8 pairs of pairs.tsv" in _texts_of(place / "unread" / "anisotropy.svg")
+    assert b"<!-- 0.5 -->" not in _texts_of(place / "unread" / "reconstruction.svg").partition(b"block (0")[0], (
+        "no half blocks"
+    )
 
 
 def test_the_same_numbers_make_the_same_files() -> None:

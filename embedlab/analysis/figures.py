@@ -203,6 +203,8 @@ def _finished(figure: Figure, rows: Sequence[Row], title: str, data: str) -> Fig
     for axes in figure.axes:
         if axes.get_subplotspec().is_last_row():  # type: ignore[union-attr]
             axes.set_xlabel(where)
+            if len(depths) == 1:
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = [
         Line2D([], [], color=COLOURS[p], marker=MARKERS[p], linestyle="-", label=pooling)
         for p, pooling in enumerate(poolings)
