@@ -249,14 +249,26 @@ def test_a_freeze_run_is_taken_apart(
     assert [row["block"] for row in rows(place / "out" / "freeze.csv")] == ["1", "2", "3"]
     result = json.loads((place / "run" / "result.json").read_text())
     whole = json.loads((place / "out" / "probe.json").read_text())["run"]
+    assert b"run: blocks of FREEZE" in _texts_of(place / "out" / "freeze.svg")
     assert whole["pearson"] == pytest.approx(result["metrics"]["test/own"]["pearson"], abs=1e-3)
     assert result["features"]["texts"] == len(TEXTS)
+
+
+def _texts_of(figure: Path) -> bytes:
+    """Return what a figure says, which its file has as comments above the outlines of letters."""
+    return b"\n".join(line for line in figure.read_bytes().splitlines() if b"<!--" in line)
 
 
 def test_weights_that_are_left_unread_are_not_reported(place: Path, own_decoder: Path) -> None:
     done = processes.run(place, ["probe", str(own_decoder), *DATA, "--autoencoders", "0", "-o", "unread"])
     assert "\x1b" not in done.stderr
     assert "UNEXPECTED" not in done.stderr
+    said = f"{own_decoder.name}: reading 24 texts\n{own_decoder.name}: done, decoder 1 of 1\n"
+    assert done.stderr.endswith(said), "a log says how far it is"
+    assert b"8 pairs of pairs.tsv" in _texts_of(place / "unread" / "anisotropy.svg")
+    assert b"<!-- 0.5 -->" not in _texts_of(place / "unread" / "reconstruction.svg").partition(b"block (0")[0], (
+        "no half blocks"
+    )
 
 
 def test_the_same_numbers_make_the_same_files() -> None:

@@ -15,6 +15,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 __all__ = ["DECODERS", "anisotropy", "correlations", "files_of", "freeze", "reconstruction"]
 
@@ -43,8 +44,8 @@ STYLE: Final[dict[str, Any]] = {
 SHOWN: Final = ("raw", "centred", "z-scored", "whitened")  # `width` is in the table
 
 
-def correlations(rows: Sequence[Row]) -> Figure:
-    """Draw Pearson's and Spearman's correlation over the layers, a column for each treatment of the states."""
+def correlations(rows: Sequence[Row], data: str = "") -> Figure:
+    """Draw Pearson's and Spearman's correlation over the layers, a column for each treatment; `data` says on what."""
     with _styled():
         figure = Figure(figsize=(11, 5.6), layout="constrained")
         grid = figure.subplots(2, len(SHOWN), sharex=True, sharey="row")
@@ -54,11 +55,16 @@ def correlations(rows: Sequence[Row]) -> Figure:
             own[0].set_ylabel(f"{line.title()} correlation with gold")
         for axes, treatment in zip(grid[0], SHOWN, strict=True):
             axes.set_title(f"{treatment} states")
-        return _finished(figure, rows, "cosine of two texts' states and human similarity")
+        return _finished(figure, rows, "cosine of two texts' states and human similarity", data)
 
 
-def reconstruction(rows: Sequence[Row]) -> Figure:
-    """Draw squared error and its share of the variance over the layers: autoencoders above, where trained, and PCA."""
+def reconstruction(rows: Sequence[Row], data: str = "") -> Figure:
+    """Draw squared error and its share of the variance over the layers: autoencoders above, where trained, and PCA.
+
+    Args:
+        rows: A row per decoder, pooling and layer.
+        data: On what, in words.
+    """
     kinds = [own for own in ("autoencoder", "pca") if any(row[f"{own}_mse"] is not None for row in rows)]
     width = next(row["bottleneck"] for row in rows)
     with _styled():
@@ -74,11 +80,11 @@ def reconstruction(rows: Sequence[Row]) -> Figure:
             own[0].set_yscale("log")
         for axes in grid[:, 1]:
             axes.set_ylim(bottom=0)
-        return _finished(figure, rows, "texts rebuilt from fewer numbers, held-out texts")
+        return _finished(figure, rows, "texts rebuilt from fewer numbers, held-out texts", data)
 
 
-def anisotropy(rows: Sequence[Row]) -> Figure:
-    """Draw how far from evenly the states of texts point in all directions, and how long they are."""
+def anisotropy(rows: Sequence[Row], data: str = "") -> Figure:
+    """Draw how far from evenly the states of texts point in all directions, and how long they are; `data` says of what."""
     panels = {
         "mean_cosine": "mean cosine of two random texts",
         "first_component": "share of variance along first component",
@@ -95,15 +101,17 @@ def anisotropy(rows: Sequence[Row]) -> Figure:
                 axes.set_yscale("log")
             else:
                 axes.set_ylim(top=1.02)
-        return _finished(figure, rows, "anisotropy of states")
+        return _finished(figure, rows, "anisotropy of states", data)
 
 
-def freeze(rows: Sequence[Row], whole: float | None) -> Figure:
+def freeze(rows: Sequence[Row], whole: float | None, run: str = "", data: str = "") -> Figure:
     """Draw what each block of a FREEZE run achieves alone, what its absence costs, and how the head weighs it.
 
     Args:
         rows: A row per block.
         whole: Spearman's correlation of the run's scores.
+        run: What the run is called.
+        data: On what, in words.
     """
     blocks = [row["block"] for row in rows]
     with _styled():
@@ -131,8 +139,10 @@ def freeze(rows: Sequence[Row], whole: float | None) -> Figure:
         for axes, title in ((alone, "each block alone"), (lost, "each block masked"), (weight, "weight in the head")):
             axes.set_title(title)
             axes.set_xlabel("block")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles = [own for axes in (alone, weight) for own in axes.get_legend_handles_labels()[0]]
         figure.legend(handles=handles, loc="outside lower center", ncols=4)
+        _title(figure, f"{run}: blocks of FREEZE" if run else "Blocks of FREEZE", data)
         return figure
 
 
@@ -180,7 +190,12 @@ def _place(rows: Sequence[Row]) -> Callable[[Row], float]:
     return lambda row: depth + max(1.0, 0.06 * depth) if row["layer"] == FINAL else row["layer"]
 
 
-def _finished(figure: Figure, rows: Sequence[Row], title: str) -> Figure:
+def _title(figure: Figure, title: str, data: str) -> None:
+    """Put a title above, and below it, where it is known, on what data the numbers are."""
+    figure.suptitle(f"{title}\n{data}" if data else title, fontsize=10)
+
+
+def _finished(figure: Figure, rows: Sequence[Row], title: str, data: str) -> Figure:
     """Put labels below, and a legend outside of what is drawn."""
     poolings, decoders = _distinct(rows, "pooling"), _distinct(rows, "decoder")
     depths = {row["blocks"] for row in rows}
@@ -188,6 +203,8 @@ def _finished(figure: Figure, rows: Sequence[Row], title: str) -> Figure:
     for axes in figure.axes:
         if axes.get_subplotspec().is_last_row():  # type: ignore[union-attr]
             axes.set_xlabel(where)
+            if len(depths) == 1:
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = [
         Line2D([], [], color=COLOURS[p], marker=MARKERS[p], linestyle="-", label=pooling)
         for p, pooling in enumerate(poolings)
@@ -196,9 +213,9 @@ def _finished(figure: Figure, rows: Sequence[Row], title: str) -> Figure:
     handles.append(Line2D([], [], color="#000000", label="after the final norm", **hollow))
     if len(decoders) > 1:
         handles += [Line2D([], [], color="#000000", linestyle=DASHES[d], label=own) for d, own in enumerate(decoders)]
-        figure.suptitle(title[0].upper() + title[1:], fontsize=10)
+        _title(figure, title[0].upper() + title[1:], data)
     else:
-        figure.suptitle(f"{decoders[0]}: {title}", fontsize=10)
+        _title(figure, f"{decoders[0]}: {title}", data)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)))
     return figure
 

@@ -9,6 +9,7 @@ import argparse
 import os
 import random
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,14 +58,17 @@ def main(arguments: Sequence[str]) -> int:
         from embedlab.analysis.probing import probe_run
 
         model = _run(options)
+        _say(f"{options.run}: reading {len(texts.held_out):,} texts")
         tables["freeze"], record["run"] = probe_run(model.strategy, texts)
+        record["run"]["name"] = Path(options.run).resolve().name
         whole = record["run"]["spearman"]
     runs.make_folder(out, "`--out`")
     with _progress() as report:
-        for label, backbone in decoders.items():
+        for number, (label, backbone) in enumerate(decoders.items(), 1):
             from embedlab.analysis.probing import features_of, probe
             from embedlab.strategies.whitening import too_few
 
+            _say(f"{label}: reading {len({*texts.held_out, *texts.training}):,} texts")
             backbone.load()
             features = features_of(backbone, options.poolings, options.bos, options.final_punctuation)
             found = probe(label, features, texts, options.bottleneck, options.autoencoders, report)
@@ -75,6 +79,7 @@ def main(arguments: Sequence[str]) -> int:
             doubts = too_few(len(texts.training), backbone.width, "whitening is computed", shrunk)
             own |= {"begin": next(iter(features.values())).beginning, "notes": [*backbone.notes, *doubts]}
             record["decoders"][label] = own
+            _say(f"{label}: done, decoder {number} of {len(decoders)}")
             backbone.decoder = None  # the next one needs its memory
     write(out, tables, record, whole)
     tell(tables, record, out)
@@ -263,6 +268,12 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
+def _say(what: str) -> None:
+    """Say how far it is where no terminal shows it, as in a log."""
+    if not sys.stderr.isatty():
+        print(what, file=sys.stderr, flush=True)  # noqa: T201
+
+
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Show how far it is."""
@@ -270,7 +281,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import Progress, TaskID
 
     tasks: dict[str, TaskID] = {}
-    with Progress(transient=True, console=Console(stderr=True)) as progress:
+    with Progress(transient=True, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
 
         def report(what: str, done: int, total: int) -> None:
             if what not in tasks:

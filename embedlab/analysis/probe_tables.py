@@ -20,13 +20,20 @@ def write(
     from embedlab.analysis import figures
     from embedlab.backbone.shards import write_whole
 
+    pairs = record["data"]["pairs"]
+    path = Path(pairs["path"])
+    name = path.name if path.suffix else f"{path}, {pairs['split']}"  # a file has no split, and may lie deep
+    data = f"{pairs['rows']:,} pairs of {name}"
     for name, rows in tables.items():
         stream = io.StringIO()
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
         write_whole(out / f"{name}.csv", stream.getvalue().encode())
-        figure = figures.freeze(rows, whole) if name == "freeze" else getattr(figures, name)(rows)
+        if name == "freeze":
+            figure = figures.freeze(rows, whole, record["run"]["name"], data)
+        else:
+            figure = getattr(figures, name)(rows, data)
         for suffix, content in figures.files_of(figure).items():
             write_whole(out / f"{name}{suffix}", content)
     runs.write_json_atomic(out / "probe.json", record)
