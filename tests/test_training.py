@@ -347,9 +347,7 @@ def test_what_is_wrong_with_a_stage_names_its_option_in_a_study_and_in_a_run(pla
     columns += f"--{option}.columns null for those by default."
     wrong: dict[str, dict[str, Any]] = {
         "`model.pretraining.epochs` must be at least 1, got 0; ": {"model.pretraining.epochs": 0},
-        f"`{option}.path` must be 'stsb', an existing file or a reachable hub id, but": {
-            f"{option}.path": "d/nothing.txt"
-        },
+        f"`{option}.path` must be 'stsb', an existing file or a hub id, but": {f"{option}.path": "d/nothing.txt"},
         f"`{option}.path` must hold at least one row, but none.csv": {f"{option}.path": "none.csv"},
         f"`{option}.limit` must be at least 1 row, got 0; ": {f"{option}.path": "one.csv", f"{option}.limit": 0},
         columns: {f"{option}.path": "one.csv"},

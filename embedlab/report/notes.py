@@ -148,7 +148,7 @@ def _overlap(metric: Mapping[str, Any]) -> str | None:
     if not (number := metric.get("overlapping")):
         return None
     return (
-        f"{number} of {metric.get('pairs')} pairs share a sentence with the training rows; `embedlab report RUNS --leakage` "
+        f"{number} of {metric.get('pairs')} pairs share a sentence with the training rows; `embedlab report runs --leakage` "
         "shows scores apart"
     )
 

@@ -93,7 +93,7 @@ def test_each_copy_is_cut_so_that_all_fits_the_window(decoder_folder: Callable[[
     with pytest.warns(UserWarning, match="were cut at the end"):
         (found,) = states.get(["word " * 60])
     assert len(found) == (20 - len(backbone.tokenization.begin)) // 2
-    with pytest.raises(UserError, match="`backbone.max_length` must hold more than what stands around a text"):
+    with pytest.raises(UserError, match="`template` must leave room for 2 copies of a text in the window of 2 tokens"):
         TokenStates(loaded(decoder_folder("llama"), max_length=2), [1], ECHO).get(["a"])
 
 
