@@ -273,6 +273,7 @@ def _as_a_module() -> None:
     sys.argv[0] = str(ROOT / "embedlab" / "__main__.py")
 
 
+@pytest.mark.slow  # imports of eight seconds for one word
 def test_a_module_that_is_run_has_the_name_of_the_program(tmp_path: Path) -> None:
     done = processes.run(tmp_path, ["test", "--help"], 0, _as_a_module)
     assert done.stdout.startswith("usage: embedlab "), done.stdout[:60]

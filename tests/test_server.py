@@ -230,6 +230,7 @@ def test_interruption_stops_what_was_forked(
     assert "the same command resumes where it stopped" in (folder("bitfit") / runs.LOG).read_text()
 
 
+@pytest.mark.slow  # by default: `test_killed_in_the_middle_then_run_again`, with runs that are stand-ins
 def test_the_study_killed_and_the_run_taken_over(place: tuple[Path, check.Server], gate: Gate) -> None:
     """Its server ends, its run does not, and the next study watches that."""
     shutil.rmtree(folder("bitfit"))

@@ -171,11 +171,7 @@ def whole(place: Path) -> Callable[[str], str]:
     return make
 
 
-QUICK_IN_TWO = {
-    "freeze",
-    "lora_bi",
-    "sgpt_cross",
-}  # one that learns from features, one that tunes, one that does not learn
+QUICK_IN_TWO = {"freeze", "lora_bi"}  # one that learns from features, one that tunes
 QUICK = {
     ("freeze", "stage"),
     ("freeze", "testing"),

@@ -168,7 +168,10 @@ def tensors(gradients: dict[str, Any]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize(("kind", "decoder"), [("BitFit", "gpt2"), ("full", "llama"), ("LoRA", "llama")])
+@pytest.mark.parametrize(
+    ("kind", "decoder"),
+    [("BitFit", "gpt2"), pytest.param("full", "llama", marks=pytest.mark.slow), ("LoRA", "llama")],
+)
 def test_two_processes_with_chunks_have_the_gradient_of_one_without(
     decoder_folder: Folder, kind: str, decoder: str, batch: str
 ) -> None:
