@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from benchmarks.measure import stsb
+from benchmarks.measure import arguments, keep, stsb
 from embedlab import pooling
 from embedlab.backbone import Backbone
 
@@ -24,9 +24,9 @@ def texts(number: int, length: int) -> list[str]:
     return [" ".join(sentences[(i + j * 37) % len(sentences)] for j in range(length)) for i in range(number)]
 
 
-def encode(number: int, length: int) -> dict[str, float]:
+def encode(number: int, length: int, name: str, device: str) -> dict[str, float]:
     """Embed texts; return seconds, tokens, and the memory that it took beyond what the loaded decoder takes."""
-    backbone = Backbone()
+    backbone = Backbone(name).to(device)
     backbone.load()
     own = texts(number, length)
     with torch.inference_mode():
@@ -42,18 +42,23 @@ def encode(number: int, length: int) -> dict[str, float]:
 
 def main() -> None:
     """Print a line per number and length."""
-    small = "--small" in sys.argv
-    number = 10 if small else 100
+    options = arguments(__doc__, rounds=False)
+    number = 10 if options.small else 100
+    rows = []
     points = [(number * n, 1) for n in TIMES] + [(number, n) for n in TIMES]
     for count, length in points:
-        code = f"import json; from benchmarks.growth import encode; print(json.dumps(encode({count}, {length})))"
+        call = f"encode({count}, {length}, {options.backbone!r}, {options.device!r})"
+        code = f"import json; from benchmarks.growth import encode; print(json.dumps({call}))"
         done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
         found = json.loads(done.stdout.splitlines()[-1])
+        rows.append({"texts": count, "sentences": length, **found})
         rate = found["tokens"] / found["seconds"]
         print(
             f"{count:6} texts of {length:3} sentences: {found['tokens']:8.0f} tokens {found['seconds']:8.2f} s "
-            f"{rate:8.0f} tokens/s, {found['MiB']:6.0f} MiB beyond the {found['MiB before']:.0f} of the decoder"
+            f"{rate:8.0f} tokens/s, {found['MiB']:6.0f} MiB beyond the {found['MiB before']:.0f} of the decoder",
+            flush=True,
         )
+    keep(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,20 @@ from torch import Tensor
 from embedlab.backbone import Backbone
 from embedlab.data import Source
 
-__all__ = ["Row", "apart", "arguments", "arithmetic", "in_turn", "lines", "peak", "show", "stock", "stsb"]
+__all__ = [
+    "Row",
+    "apart",
+    "arguments",
+    "arithmetic",
+    "in_turn",
+    "keep",
+    "lines",
+    "peak",
+    "processor",
+    "show",
+    "stock",
+    "stsb",
+]
 
 
 @dataclass(frozen=True)
@@ -42,10 +55,11 @@ class Row:
     note: str = ""
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """Read what every script takes: `--rounds`, `--json`, `--small`."""
+def arguments(description: str | None, rounds: bool = True) -> argparse.Namespace:
+    """Read what every script takes: `--json`, `--small` and so on, and `--rounds` where something takes turns."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="how often every way has its turn")
+    if rounds:
+        parser.add_argument("--rounds", type=int, default=3, help="how often every way has its turn")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
     parser.add_argument("--small", action="store_true", help="next to no work: shows that the script runs")
     parser.add_argument("--backbone", default="smollm2-135m", help="a decoder's name, as embedlab takes it")
@@ -158,11 +172,11 @@ def show(rows: Sequence[Row], path: Path | None, product_peak: float) -> None:
         share = "" if own.share_of_peak is None else f"{own.share_of_peak:6.1%} of the peak"
         middle = statistics.median(own.seconds)
         print(f"  {own.job:34} {own.way:44} {middle:8.3f} s  x{own.times_ours:5.2f}  {share} {own.note}")
+    keep(path, [asdict(own) for own in rows], peak=product_peak)
+
+
+def keep(path: Path | None, rows: Sequence[Mapping[str, Any]], **facts: Any) -> None:
+    """Write rows to a file where one is named, with what is to be known of the machine."""
     if path is not None:
-        facts = {
-            "peak": product_peak,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "machine": processor(),
-        }
-        path.write_text(json.dumps({**facts, "rows": [asdict(own) for own in rows]}, indent=1))
+        facts |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": processor()}
+        path.write_text(json.dumps({**facts, "rows": rows}, indent=1))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.cross_encoder import pair_by_pair
-from benchmarks.measure import apart, processor, stock, stsb
+from benchmarks.measure import apart, arguments, keep, processor, stock, stsb
 from embedlab import metrics, pooling
 from embedlab.backbone import Backbone
 from embedlab.strategies import sgpt_cross
@@ -24,8 +24,8 @@ def prepared(strategy: EmbeddingStrategy) -> EmbeddingStrategy:
 
 
 @torch.inference_mode()
-def fast_and_slow(name: str, texts: list[str], pairs: list[tuple[str, str]]) -> None:
-    """Print how far packed texts, and shared beginnings, lie from one at a time by transformers' own class, in float32."""
+def fast_and_slow(name: str, texts: list[str], pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Tell how far packed texts, and shared beginnings, lie from one at a time by transformers' own class, in float32."""
     cross = SGPTCrossEncoder(Backbone(name, dtype="float32"))
     prepared(cross)
     backbone = cross.backbone
@@ -41,31 +41,36 @@ def fast_and_slow(name: str, texts: list[str], pairs: list[tuple[str, str]]) -> 
     print(f"  packed, all blocks, last token, float32: at most {worst:.1e} off one text at a time, relative")
     queries, documents = map(list, zip(*pairs, strict=True))
     own, naive = cross.score(queries, documents), pair_by_pair(decoder, *cross._contexts(queries, documents))
-    print(
-        f"  sums of log-probabilities, float32: at most {float((own - naive).abs().max()):.1e} off one pair at a time"
-    )
+    sums = float((own - naive).abs().max())
+    print(f"  sums of log-probabilities, float32: at most {sums:.1e} off one pair at a time")
+    return [{"what": "packed states, relative", "off": worst}, {"what": "sums of log-probabilities", "off": sums}]
 
 
-def by_dtype(what: str, scores: dict[str, Tensor], gold: list[float]) -> None:
-    """Print Spearman and Pearson of the same scores in two data types."""
+def by_dtype(what: str, scores: dict[str, Tensor], gold: list[float]) -> list[dict[str, Any]]:
+    """Tell Spearman and Pearson of the same scores in two data types."""
     labels = torch.tensor(gold)
-    shown = ", ".join(
-        f"{dtype} {100 * metrics.spearman(own, labels):.2f} and {100 * metrics.pearson(own, labels):.2f}"
+    rows = [
+        {
+            "what": what,
+            "dtype": dtype,
+            "spearman": metrics.spearman(own, labels),
+            "pearson": metrics.pearson(own, labels),
+        }
         for dtype, own in scores.items()
-    )
+    ]
+    shown = ", ".join(f"{own['dtype']} {100 * own['spearman']:.2f} and {100 * own['pearson']:.2f}" for own in rows)
     print(f"  {what}, {len(gold)} pairs, Spearman and Pearson: {shown}")
+    return rows
 
 
 def main() -> None:
     """Print all of it."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--small", action="store_true", help="next to no work: shows that the script runs")
-    parser.add_argument("--backbone", default="smollm2-135m", help="a decoder's name, as embedlab takes it")
-    options = parser.parse_args()
+    options = arguments(__doc__, rounds=False)
     print(f"{processor()}, torch {torch.__version__}")
     first, second, gold = stsb(step=400 if options.small else 1)
     few = slice(None, None, 1 if options.small else 20)
-    fast_and_slow(options.backbone, [*first[few], *second[few]], list(zip(first[few], second[few], strict=True))[:40])
+    pairs = list(zip(first[few], second[few], strict=True))[:40]
+    rows = fast_and_slow(options.backbone, [*first[few], *second[few]], pairs)
     some = slice(None, None, 1 if options.small else 4)
     pooled, crossed = {}, {}
     for dtype in ("float32", "bfloat16"):
@@ -75,8 +80,9 @@ def main() -> None:
             decoder = Backbone(options.backbone, dtype=dtype)
             cross = prepared(SGPTCrossEncoder(decoder, "sentence", evidence=sgpt_cross.ratio, both=True))
             crossed[dtype] = cross.score(first[some], second[some])
-    by_dtype("pooled, weighted mean", pooled, gold)
-    by_dtype("cross-encoder", crossed, gold[some])
+    rows += by_dtype("pooled, weighted mean", pooled, gold)
+    rows += by_dtype("cross-encoder", crossed, gold[some])
+    keep(options.json, rows)
 
 
 if __name__ == "__main__":

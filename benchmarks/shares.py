@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import time
@@ -16,7 +15,7 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import freeze_step
-from benchmarks.measure import arguments, peak, processor, settle, stsb
+from benchmarks.measure import arguments, keep, peak, processor, settle, stsb
 from embedlab import losses, pooling
 from embedlab.backbone import Backbone
 from embedlab.backbone.tuning import BitFit
@@ -106,7 +105,7 @@ def shares(work: Callable[[], Any], device: str) -> tuple[float, dict[str, float
 
 def main() -> None:
     """Print the table."""
-    options = arguments(__doc__)
+    options = arguments(__doc__, rounds=False)
     print(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; ", end="")
     print(f"product peak {peak(torch.bfloat16, options.device) / 1e9:.0f} GFLOP/s")
     rows = []
@@ -117,8 +116,7 @@ def main() -> None:
             f"  {name:32} {seconds:7.3f} s",
             *(f"  {kind} {share:.0%}" for kind, share in found.items() if share >= 0.005),
         )
-    if options.json is not None:
-        options.json.write_text(json.dumps({"machine": processor(), "rows": rows}, indent=1))
+    keep(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.growth import texts
-from benchmarks.measure import settle
+from benchmarks.measure import arguments, keep, settle
 from embedlab.backbone import Backbone
 from embedlab.data import Triplets
 from embedlab.strategies.sgpt_bi import SGPTBiEncoder
@@ -22,6 +21,7 @@ from embedlab.strategies.sgpt_bi import SGPTBiEncoder
 POINTS = ((32, None), (64, None), (256, None), (1024, None), (64, 96), (1024, 96), (1024, 32))
 
 LARGEST = 1024
+WHOLE = 256  # in chunks only beyond, as the whole takes 32 GiB
 
 
 def step(number: int, chunk_size: int | None, name: str, device: str) -> dict[str, float]:
@@ -62,29 +62,25 @@ def memory(device: str) -> float:
 
 def main() -> None:
     """Print a line per batch and size of chunks."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--small", action="store_true", help="next to no work: shows that the script runs")
-    parser.add_argument(
-        "--most", type=int, default=256, help="triplets of the largest batch that is not cut into chunks"
-    )
-    parser.add_argument("--backbone", default="smollm2-135m", help="a decoder's name, as embedlab takes it")
-    parser.add_argument("--device", default="cpu", help="where it runs")
-    options = parser.parse_args()
+    options = arguments(__doc__, rounds=False)
+    rows = []
     for number, chunk_size in POINTS:
         if options.small:
             number, chunk_size = number // 8, chunk_size and chunk_size // 8
-        elif chunk_size is None and number > options.most:
+        elif chunk_size is None and number > WHOLE and options.device == "cpu":
             continue
         call = f"step({number}, {chunk_size}, {options.backbone!r}, {options.device!r})"
         code = f"import json; from benchmarks.training_memory import step; print(json.dumps({call}))"
         done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
         found = json.loads(done.stdout.splitlines()[-1])
+        rows.append({"triplets": number, "chunk_size": chunk_size, **found})
         cut = f"chunks of {chunk_size} texts" if chunk_size else "whole"
         print(
             f"{number:5} triplets, {cut:18}: {found['tokens']:7.0f} tokens {found['seconds']:7.1f} s "
             f"{found['MiB']:7.0f} MiB beyond the {found['MiB before']:.0f} held before",
             flush=True,
         )
+    keep(options.json, rows)
 
 
 if __name__ == "__main__":

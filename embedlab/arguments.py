@@ -1,17 +1,20 @@
-"""An argument parser whose complaints are one sentence with a way out."""
+"""An argument parser, and checks of paths that were typed, whose complaints are one sentence with a way out."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Final, NoReturn
 
 from embedlab.errors import UserError, nearest
 
-__all__ = ["Parser", "in_our_words"]
+__all__ = ["NAME", "Parser", "check_new", "in_our_words"]
 
+NAME: Final = 220  # bytes of a name, beside which stand files of longer ones; file systems take 255
 SAID: Final = {
     r"^argument (\S+): invalid int value: (.*)$": r"`\1` must be a whole number, got \2",
     r"^argument (\S+): invalid float value: (.*)$": r"`\1` must be a number, got \2",
@@ -106,3 +109,33 @@ def in_our_words(message: str) -> str:
     for pattern, sentence in SAID.items():
         message = re.sub(pattern, sentence, message)
     return message
+
+
+def check_new(path: Path, argument: str, *endings: str, kind: str = "file") -> Path:
+    """Return the path of a file or folder that is to be written; one that is there, or cannot be made, is refused.
+
+    Args:
+        path: Where it will be.
+        argument: That gives it, for messages, such as "--out".
+        endings: What its name may end in; anything where there is none.
+        kind: What it is, in words.
+
+    Raises:
+        UserError: If so.
+    """
+    above = path.absolute().parent
+    if endings and path.suffix not in endings:
+        raise UserError(f"`{argument}` must end in {' or '.join(endings)}, got {path.name}; rename it.")
+    if (long := len(os.fsencode(path.name))) > NAME:
+        raise UserError(
+            f"`{argument}` must have a name of at most {NAME} bytes, got one of {long}; give a shorter one."
+        )
+    if not above.is_dir():
+        raise UserError(f"`{argument}` must lie in a folder that is there, got {path}; make {path.parent} first.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(
+            f"`{argument}` must lie in a folder that can be written to, but {above} cannot; name another one."
+        )
+    if os.path.lexists(path):
+        raise UserError(f"`{argument}` must be a new {kind}, but {path} is there; delete it, or name another one.")
+    return path

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 __all__ = ["UserError", "did_you_mean", "exit_status", "nearest", "refusals_told"]
@@ -43,12 +44,20 @@ def refusals_told() -> Iterator[None]:
                 "long; give a shorter one."
             ) from error
         # Where a file cannot be read, that is what failed: those that are written are new, or were found writable before.
-        if error.errno == errno.EACCES and path is not None and os.path.exists(path) and not os.access(path, os.R_OK):
+        if error.errno == errno.EACCES and path is not None and (closed := _closed(path)) is not None:
+            need = "be a folder that can be entered, but it cannot" if closed != path else "be readable, but it is not"
             raise UserError(
-                f"{path} must be readable, but it is not ({os.strerror(error.errno)}); change its permissions, or name another "
-                "one."
+                f"{closed} must {need} ({os.strerror(error.errno)}); change its permissions, or name another one."
             ) from error
         raise
+
+
+def _closed(path: str) -> str | None:
+    """Return what keeps a path from being read: the first folder on the way that cannot be entered, or the file itself."""
+    for folder in reversed(Path(path).absolute().parents):
+        if os.path.isdir(folder) and not os.access(folder, os.X_OK):
+            return str(folder)
+    return path if os.path.exists(path) and not os.access(path, os.R_OK) else None
 
 
 def exit_status(command: Callable[[], int], resumes: bool = True) -> int:

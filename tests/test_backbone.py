@@ -179,11 +179,11 @@ def test_packed_gradients_are_those_of_padding(decoder_folder: Folder) -> None:
     assert (gradients[0] - gradients[1]).norm() <= 1e-4 * gradients[1].norm()
 
 
-def test_brackets_are_never_cut_and_never_merge(decoder_folder: Folder) -> None:
+def test_brackets_are_never_cut_and_never_merge(decoder_folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     backbone = Backbone(str(decoder_folder("llama")), dtype="float32", max_length=20)
     opening, closing = backbone.tokenizer.convert_tokens_to_ids(["[", "]"])
-    with pytest.warns(UserWarning, match="1 of 2 texts are longer than 20 tokens"):
-        ids = backbone.tokenization.ids(["word " * 10_000, "]abc["], [opening], [closing])
+    ids = backbone.tokenization.ids(["word " * 10_000, "]abc["], [opening], [closing])
+    assert "texts longer than 20 tokens were cut at the end, 1 so far" in caplog.text
     assert len(ids[0]) == 20
     assert all(own[0] == opening and own[-1] == closing for own in ids)
     assert len(ids[1]) == 5 + 2
@@ -446,10 +446,20 @@ def test_a_method_that_asks_for_a_begin_gets_it_once(opening: Path, decoder_fold
     assert loaded(opening, begin_of_text="never").tokenization.bos == ()
 
 
-def test_the_begin_counts_in_the_window_and_is_never_cut(opening: Path) -> None:
+def test_texts_that_are_cut_are_told_when_they_have_doubled(
+    decoder_folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenization = Backbone(str(decoder_folder("llama")), max_length=6).tokenization
+    for number in (0, 0, 1, 2, 3, 4):
+        tokenization.ids([f"text number {number}", "short"])
+    assert tokenization.texts_cut == 5
+    assert re.findall(r"(\d+) so far", caplog.text) == ["1", "2", "4"]
+
+
+def test_the_begin_counts_in_the_window_and_is_never_cut(opening: Path, caplog: pytest.LogCaptureFixture) -> None:
     backbone = loaded(opening, max_length=6)
-    with pytest.warns(UserWarning, match="longer than 6 tokens"):
-        ((ids,), _) = ids_read(backbone, ["abcdefghij"], prefix=[7], suffix=[8])
+    ((ids,), _) = ids_read(backbone, ["abcdefghij"], prefix=[7], suffix=[8])
+    assert "longer than 6 tokens" in caplog.text
     assert len(ids) == 6
     assert (ids[:2], ids[-1]) == ([1, 7], 8)
 
@@ -573,11 +583,13 @@ def test_a_maximum_beyond_the_window(decoder_folder: Folder) -> None:
         Backbone(str(decoder_folder("llama")), max_length=600).tokenization.ids(["a"])
 
 
-def test_texts_are_no_longer_than_sparse_attention_is_whole(decoder_folder: Folder) -> None:
+def test_texts_are_no_longer_than_sparse_attention_is_whole(
+    decoder_folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
     backbone = Backbone(str(decoder_folder("llama")))
     backbone.files.config.index_topk = 8
-    with pytest.warns(UserWarning, match="longer than 8 tokens"):
-        assert len(backbone.tokenization.ids(["a longer text"])[0]) == 8
+    assert len(backbone.tokenization.ids(["a longer text"])[0]) == 8
+    assert "longer than 8 tokens" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -211,9 +211,9 @@ TOO_LONG = {
     f"errors {LONG}": LONG,
     f"evaluate bm25 --retrieval {LONG}": LONG,
     f"mine {LONG} -o t.jsonl": LONG,
-    f"mine set -o {LONG}.jsonl": LONG,
+    f"mine set -o {LONG}.jsonl": "`--out` must have a name of at most 220 bytes, got one of 306; give a shorter one",
     f"export {LONG} out": LONG,
-    f"export there {LONG}": LONG,
+    f"export there {LONG}": "`DIR` must have a name of at most 220 bytes, got one of 300; give a shorter one",
     f"probe tiny --out {LONG}": LONG,
     f"fit -c {LONG}": LONG,
     f"fit --model Tfidf --data.train.path {LONG}.csv --data.validation.path there.csv": LONG,
@@ -265,6 +265,12 @@ def test_a_file_that_cannot_be_read_is_not_told_as_a_full_disk(
     assert capsys.readouterr().err == (
         f"embedlab: error: {secret} must be readable, but it is not (Permission denied); change its permissions, or name "
         "another one.\n"
+    )
+    monkeypatch.setattr(os, "access", lambda path, mode: not (str(path) == str(tmp_path) and mode == os.X_OK))
+    assert cli.main(["compare"]) == 2
+    assert capsys.readouterr().err == (
+        f"embedlab: error: {tmp_path} must be a folder that can be entered, but it cannot (Permission denied); change its "
+        "permissions, or name another one.\n"
     )
 
 

@@ -328,7 +328,10 @@ def test_columns_of_one_set_win_over_those_of_both(place: Path, capsys: pytest.C
         (["train.tsv", "{3"], "`TEST` must be a mapping with a `path` where it begins with a brace, got {3"),
         (["train.tsv", "{path: test.tsv, 3: x}"], "`TEST.3` must be an argument of `Source`"),
         (["train.tsv", "test.tsv", "--csv", "x.txt"], "`--csv` must end in .csv, got x.txt; rename it."),
-        (["train.tsv", "test.tsv", "--json", "no/x.json"], "`--json` must lie in a folder that can be written to"),
+        (
+            ["train.tsv", "test.tsv", "--json", "no/x.json"],
+            "`--json` must lie in a folder that is there, got no/x.json",
+        ),
         (["train.tsv", "test.tsv", "--columns", "[a"], "`--columns` must map roles to columns, got [a"),
     ],
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from scipy.stats import pearsonr, spearmanr
 from sklearn.covariance import ledoit_wolf
 from sklearn.decomposition import PCA
@@ -187,6 +190,28 @@ DATA = ("--data", "pairs.tsv", "--texts", "texts.jsonl", "--bottleneck", "4")
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def test_after_a_full_disk_the_same_command_finds_its_folder_empty(
+    place: Path,
+    decoder_folder: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["probe", str(decoder_folder("llama")), *DATA, "--poolings", "last", "--autoencoders", "0", "-o", "out"]
+    real = figures.files_of
+
+    def full(figure: Figure) -> dict[str, bytes]:
+        if (place / "out" / "reconstruction.csv").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(figure)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(figures, "files_of", full)
+        assert cli.main(words) == 1
+    assert "make room" in capsys.readouterr().err
+    assert not any((place / "out").iterdir())
+    assert cli.main(words) == 0
 
 
 def test_decoders_side_by_side(

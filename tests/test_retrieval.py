@@ -693,7 +693,7 @@ def test_a_disk_that_fills_leaves_no_part_of_the_triplets(
 def test_a_folder_that_takes_no_triplets_is_refused_before_any_work(
     nouns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: (Path(path), mode) != (tmp_path, os.W_OK))
+    monkeypatch.setattr(os, "access", lambda path, mode: (Path(path), mode) != (tmp_path, os.W_OK | os.X_OK))
     monkeypatch.setattr("embedlab.retrieval.mining.read_retrieval", lambda *_, **__: pytest.fail("it was read"))
     status, _, err = mined(str(nouns), "-o", str(tmp_path / "t.jsonl"))
     assert status == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -176,3 +177,16 @@ def test_a_file_of_the_longest_name_there_can_be_is_replaced_whole(tmp_path: Pat
         runs.write_json_atomic(path, {"n": number})
         assert runs.read_json(path) == {"n": number}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_must_not_be_read_has_its_permissions_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / runs.RESULT).write_text("{}")
+
+    def refuse(path: Path, encoding: str) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(UserError, match=r"result.json must be a file .* \(Permission denied\); change its permissions"):
+        runs.read_json(tmp_path / runs.RESULT)

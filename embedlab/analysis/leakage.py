@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
-from embedlab.arguments import Parser
+from embedlab.arguments import Parser, check_new
 from embedlab.errors import UserError
 from embedlab.report.command import console
 from embedlab.runs import write_json_atomic
@@ -96,21 +95,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.read(arguments)
     for name in ("csv", "json"):
         if (path := getattr(options, name)) is not None:
-            _check_new(f"--{name}", path, f".{name}")
+            check_new(path, f"--{name}", f".{name}")
     return options
-
-
-def _check_new(option: str, path: Path, suffix: str) -> None:
-    """Refuse a file that is there, or cannot be made."""
-    if path.suffix != suffix:
-        raise UserError(f"`{option}` must end in {suffix}, got {path.name}; rename it.")
-    if path.exists():
-        raise UserError(f"`{option}` must be a new file, but {path} is there; delete it, or name another one.")
-    folder = path.absolute().parent
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise UserError(
-            f"`{option}` must lie in a folder that can be written to, got {path}; make {path.parent} first."
-        )
 
 
 def _arguments(name: str, word: str, columns: str | None, option: str) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def _new_folder(out: Path) -> Path:
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"`--out` must be a new or empty folder, but {out} holds something; name another one.")
     above = next(own for own in (out, *out.absolute().parents) if own.is_dir())
-    if not os.access(above, os.W_OK):
+    if not os.access(above, os.W_OK | os.X_OK):
         raise UserError(f"`--out` must be a folder that can be written, but {above} cannot; name another one.")
     return out
 

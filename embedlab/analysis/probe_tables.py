@@ -16,7 +16,7 @@ __all__ = ["tell", "write"]
 def write(
     out: Path, tables: Mapping[str, Sequence[Mapping[str, Any]]], record: Mapping[str, Any], whole: float | None
 ) -> None:
-    """Write every table with its figure, and last what was asked."""
+    """Write every table with its figure, and last what was asked; nothing is left where one of them cannot be written."""
     from embedlab.analysis import figures
     from embedlab.backbone.shards import write_whole
 
@@ -24,19 +24,35 @@ def write(
     path = Path(pairs["path"])
     name = path.name if path.suffix else f"{path}, {pairs['split']}"  # a file has no split, and may lie deep
     data = f"{pairs['rows']:,} pairs of {name}"
-    for name, rows in tables.items():
-        stream = io.StringIO()
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
-        write_whole(out / f"{name}.csv", stream.getvalue().encode())
-        if name == "freeze":
-            figure = figures.freeze(rows, whole, record["run"]["name"], data)
-        else:
-            figure = getattr(figures, name)(rows, data)
-        for suffix, content in figures.files_of(figure).items():
-            write_whole(out / f"{name}{suffix}", content)
-    runs.write_json_atomic(out / "probe.json", record)
+    written: list[Path] = []
+
+    def put(name: str, content: bytes) -> None:
+        written.append(out / name)
+        write_whole(written[-1], content)
+
+    try:
+        for name, rows in tables.items():
+            put(f"{name}.csv", _csv(rows))
+            if name == "freeze":
+                figure = figures.freeze(rows, whole, record["run"]["name"], data)
+            else:
+                figure = getattr(figures, name)(rows, data)
+            for suffix, content in figures.files_of(figure).items():
+                put(f"{name}{suffix}", content)
+        runs.write_json_atomic(out / "probe.json", record)
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)  # or the same command would find its folder taken
+        raise
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return rows as a table."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
+    return stream.getvalue().encode()
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal, final
@@ -15,6 +15,7 @@ from embedlab.errors import UserError
 __all__ = ["BeginOfText", "Tokenization"]
 
 BeginOfText = Literal["auto", "always", "never"]
+log = logging.getLogger(__name__)
 
 
 @final
@@ -32,6 +33,7 @@ class Tokenization:
         self.tokenizer, self.window, self.begin_of_text = tokenizer, window, begin_of_text
         self._size = max(len(tokenizer), vocabulary_size)
         self._cut: set[int] = set()
+        self._told = 0
 
     @property
     def texts_cut(self) -> int:
@@ -77,13 +79,13 @@ class Tokenization:
         encoded = self.tokenizer(
             list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False
         )["input_ids"]
-        cut = sum(len(ids) > room for ids in encoded)
-        if cut:
-            self._cut.update(hash(text) for text, ids in zip(texts, encoded, strict=True) if len(ids) > room)
-            warnings.warn(
-                f"{cut} of {len(texts)} texts are longer than {self.window} tokens and were cut at the end "
-                f"({self.texts_cut} so far); raise `backbone.max_length` if the decoder allows.",
-                stacklevel=2,
+        self._cut.update(hash(text) for text, ids in zip(texts, encoded, strict=True) if len(ids) > room)
+        if self.texts_cut >= max(1, 2 * self._told):  # the first time, and whenever they have doubled
+            self._told = self.texts_cut
+            log.warning(
+                "note: texts longer than %d tokens were cut at the end, %d so far; raise `backbone.max_length` if the decoder "
+                "allows",
+                *(self.window, self.texts_cut),
             )
         ids = [[*prefix, *own[:room], *suffix] for own in encoded]
         if not all(encoded):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedlab.arguments import Parser
+from embedlab.arguments import Parser, check_new
 from embedlab.errors import UserError
 
 __all__ = ["main"]
@@ -41,13 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         "--allow", metavar="MODULE", action="append", default=[], help="module of yours that the run names"
     )
     options = parser.read(arguments)
-    folder: Path = options.folder
-    if folder.exists():
-        raise UserError(f"`DIR` must be a new folder, but {folder} is there; delete it, or name another one.")
-    if not folder.absolute().parent.is_dir():
-        raise UserError(f"`DIR` must lie in a folder that is there, got {folder}; make {folder.parent} first.")
-    if not os.access(above := folder.absolute().parent, os.W_OK):
-        raise UserError(f"`DIR` must lie in a folder that can be written to, but {above} cannot; name another one.")
+    folder = check_new(options.folder, "DIR", kind="folder")
     if options.private and options.push is None:
         raise UserError("`--private` must come with --push HUB_ID, as only the hub has owners, got none; leave it out.")
     if options.push is not None and options.push.count("/") != 1:

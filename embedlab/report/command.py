@@ -98,7 +98,7 @@ def check_out(path: Path, option: str, ending: str) -> None:
     if not path.parent.is_dir():
         raise UserError(f"`{option}` must name a file in an existing folder, got {path}; make {path.parent} first.")
     # In the folder too where the file is there: it is replaced whole.
-    if not all(os.access(own, os.W_OK) for own in (path, path.parent) if own.exists()):
+    if not os.access(path.parent, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise UserError(f"`{option}` must name a file that can be written, but {path} cannot; name another one.")
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedlab.arguments import Parser
+from embedlab.arguments import Parser, check_new
 from embedlab.errors import UserError
 from embedlab.retrieval.bm25 import BM25, mine
 from embedlab.retrieval.corpus import read_retrieval
@@ -43,17 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         "--skip", metavar="N", type=int, default=0, help="of the best, which may be answers (default: %(default)s)"
     )
     options = parser.read(arguments)
-    out: Path = options.out
-    if out.suffix != ".jsonl":
-        raise UserError(f"`--out` must end in .jsonl, got {out.name}; rename it.")
-    if out.exists():
-        raise UserError(f"`--out` must be a new file, but {out} is there; delete it, or name another one.")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"`--out` must lie in a folder that is there, got {out}; make {out.parent} first.")
-    if not os.access(out.absolute().parent, os.W_OK):
-        raise UserError(
-            f"`--out` must lie in a folder that can be written to, but {out.absolute().parent} cannot; name another one."
-        )
+    out = check_new(options.out, "--out", ".jsonl")
     if options.number < 1 or options.skip < 0:
         raise UserError(
             f"`--number` must be at least 1 and `--skip` at least 0, got {options.number} and {options.skip}."

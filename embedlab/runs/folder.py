@@ -211,9 +211,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(
-            f"{path} must be a file that can be read, but it cannot ({error.strerror}); move it away."
-        ) from error
+        way = "change its permissions" if isinstance(error, PermissionError) else "move it away"
+        raise UserError(f"{path} must be a file that can be read, but it cannot ({error.strerror}); {way}.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} must be JSON, but it is damaged ({error}); delete it; what has no result is then run again."

@@ -46,7 +46,7 @@ def check_folder(folder: Path, where: str) -> None:
     if not there.is_dir():
         what = "a link that leads to none" if there.is_symlink() else "a file"
         raise UserError(f"{where} must be a folder, but {there} is {what}; name another one.")
-    if not os.access(there, os.W_OK):
+    if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(
             f"{where} must be a folder that can be made, but {there} cannot be written to; name another one."
         )

@@ -92,6 +92,7 @@ def quiet() -> None:
         ".*module\\(s\\) in eval mode.*",
         ".*number of training batches.*smaller than the logging interval.*",
         ".*save_weights_only.*",
+        ".*`tensorboardX` has been removed.*",  # the CSV logger does
         ".*args parameter is intended to run from within Python.*",  # names of what ships were replaced by files
     ):
         warnings.filterwarnings("ignore", message)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedlab import runs
-from embedlab.arguments import Parser
+from embedlab.arguments import Parser, check_new
 from embedlab.errors import UserError
 from embedlab.runs.folder import written_whole
 from embedlab.use import files
@@ -65,7 +65,7 @@ def _encode_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _encode(options: argparse.Namespace) -> int:
-    out = files.new_file(options.out, VECTORS)
+    out = check_new(options.out, "--out", *VECTORS)
     if options.truncate_dim is not None and options.truncate_dim < 1:
         raise UserError(f"`--truncate-dim` must be at least 1, got {options.truncate_dim}; raise it, or leave it out.")
 
@@ -123,7 +123,7 @@ def _score_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _score(options: argparse.Namespace) -> int:
-    out = files.new_file(options.out, (".csv",))
+    out = check_new(options.out, "--out", ".csv")
     columns = _pair_columns(options.pairs, options.columns)
     kept = files.columns_of(options.pairs, "PAIRS")
     rows = read_once((pair for pair, _ in files.pairs_of(options.pairs, "PAIRS", columns)), "PAIRS")

@@ -17,7 +17,7 @@ from typing import Any, Final
 from rich.table import Table
 
 from embedlab import runs
-from embedlab.arguments import Parser
+from embedlab.arguments import NAME, Parser, check_new
 from embedlab.errors import UserError
 from embedlab.report.command import console
 from embedlab.report.render import duration
@@ -32,7 +32,6 @@ __all__ = ["main"]
 
 BASELINE: Final = "bm25"
 FOLDER: Final = "retrieval"  # in a run folder
-LONGEST: Final = 220  # bytes of a set's name and split in a file's name, which goes on; file systems take 255
 # Names of arguments of `read_retrieval`, and what this command calls them.
 SAID: Final = {
     "`path`": "`--retrieval`",
@@ -127,14 +126,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         if number is not None and number < least:
             raise UserError(f"`{name}` must be at least {least}, got {number}; raise it.")  # recall@100 is measured
     if options.out is not None:
-        if not options.out.absolute().parent.is_dir():
-            raise UserError(f"`--out` must lie in a folder that is there, got {options.out}; make it first.")
-        if options.out.exists():
-            raise UserError(f"`--out` must be a new file, but {options.out} is there; delete it, or name another one.")
-        if not os.access(above := options.out.absolute().parent, os.W_OK):
-            raise UserError(
-                f"`--out` must lie in a folder that can be written to, but {above} cannot; name another one."
-            )
+        check_new(options.out, "--out")
     if options.name is not None:
         _check_name(options.name, options.split)
     return options
@@ -142,9 +134,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _check_name(name: str, split: str) -> None:
     """Refuse what no file can be called by, as the results are."""
-    if (long := len(os.fsencode(f"{name}-{split}"))) > LONGEST:
+    if (long := len(os.fsencode(f"{name}-{split}"))) > NAME:
         raise UserError(
-            f"`--name` must be so short that it has {LONGEST - 1} bytes at most with that of the split, got {long - 1}; shorten "
+            f"`--name` must be so short that it has {NAME - 1} bytes at most with that of the split, got {long - 1}; shorten "
             "it."
         )
 
@@ -159,7 +151,7 @@ def _folder(options: argparse.Namespace) -> tuple[Path | None, str | None]:
     if str(run) == BASELINE or not (run / runs.RESULT).is_file():
         return None, None
     folder = run / FOLDER
-    if os.access(above := folder if folder.is_dir() else run, os.W_OK):
+    if os.access(above := folder if folder.is_dir() else run, os.W_OK | os.X_OK):
         return folder, None
     if options.out is None:
         argument = "RUN" if options.rerank is None else "--rerank"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import os
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,10 +14,9 @@ from typing import Any, Final, TextIO
 from embedlab.errors import UserError, did_you_mean
 from embedlab.json_lines import read_objects
 
-__all__ = ["beside_vectors", "columns_of", "new_file", "pairs_of", "texts_of"]
+__all__ = ["beside_vectors", "columns_of", "pairs_of", "texts_of"]
 
 KINDS: Final = (".txt", ".jsonl", ".csv", ".tsv")
-NAME: Final = 220  # bytes of a name, beside which stand files of longer ones; file systems take 255
 TEXT: Final = ("text", "sentence", "query")  # where no column is named
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # of one field; the default ends in the middle of a document
 
@@ -188,23 +186,6 @@ def _opened(path: Path, argument: str) -> Iterator[TextIO]:
             raise UserError(
                 f"`{argument}` must be a whole gzip file, but {path} is damaged ({error}); fetch it again."
             ) from error
-
-
-def new_file(path: Path, endings: Sequence[str]) -> Path:
-    """Refuse a file that cannot be made, or is there."""
-    if path.suffix not in endings:
-        raise UserError(f"`--out` must end in {' or '.join(endings)}, got {path.name}; rename it.")
-    if (long := len(os.fsencode(path.name))) > NAME:
-        raise UserError(f"`--out` must have a name of at most {NAME} bytes, got one of {long}; give a shorter one.")
-    if path.name in ("", ".", "..") or not path.parent.is_dir():
-        raise UserError(f"`--out` must lie in a folder that is there, got {path}; make {path.parent} first.")
-    if path.exists():
-        raise UserError(f"`--out` must be a new file, but {path} is there; delete it, or name another one.")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(
-            f"`--out` must lie in a folder that can be written to, but {path.parent} cannot; name another one."
-        )
-    return path
 
 
 def beside_vectors(path: Path) -> Path:
