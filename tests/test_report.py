@@ -132,6 +132,13 @@ def test_best_first_and_one_seed_has_no_deviation(tmp_path: Path, show: Show) ->
     assert better[6] == "0"
 
 
+def test_notes_are_numbered_as_they_are_met(tmp_path: Path, show: Show) -> None:
+    for label, noise in (("a", 0.9), ("b", 0.1), ("c", 0.5)):
+        finish(tmp_path, label, noise=noise, notes=[f"of {label}", "of all"])
+    shown = rows(show(tmp_path, "--resamples", 0))
+    assert [(row[0], row[-1]) for row in shown] == [("b", "1, 2"), ("c", "2, 3"), ("a", "2, 4")]
+
+
 # What makes a row -------------------------------------------------------------------------------------------
 
 

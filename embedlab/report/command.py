@@ -176,12 +176,12 @@ def summarise(
         scored = [own for own in groups if any(name in result["metrics"] for _, result in own.results)]
         searched = [own for own in scored if was_searched(own, name)]
         ranked += validated(searched, name, len(studies) > 1)
-        there = [own for own in scored if own not in searched]
+        # Best first, so that footnotes are numbered as they are met.
+        there = sorted((own for own in scored if own not in searched), key=lambda own: _rank(own, name))
         if not there:
             continue
         compared = notes.compare([result for own in there for _, result in own.results], name)
         rows = [_row(own, name, resamples, footnotes, compared, optimism.told(own, groups, name)) for own in there]
-        rows.sort(key=lambda row: (row.spearman is None, -row.spearman[0] if row.spearman else 0.0, row.label))
         if leakage:
             sheets.append(apart.sheet(there, name))
         pairs = sorted({row.pairs for row in rows if row.pairs})
@@ -210,6 +210,12 @@ def _sets(found: Sequence[Run], only: str | None) -> list[str]:
             f"`--set` must name a set that a finished run was scored on, got {only!r}{did_you_mean(only, names)}."
         )
     return [key for key in there if key.startswith("test/")] or there
+
+
+def _rank(group: Group, name: str) -> tuple[bool, float, str]:
+    """Return what rows are sorted by: Spearman, best first and undefined last, then the label."""
+    found = _over_seeds([own["metrics"][name].get("spearman") for _, own in group.results if name in own["metrics"]])
+    return found is None, -found[0] if found else 0.0, group.label
 
 
 def _row(
