@@ -21,8 +21,6 @@ from benchmarks.freeze_verdicts import (
     Answer,
     Metric,
     Study,
-    over_seeds,
-    scores_of,
     shown,
     value_of,
 )
@@ -30,6 +28,8 @@ from embedlab import runs
 from embedlab.errors import UserError
 from embedlab.report import statistics
 from embedlab.report.optimism import gain_of
+from embedlab.report.paired import over_seeds
+from embedlab.report.predictions import scores_of
 from embedlab.report.rows import Group, Run, group_runs
 from embedlab.report.statistics import Interval
 
@@ -73,11 +73,13 @@ def residuals(study: Study, draws: int) -> Answer:
     """Tell the mean of score less gold with its interval, for the authors' two mixtures, C11."""
     lines, verdict = [], None
     for label in ("mse-3e-5-32", "log-variance-3e-4-128"):
-        read = None if (group := study.groups.get(label)) is None else scores_of(group, STSB)
-        over_pairs = None if read is None else statistics.mean_interval(read[0] - read[1], draws)
-        if read is None or over_pairs is None:
+        read = "" if (group := study.groups.get(label)) is None else scores_of(group, STSB)
+        if isinstance(read, str):
             continue
-        means = (read[0] - read[1]).mean(axis=1)
+        left = read.scores - read.labels
+        if (over_pairs := statistics.mean_interval(left, draws)) is None:
+            continue
+        means = left.mean(axis=1)
         whole = over_seeds(over_pairs, means)
         found, part = (over_pairs, ", over pairs only") if whole is None else (whole, "")
         lines.append(f"- {label} ({len(means)}): mean {means.mean():+.4f}, {found.low:+.4f} to {found.high:+.4f}{part}")

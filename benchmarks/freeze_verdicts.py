@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from embedlab import runs
 from embedlab.errors import UserError
 from embedlab.report import statistics
-from embedlab.report.predictions import read_predictions
+from embedlab.report.paired import over_seeds
+from embedlab.report.predictions import scores_of
 from embedlab.report.rows import Group, Run, group_runs
 from embedlab.report.statistics import Interval
 
@@ -31,8 +31,6 @@ __all__ = [
     "gain",
     "no_change",
     "no_gain",
-    "over_seeds",
-    "scores_of",
     "shown",
     "study_of",
     "told",
@@ -113,31 +111,6 @@ def no_change(difference: Interval) -> str:
     return FAILS if apart else HOLDS if -MARGIN < difference.low and difference.high < MARGIN else OPEN
 
 
-def over_seeds(interval: Interval, *groups: Sequence[float]) -> Interval | None:
-    """Widen an interval over pairs by what seeds move: both errors are independent, so that their squares add up.
-
-    Args:
-        interval: Of a mean over seeds, or of the first group's mean less the second's, over pairs.
-        groups: What each seed gave, of one run or of two.
-
-    Returns:
-        The interval; None where a group has one seed, of whose spread nothing is known.
-
-    >>> over_seeds(Interval(0.0, 0.2), [0.5, 0.5], [0.4, 0.4]), over_seeds(Interval(0.0, 0.2), [0.5], [0.3, 0.5])
-    (Interval(low=0.0, high=0.2), None)
-    """
-    from scipy.stats import t
-
-    if any(len(own) < 2 for own in groups):
-        return None
-    free = sum(len(own) - 1 for own in groups)
-    pooled = sum(float(np.var(own) * len(own)) for own in groups) / free  # Student's, of one variance
-    half = float(t.ppf(0.975, free)) * (pooled * sum(1 / len(own) for own in groups)) ** 0.5
-    value = float(np.mean(groups[0]) - (np.mean(groups[1]) if len(groups) > 1 else 0.0))
-    low, high = np.hypot(value - interval.low, half), np.hypot(interval.high - value, half)
-    return Interval(value - float(low), value + float(high))
-
-
 Rule = Callable[[Interval], str]
 Compared = tuple[str, str, Rule | None]  # two labels and how their difference is judged; None only shows it
 
@@ -187,23 +160,22 @@ def _row(
     one: Group, other: Group, rule: Rule | None, metric: Metric, name: str, draws: int
 ) -> tuple[str, str | None] | None:
     """Compare two rows on the pairs of a set; None where a run was not scored on it."""
-    both, columns, values = (one, other), [], list[list[float]]()
+    both, values = (one, other), list[list[float]]()
     for group in both:
         own = [value for _, result in group.results if (value := value_of(result, name, metric)) is not None]
         if len(own) < len(group.results):
             return None
         values.append(own)
-        columns.append(scores_of(group, name))
     means = [float(np.mean(own)) for own in values]
     cells = [f"{own.label} ({len(own.results)})" for own in both]
-    if None in columns:
+    first, second = (scores_of(group, name) for group in both)
+    if isinstance(first, str) or isinstance(second, str):
         return f"| {' | '.join(cells)} | - | - | - | predictions missing or damaged | {OPEN} |", OPEN
-    (scores, labels, ids), (others, gold, same) = columns  # type: ignore[misc]
-    if not (np.array_equal(ids, same) and np.array_equal(labels, gold)):
+    if not (np.array_equal(first.ids, second.ids) and np.array_equal(first.labels, second.labels)):
         return f"| {' | '.join(cells)} | - | - | - | scored on different pairs | {OPEN} |", OPEN
-    for found, mean in zip((scores, others), means, strict=True):
-        cells.append(f"{100 * mean:.2f} ({shown(metric.interval(found, labels, draws))})")
-    over_pairs = metric.difference(scores, others, labels, draws)
+    for found, mean in zip((first, second), means, strict=True):
+        cells.append(f"{100 * mean:.2f} ({shown(metric.interval(found.scores, found.labels, draws))})")
+    over_pairs = metric.difference(first.scores, second.scores, first.labels, draws)
     difference = over_pairs and over_seeds(over_pairs, *values)
     cells += [f"{100 * (means[0] - means[1]):+.2f}", shown(difference or over_pairs, sign="+")]
     if over_pairs and not difference:
@@ -215,16 +187,6 @@ def _row(
 def shown(interval: Interval | None, sign: str = "") -> str:
     """Return the ends of an interval, x 100."""
     return "undefined" if interval is None else f"{100 * interval.low:{sign}.2f} to {100 * interval.high:{sign}.2f}"
-
-
-def scores_of(group: Group, name: str) -> tuple[Any, Any, Any] | None:
-    """Return the scores of every seed, (S, N), with labels and ids; None where some cannot be read."""
-    read = [read_predictions(runs.predictions_file(folder, name)) for folder, _ in group.results]
-    kept = [own for own in read if own is not None]
-    if len(kept) < len(read) or any(not np.array_equal(own["id"], kept[0]["id"]) for own in kept):
-        return None
-    scores = np.stack([own["score"] for own in kept])
-    return (scores, kept[0]["label"], kept[0]["id"]) if np.isfinite(scores).all() else None
 
 
 def study_of(found: Sequence[Run], name: str) -> Study:

@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 from embedlab.errors import UserError, nearest
 
-__all__ = ["NAME", "Parser", "check_new", "in_our_words"]
+__all__ = ["NAME", "Parser", "check_new", "check_out", "in_our_words"]
 
 NAME: Final = 220  # bytes of a name, beside which stand files of longer ones; file systems take 255
 SAID: Final = {
@@ -139,3 +139,27 @@ def check_new(path: Path, argument: str, *endings: str, kind: str = "file") -> P
     if os.path.lexists(path):
         raise UserError(f"`{argument}` must be a new {kind}, but {path} is there; delete it, or name another one.")
     return path
+
+
+def check_out(path: Path, option: str, ending: str) -> None:
+    """Refuse a file that is of another kind or cannot be written.
+
+    Args:
+        path: The file.
+        option: That names it, for messages.
+        ending: What its name must end in.
+
+    Raises:
+        UserError: If so.
+    """
+    if path.suffix != ending:
+        raise UserError(
+            f"`{option}` must name a file that ends in {ending}, got {path}; {path.with_suffix(ending)} would do."
+        )
+    if path.is_dir():
+        raise UserError(f"`{option}` must name a file, but {path} is a folder; name a file in it.")
+    if not path.parent.is_dir():
+        raise UserError(f"`{option}` must name a file in an existing folder, got {path}; make {path.parent} first.")
+    # In the folder too where the file is there: it is replaced whole.
+    if not os.access(path.parent, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise UserError(f"`{option}` must name a file that can be written, but {path} cannot; name another one.")

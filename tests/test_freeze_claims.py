@@ -30,7 +30,6 @@ from benchmarks.freeze_verdicts import (
     gain,
     no_change,
     no_gain,
-    over_seeds,
     study_of,
     told,
 )
@@ -38,6 +37,7 @@ from embedlab import configs, runs
 from embedlab.errors import UserError
 from embedlab.report import statistics
 from embedlab.report.command import collect
+from embedlab.report.paired import over_seeds
 from embedlab.report.statistics import Interval
 from embedlab.study import compare
 from embedlab.study.options import chosen, read_options
@@ -274,9 +274,11 @@ def test_what_cannot_be_compared_says_so(tmp_path: Path, damage: str) -> None:
     if damage == "predictions":
         path.write_bytes(b"x")
     else:
+        import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
-        pq.write_table(pq.read_table(path).slice(1), path)
+        table = pq.read_table(path)
+        pq.write_table(table.set_column(0, "id", pc.add(table["id"], 1)), path)
     text = say(tmp_path, "C4")
     assert {"predictions": "missing or damaged", "pairs": "scored on different pairs"}[damage] in text
     assert f"**{OPEN}**" in text

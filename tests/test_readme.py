@@ -88,6 +88,7 @@ COMMANDS = {
         why="the study takes hours, and converting the real decoder half a minute",
     ),
     "embedlab report runs --markdown table.md": Entry("Tfidf", writes="table.md"),
+    "embedlab report runs --against lora": Entry("difference to Tfidf", "", {"lora": "Tfidf"}, "a run that is there"),
     "embedlab report runs --leakage": Entry("scores apart by overlap with the training rows"),
     "embedlab leakage my-train.csv my-test.csv": Entry(
         "a text shared", "", {"my-train.csv": "docs.jsonl", "my-test.csv": "pairs.csv"}, "files that are there"

@@ -24,6 +24,7 @@ from scipy.stats import spearmanr
 import embedlab
 from embedlab import cli, runs, source_hash
 from embedlab.report import command, render, statistics
+from embedlab.report.paired import over_seeds
 from embedlab.runs.code import shared_code
 
 ROOT = Path(embedlab.__file__).parent.parent
@@ -137,6 +138,58 @@ def test_notes_are_numbered_as_they_are_met(tmp_path: Path, show: Show) -> None:
         finish(tmp_path, label, noise=noise, notes=[f"of {label}", "of all"])
     shown = rows(show(tmp_path, "--resamples", 0))
     assert [(row[0], row[-1]) for row in shown] == [("b", "1, 2"), ("c", "2, 3"), ("a", "2, 4")]
+
+
+def test_rows_are_compared_on_the_same_pairs(tmp_path: Path, show: Show) -> None:
+    noises = {"a": 0.9, "b": 0.1, "c": 0.5}
+    for label, noise in noises.items():
+        for seed in (0, 1) if label != "c" else (0,):
+            finish(tmp_path, label, seed, noise=noise)
+    drawn = {label: (1,) if label == "c" else (1, 2) for label in noises}
+    scores = {
+        label: np.stack([LABELS + noise * np.random.default_rng(own).normal(size=80) for own in drawn[label]])
+        for label, noise in noises.items()
+    }
+    values = {label: [float(spearmanr(own, LABELS).statistic) for own in found] for label, found in scores.items()}
+    out = show(tmp_path, "--against", "a", "--resamples", 200)
+    shown = rows(out[out.index("stsb: difference to a") :])
+    assert [row[0] for row in shown] == ["b", "c"]
+    for row in shown:
+        found = statistics.difference_test(
+            *(statistics.spearman_resampled(scores[own], LABELS, 200) for own in (row[0], "a"))
+        )
+        assert found is not None
+        interval, p = found
+        assert row[2] == f"{100 * (np.mean(values[row[0]]) - np.mean(values['a'])):+.2f}"
+        assert row[3] == f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f}"
+        assert row[5] == f"{p:.2g}"
+    both = over_seeds(found[0], values["b"], values["a"])
+    assert both is not None
+    assert shown[1][4] == "-", "c has one seed"
+    assert re.fullmatch(r"[+-][\d.]+ to [+-][\d.]+", shown[0][4])
+    assert float(shown[0][6]) >= float(shown[0][5])
+    best = show(tmp_path, "--against", "best", "--resamples", 200)
+    assert "stsb: difference to b" in best
+    assert [row[0] for row in rows(best[best.index("stsb: difference to b") :])] == ["c", "a"]
+
+
+def test_rows_that_cannot_be_compared_are_told(tmp_path: Path, show: Show) -> None:
+    finish(tmp_path, "a", noise=0.1)
+    folder = finish(tmp_path, "b")
+    runs.predictions_file(folder, "test/stsb").unlink()
+    out = show(tmp_path, "--against", "a", "--resamples", 50)
+    assert "not compared: b: test-stsb.parquet is missing for seed-0" in out
+    for words, message in (
+        (
+            ["aa", "--resamples", 50],
+            "`--against` must name a row of every table, or be best, got 'aa'; did you mean a.",
+        ),
+        (["a", "--resamples", 0], "`--resamples` must be at least 1, got 0; raise it, or leave it out."),
+    ):
+        assert message in show(tmp_path, "--against", *words, status=2)
+    finish(tmp_path, "a", study="other")
+    message = "`--against` must name one row, but a is in 2 studies; report on one."
+    assert message in show(tmp_path, "--against", "a", "--resamples", 50, status=2)
 
 
 # What makes a row -------------------------------------------------------------------------------------------
@@ -617,7 +670,7 @@ def test_markup_of_others_is_text(tmp_path: Path, show: Show) -> None:
             ["runs", "--markdown", "no/out.md"],
             "`--markdown` must name a file in an existing folder, got no/out.md",
         ),
-        (["runs", "--resamples", "-1"], "`--resamples` must be at least 0, got -1."),
+        (["runs", "--resamples", "-1"], "`--resamples` must be at least 0, got -1; raise it, or leave it out."),
         (
             ["runs", "--resample", "3"],
             "`--resample` must be an option of embedlab report; did you mean --resamples.",

@@ -10,9 +10,10 @@ from types import FrameType
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import norm, pearsonr, spearmanr
 
 from embedlab.report import statistics
+from embedlab.report.paired import holm
 
 
 def rated(size: int, noise: float = 0.3, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -81,6 +82,46 @@ def test_coverage_in_simulation() -> None:
         assert found is not None
         held += found.low <= truth <= found.high
     assert 0.90 <= held / 200 <= 0.985
+
+
+def test_a_paired_test_sees_what_an_unpaired_one_does_not() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.random(300)
+    base = labels + 0.3 * generator.normal(size=300)  # what both find hard
+    one, two = (base + noise * generator.normal(size=300) for noise in (0.02, 0.1))
+    first, second, still = (statistics.spearman_resampled(own, labels) for own in (one, two, np.ones(300)))
+    found = statistics.difference_test(first, second)
+    assert found is not None
+    interval, p = found
+    assert interval == statistics.spearman_difference(one, two, labels, 2000)
+    assert interval.low > 0
+    assert p < 0.05
+    a, b = (np.arctanh(spearmanr(own, labels).statistic) for own in (one, two))
+    assert norm.sf(abs(a - b) / (2 / 297) ** 0.5) * 2 > 0.05
+    turned = statistics.difference_test(second, first)
+    assert turned is not None
+    assert turned[1] == p
+    assert statistics.difference_test(first, first) == (statistics.Interval(0.0, 0.0), 1.0)
+    assert statistics.difference_test(first, still) is None
+
+
+def test_p_is_rarely_small_where_nothing_differs() -> None:
+    generator, small = np.random.default_rng(0), 0
+    for _ in range(200):
+        labels = generator.random(100)
+        base = labels + 0.2 * generator.normal(size=100)
+        own = [statistics.spearman_resampled(base + 0.2 * generator.normal(size=100), labels, 200) for _ in range(2)]
+        found = statistics.difference_test(*own)
+        assert found is not None
+        small += found[1] < 0.05
+    assert 2 <= small <= 20  # of 200, 10 expected; binomial deviation 3
+
+
+def test_holm_is_the_sequence_of_its_paper() -> None:
+    values = [0.01, 0.04, 0.03, 0.005]
+    assert holm(values) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.9, 0.8, 0.7]) == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(

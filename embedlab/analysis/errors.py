@@ -25,9 +25,9 @@ from embedlab.analysis.invariance import Invariance, pooled, score_all
 from embedlab.analysis.rank_errors import Worst, rank_errors, residuals, worst
 from embedlab.analysis.scored import PairSet, Scored, read_scored
 from embedlab.analysis.slices import FEW, Slice, Value, measure, slices_of
-from embedlab.arguments import Parser
+from embedlab.arguments import Parser, check_out
 from embedlab.errors import UserError
-from embedlab.report.command import check_out, console
+from embedlab.report.command import console
 from embedlab.runs.folder import write_text_atomic
 from embedlab.use.options import add_model_options, model_of
 

@@ -6,7 +6,6 @@ listed, never averaged away.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,18 +13,18 @@ from typing import Any, Final
 from rich.console import Console
 
 from embedlab import runs
-from embedlab.arguments import Parser
+from embedlab.arguments import Parser, check_out
 from embedlab.errors import UserError, did_you_mean
 from embedlab.report import leakage as apart
-from embedlab.report import notes, optimism, render, statistics
-from embedlab.report.predictions import interval_over_seeds
+from embedlab.report import notes, optimism, paired, render, statistics
+from embedlab.report.predictions import Scores, scores_of
 from embedlab.report.ranked import tables, validated, was_searched
 from embedlab.report.render import Report, Row, Table
 from embedlab.report.rows import Group, Run, group_runs
 from embedlab.runs.folder import write_text_atomic
 from embedlab.yaml_files import read_yaml
 
-__all__ = ["check_out", "collect", "console", "main", "summarise"]
+__all__ = ["collect", "console", "main", "summarise"]
 
 RESAMPLES: Final = 2000
 
@@ -60,12 +59,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--leakage", action="store_true", help="also show scores apart by overlap with the training rows"
     )
+    parser.add_argument(
+        "--against",
+        metavar="ROW",
+        help=f"also show how far each row lies from this one on the same pairs, with a paired test; {paired.BEST}: the first one",
+    )
     options = parser.read(arguments)
-    if options.resamples < 0:
-        raise UserError(f"`--resamples` must be at least 0, got {options.resamples}.")
+    if options.resamples < (least := 0 if options.against is None else 1):
+        raise UserError(f"`--resamples` must be at least {least}, got {options.resamples}; raise it, or leave it out.")
     if options.markdown is not None:
         check_out(options.markdown, "--markdown", ".md")
-    report = summarise(collect(options.runs), options.set, options.resamples, options.leakage)
+    report = summarise(collect(options.runs), options.set, options.resamples, options.leakage, options.against)
     render.show(report, console())
     if options.markdown is not None:
         write_markdown(report, options.markdown)
@@ -76,30 +80,6 @@ def console() -> Console:
     """Return where tables are printed; wide enough not to break lines where nobody looks on."""
     screen = Console(highlight=False)
     return screen if screen.is_terminal else Console(highlight=False, width=max(screen.width, 180))
-
-
-def check_out(path: Path, option: str, ending: str) -> None:
-    """Refuse a file that is of another kind or cannot be written.
-
-    Args:
-        path: The file.
-        option: That names it, for messages.
-        ending: What its name must end in.
-
-    Raises:
-        UserError: If so.
-    """
-    if path.suffix != ending:
-        raise UserError(
-            f"`{option}` must name a file that ends in {ending}, got {path}; {path.with_suffix(ending)} would do."
-        )
-    if path.is_dir():
-        raise UserError(f"`{option}` must name a file, but {path} is a folder; name a file in it.")
-    if not path.parent.is_dir():
-        raise UserError(f"`{option}` must name a file in an existing folder, got {path}; make {path.parent} first.")
-    # In the folder too where the file is there: it is replaced whole.
-    if not os.access(path.parent, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise UserError(f"`{option}` must name a file that can be written, but {path} cannot; name another one.")
 
 
 def write_markdown(report: Report, path: Path) -> None:
@@ -155,7 +135,11 @@ def _named(folder: Path) -> tuple[str, str, int | None]:
 
 
 def summarise(
-    found: Sequence[Run], only: str | None = None, resamples: int = RESAMPLES, leakage: bool = False
+    found: Sequence[Run],
+    only: str | None = None,
+    resamples: int = RESAMPLES,
+    leakage: bool = False,
+    against: str | None = None,
 ) -> Report:
     """Sum runs up, one table per test set and one row per strategy and its settings.
 
@@ -164,9 +148,10 @@ def summarise(
         only: Name of the one set to show; None shows all test sets.
         resamples: Of the bootstrap; 0 leaves intervals out.
         leakage: Whether scores are also shown apart by overlap with the training rows.
+        against: Label of a row, or "best": what all others are compared with, too.
 
     Raises:
-        UserError: If no run has the set.
+        UserError: If no run has the set, or there is no such row.
     """
     groups = group_runs(found)
     studies = list(dict.fromkeys(run.study for run in found))
@@ -181,7 +166,14 @@ def summarise(
         if not there:
             continue
         compared = notes.compare([result for own in there for _, result in own.results], name)
-        rows = [_row(own, name, resamples, footnotes, compared, optimism.told(own, groups, name)) for own in there]
+        predicted = [scores_of(own, name) if resamples else None for own in there]
+        rows = [
+            _row(own, scores, name, resamples, footnotes, compared, optimism.told(own, groups, name))
+            for own, scores in zip(there, predicted, strict=True)
+        ]
+        if against is not None and len(there) > 1:
+            differences = paired.sheet(there, predicted, name, against, resamples)
+            sheets += [differences] if differences.rows or against != paired.BEST else []
         if leakage:
             sheets.append(apart.sheet(there, name))
         pairs = sorted({row.pairs for row in rows if row.pairs})
@@ -219,25 +211,29 @@ def _rank(group: Group, name: str) -> tuple[bool, float, str]:
 
 
 def _row(
-    group: Group, name: str, resamples: int, footnotes: dict[str, int], compared: notes.Compared, more: Sequence[str]
+    group: Group,
+    predicted: Scores | str | None,
+    name: str,
+    resamples: int,
+    footnotes: dict[str, int],
+    compared: notes.Compared,
+    more: Sequence[str],
 ) -> Row:
     """Sum up the seeds of one row on one set, with more notes; at least one was scored on it."""
-    done = [(folder, result) for folder, result in group.results if name in result["metrics"]]
-    results = [result for _, result in done]
+    results = [result for _, result in group.results if name in result["metrics"]]
     metrics = [result["metrics"][name] for result in results]
     told = [*group.notes, *notes.of_row(results, name, compared), *more]
     told += [f"undefined: {metric['undefined']}" for metric in metrics if metric.get("undefined")]
     interval = None
-    if resamples and not any(metric.get("spearman") is None for metric in metrics):
-        interval, problem = interval_over_seeds(
-            [(folder, metric.get("pairs")) for (folder, _), metric in zip(done, metrics, strict=True)], name, resamples
-        )
-        told += [problem] if problem else []
+    if predicted is not None and not any(metric.get("spearman") is None for metric in metrics):
+        found = predicted if isinstance(predicted, str) else predicted.interval(resamples)
+        interval = None if isinstance(found, str) else found
+        told += [f"no interval: {found}"] if isinstance(found, str) else []
     return Row(
         label=group.label,
         study=group.study,
         backbone=_joined((result.get("backbone") or {}).get("name") for result in results),
-        finished=len(done),
+        finished=len(results),
         planned=group.planned,
         pairs=metrics[0].get("pairs"),
         spearman=_over_seeds([metric.get("spearman") for metric in metrics]),

@@ -17,7 +17,7 @@ from embedlab import runs
 from embedlab.report.predictions import read_predictions
 from embedlab.report.render import Sheet
 from embedlab.report.rows import Group
-from embedlab.report.statistics import DEFINED, Interval
+from embedlab.report.statistics import DEFINED, Interval, midranks
 
 __all__ = ["Control", "control", "mean_spearman", "sheet"]
 
@@ -64,8 +64,8 @@ def mean_spearman(scores: Array, labels: Array) -> float | None:
     """
     if len(labels) < 2 or np.ptp(labels) == 0 or (np.ptp(scores, axis=1) == 0).any():
         return None
-    gold = _ranks(labels)
-    return float(np.mean([np.corrcoef(_ranks(own), gold)[0, 1] for own in scores]))
+    gold = midranks(labels)
+    return float(np.mean([np.corrcoef(midranks(own), gold)[0, 1] for own in scores]))
 
 
 def control(
@@ -149,10 +149,3 @@ def _cells(group: Group, name: str) -> list[str] | str:
         return [*cells, "-", "-", "-"]
     spread = f"{100 * against.range.low:.2f} to {100 * against.range.high:.2f}"
     return [*cells, f"{100 * against.mean:.2f}", spread, "-" if against.z is None else f"{against.z:+.1f}"]
-
-
-def _ranks(values: Array) -> Array:
-    """Return ranks from 1; equal values share their mean rank."""
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Array = (np.cumsum(counts) - (counts - 1) / 2)[group]
-    return ranks

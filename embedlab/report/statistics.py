@@ -1,4 +1,4 @@
-"""Means over seeds, and intervals over pairs. NumPy only."""
+"""Means over seeds, intervals over pairs, and tests. NumPy only."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "Interval",
+    "difference_test",
+    "interval_of",
     "mean_and_sd",
     "mean_interval",
     "midranks",
@@ -18,6 +20,7 @@ __all__ = [
     "pearson_interval",
     "spearman_difference",
     "spearman_interval",
+    "spearman_resampled",
 ]
 
 Array = NDArray[np.float64]
@@ -86,14 +89,19 @@ def spearman_interval(
     Raises:
         ValueError: If the shapes do not fit, or a number is not finite.
     """
-    return _ends(_resampled(scores, labels, resamples, level, seed, _Ranker), level)
+    return interval_of(spearman_resampled(scores, labels, resamples, seed), level)
+
+
+def spearman_resampled(scores: ArrayLike, labels: ArrayLike, resamples: int = 2000, seed: int = 0) -> Array:
+    """Return Spearman's correlation in every resample that `spearman_interval` draws, (resamples,), NaN where undefined."""
+    return _resampled(scores, labels, resamples, seed, _Ranker)
 
 
 def pearson_interval(
     scores: ArrayLike, labels: ArrayLike, resamples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> Interval | None:
     """Bootstrap pairs for an interval of Pearson's correlation; see `spearman_interval`."""
-    return _ends(_resampled(scores, labels, resamples, level, seed, _Keeper), level)
+    return interval_of(_resampled(scores, labels, resamples, seed, _Keeper), level)
 
 
 def spearman_difference(
@@ -117,16 +125,38 @@ def spearman_difference(
     Raises:
         ValueError: If the shapes do not fit, or a number is not finite.
     """
-    own = [_resampled(scores, labels, resamples, level, seed, _Ranker) for scores in (first, second)]
-    return _ends(own[0] - own[1], level)
+    own = [spearman_resampled(scores, labels, resamples, seed) for scores in (first, second)]
+    return interval_of(own[0] - own[1], level)
+
+
+def difference_test(first: Array, second: Array, level: float = 0.95) -> tuple[Interval, float] | None:
+    """Test whether a correlation of one method is another's, by the bootstrap of `spearman_difference`.
+
+    The p value is two-sided: twice the share of the resamples on the rarer side of 0, as which one resample more counts, so
+    that it is never 0 (Davison and Hinkley, Bootstrap Methods and their Application, 1997, sections 4.2.3 and 4.4).
+
+    Args:
+        first: Of the one method in every resample, as `spearman_resampled` returns it.
+        second: Of the other one in the same resamples.
+        level: Share of the resamples inside the interval.
+
+    Returns:
+        The interval of the difference, and p; None as for `spearman_interval`.
+    """
+    apart = first - second
+    if (interval := interval_of(apart, level)) is None:
+        return None
+    apart = apart[np.isfinite(apart)]
+    rarer = min(int((apart <= 0).sum()), int((apart >= 0).sum()))
+    return interval, min(1.0, 2 * (rarer + 1) / (len(apart) + 1))
 
 
 def pearson_difference(
     first: ArrayLike, second: ArrayLike, labels: ArrayLike, resamples: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> Interval | None:
     """Bootstrap pairs for an interval of a difference of Pearson's correlations; see `spearman_difference`."""
-    own = [_resampled(scores, labels, resamples, level, seed, _Keeper) for scores in (first, second)]
-    return _ends(own[0] - own[1], level)
+    own = [_resampled(scores, labels, resamples, seed, _Keeper) for scores in (first, second)]
+    return interval_of(own[0] - own[1], level)
 
 
 def mean_interval(values: ArrayLike, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval | None:
@@ -185,7 +215,6 @@ def _resampled(
     scores: ArrayLike,
     labels: ArrayLike,
     resamples: int,
-    level: float,
     seed: int,
     reader: Callable[[Array], Callable[[Array], Array]],
 ) -> Array:
@@ -200,8 +229,6 @@ def _resampled(
         raise ValueError("`scores` and `labels` must be finite, got NaN or infinity among them.")
     if resamples < 1:
         raise ValueError(f"`resamples` must be at least 1, got {resamples}.")
-    if not 0 < level < 1:
-        raise ValueError(f"`level` must lie between 0 and 1, got {level}.")
     if len(y) < 2 or np.ptp(y) == 0 or (np.ptp(x, axis=1) == 0).any():
         return np.full(resamples, np.nan)
     read_label, read_scores = reader(y), [reader(own) for own in x]
@@ -212,8 +239,10 @@ def _resampled(
     return np.concatenate(found)
 
 
-def _ends(values: Array, level: float) -> Interval | None:
-    """Return the ends of the interval that holds a share of the resamples."""
+def interval_of(values: Array, level: float = 0.95) -> Interval | None:
+    """Return the interval that holds a share of the resamples; None if more than a hundredth of them are undefined."""
+    if not 0 < level < 1:
+        raise ValueError(f"`level` must lie between 0 and 1, got {level}.")
     resamples, values = len(values), values[np.isfinite(values)]
     if len(values) < DEFINED * resamples:  # those left would be a choice of samples, and could miss the estimate
         return None

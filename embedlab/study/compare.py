@@ -21,7 +21,7 @@ import yaml
 
 from embedlab import configs, runs
 from embedlab.errors import UserError
-from embedlab.report import render
+from embedlab.report import paired, render
 from embedlab.report.command import collect, console, summarise, write_markdown
 from embedlab.resources import READ_TOO
 from embedlab.runs.code import older_code
@@ -99,7 +99,7 @@ def main(
             expected = [replace(job, expected=times.get(job.label), environment=also) for job in todo]
             outcomes = launcher.run_all(expected, options.jobs, screen, checker.start, heartbeat)
             lost = retrieval.measure(jobs, sets, study, folder, checker.start, say)
-    found = summarise(collect(folder))
+    found = summarise(collect(folder), against=paired.BEST)
     write_markdown(found, folder / REPORT)
     render.show(found, screen)
     if older := sum(_standing_if_known(job) == "older" for job in jobs):
