@@ -22,12 +22,14 @@ from benchmarks.freeze_verdicts import (
     study_of,
     told,
 )
+from embedlab import configs
 from embedlab.errors import UserError
 from embedlab.report.command import collect
 from embedlab.report.rows import Run
 from embedlab.runs.folder import write_text_atomic
+from embedlab.study.spec import read_study
 
-__all__ = ["CLAIMS", "answer", "fill"]
+__all__ = ["CLAIMS", "answer", "fill", "planned"]
 
 DRAWS: Final = 10_000
 EQUAL: Final = tuple(f"{rate}-{batch}" for rate in ("3e-5", "3e-4") for batch in (32, 128))
@@ -136,8 +138,14 @@ def answer(claim: str, found: Sequence[Run], draws: int = DRAWS) -> str | None:
         draws: Of the bootstrap.
     """
     name, readers = CLAIMS[claim]
-    study = study_of(found, name)
+    study = study_of(found, name, planned(name))
     return told([read(study, draws) for read in readers])
+
+
+def planned(name: str) -> list[str]:
+    """Return the labels of a study in the files that ship, of which two may hold a part each."""
+    studies = map(read_study, sorted((configs.folder() / "compare").glob("**/freeze*/*.yaml")))
+    return [strategy.label for study in studies if study.name == name for strategy in study.strategies]
 
 
 def fill(text: str, answers: Mapping[str, str]) -> str:

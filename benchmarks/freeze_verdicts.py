@@ -61,10 +61,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Study:
-    """The runs of one study, and the rows that the finished ones make."""
+    """The runs of one study, the rows that the finished ones make, and the labels that there are once all are run."""
 
     found: Sequence[Run]
     groups: Mapping[str, Group]
+    planned: Sequence[str] = ()
 
 
 Reader = Callable[[Study, int], Answer]
@@ -138,10 +139,12 @@ def compare(*pairs: Compared, metric: Metric = SPEARMAN, name: str = STSB) -> Re
 
 
 def _chosen(study: Study, label: str) -> Group | None:
-    """Return the row of a label, or of a pattern the one that is best on validation, once all are finished."""
+    """Return the row of a label, or of a pattern the one that is best on validation, once all are run and finished."""
     if "*" not in label:
         return study.groups.get(label)
     if any(run.state != "done" for run in study.found if fnmatchcase(run.label, label)):
+        return None
+    if any(own not in study.groups for own in study.planned if fnmatchcase(own, label)):
         return None
     scored = []
     for name, group in study.groups.items():
@@ -189,8 +192,8 @@ def shown(interval: Interval | None, sign: str = "") -> str:
     return "undefined" if interval is None else f"{100 * interval.low:{sign}.2f} to {100 * interval.high:{sign}.2f}"
 
 
-def study_of(found: Sequence[Run], name: str) -> Study:
-    """Put the runs of a study together; a label that was run under several settings is refused.
+def study_of(found: Sequence[Run], name: str, planned: Sequence[str] = ()) -> Study:
+    """Put the runs of a study together, of which labels are planned; a label that was run under several settings is refused.
 
     Raises:
         UserError: If there is one, as nobody could tell which is meant.
@@ -203,7 +206,7 @@ def study_of(found: Sequence[Run], name: str) -> Study:
             raise UserError(
                 f"`RUNS` must hold each label of a study under the same settings, got {label} in {name}; move the others away."
             )
-    return Study(own, groups)
+    return Study(own, groups, planned)
 
 
 def told(answers: Sequence[Answer]) -> str | None:

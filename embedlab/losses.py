@@ -94,8 +94,8 @@ def log_variance(predicted: Tensor, gold: Tensor) -> Tensor:
 def pearson(predicted: Tensor, gold: Tensor) -> Tensor:
     """One minus Pearson's correlation of predictions (B,) with gold scores (B,) in a batch, a scalar () of 0 to 2.
 
-    Neither a shift nor a positive factor of the predictions changes it. Where either is constant it is 1; 1e-8 beside
-    the variances keeps it finite there.
+    Neither a shift nor a positive factor of the predictions changes it. Where either is constant it is 1; 1e-12 beside
+    the variances keeps it finite there, and takes deviations of less than some 1e-5 for none.
 
     Raises:
         ValueError: If the batch holds fewer than two pairs, for which it is undefined.
@@ -106,7 +106,7 @@ def pearson(predicted: Tensor, gold: Tensor) -> Tensor:
             "or give more rows."
         )
     residuals = predicted - predicted.mean(), gold - gold.mean()
-    sizes = [(own.square().mean() + 1e-8).sqrt() for own in residuals]
+    sizes = [(own.square().mean() + 1e-12).sqrt() for own in residuals]
     return 1 - (residuals[0] * residuals[1]).mean() / (sizes[0] * sizes[1])
 
 
@@ -166,7 +166,8 @@ def multiple_negatives_ranking(
     Returns:
         The loss, a scalar ().
     """
-    logits = scale * anchor @ candidate.T
+    with torch.autocast(anchor.device.type, enabled=False):  # in bfloat16 logits of 16 and more lie an eighth apart
+        logits = scale * anchor.float() @ candidate.float().T
     if same is not None:
         keep = functional.one_hot(label, len(candidate)).bool()
         logits = logits.masked_fill(same & ~keep, -torch.inf)

@@ -122,6 +122,7 @@ def test_nothing_is_selected_by_test_data() -> None:
     diagnostic = yaml.safe_load(original.read_text())
     assert diagnostic["data"].pop("validation") == {"path": "stsb", "split": "test"}
     assert protocol["data"].pop("validation") == {"path": "stsb", "split": "validation"}
+    assert diagnostic["data"].pop("select_by") == "pearson"
     assert diagnostic == protocol, "it differs in nothing else"
     for path in STUDIES:
         uses = yaml.safe_load(path.read_text())["protocol"] == "protocol_original"

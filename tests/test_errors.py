@@ -227,6 +227,17 @@ def test_slices_hold_the_pairs_they_are_called_after(tmp_path: Path) -> None:
         assert sign * overlaps[own.members].mean() > sign * overlaps[others].mean()
 
 
+def test_quarters_and_genres_that_read_alike_are_told_apart(tmp_path: Path) -> None:
+    made = [{**row, "genre": ("", "none", "news")[i % 3]} for i, row in enumerate(rows())]
+    pairs, _ = read(finish(tmp_path, rows=made))
+    genres = {own.name: own.pairs for own in slices.slices_of(pairs) if own.respect == "genre"}
+    assert genres == {"none": 60, "news": 30}
+    close = np.array([0, 0, 0.0041, 0.0045, 0.02, 0.03, 0.05, 0.06])
+    masks = slices._by_quarter(close, 2)
+    assert list(masks) == ["0.000", "0.004", "0.020 to 0.030", "0.050 to 0.060"]
+    assert (np.sum(list(masks.values()), axis=0) == 1).all()
+
+
 @pytest.mark.parametrize("value", [0.5, np.nan])
 def test_scores_that_cannot_be_ranked_are_left_out_and_the_others_go_on(
     tmp_path: Path, call: Call, value: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -19,7 +20,7 @@ import yaml
 from scipy.stats import spearmanr
 
 from benchmarks import freeze_claims, freeze_search
-from benchmarks.freeze_claims import CLAIMS, answer, fill
+from benchmarks.freeze_claims import CLAIMS, answer, fill, planned
 from benchmarks.freeze_outputs import cosines, depth, equal, selection
 from benchmarks.freeze_verdicts import (
     FAILS,
@@ -54,6 +55,11 @@ BOTH = ["validation", "test/stsb"]
 def section(name: str) -> str:
     (found,) = re.findall(rf"^## {name}\n(.*?)(?=^## |\Z)", DOCUMENT, re.DOTALL | re.MULTILINE)
     return str(found)
+
+
+def blocks(study: str) -> list[str]:
+    """Return the labels of a study's runs of single blocks."""
+    return [label for label in planned(study) if label.startswith("block-")]
 
 
 def say(root: Path, claim: str, draws: int = 200) -> str:
@@ -255,15 +261,17 @@ def test_a_table_of_two_runs(tmp_path: Path) -> None:
 
 def test_the_best_of_several_is_chosen_on_validation(tmp_path: Path) -> None:
     finish(tmp_path, "s0-standardized", noise=0.2, study="freeze-c2", sets=BOTH)
-    for block, noise in ((3, 0.9), (12, 0.5)):
-        finish(tmp_path, f"block-{block}", noise=noise, study="freeze-c2", sets=BOTH)
+    for label in blocks("freeze-c2"):
+        finish(tmp_path, label, noise={"block-3": 0.9, "block-12": 0.5}.get(label, 3.0), study="freeze-c2", sets=BOTH)
     worse = tmp_path / "freeze-c2" / "block-12" / "seed-0" / runs.RESULT
     content = json.loads(worse.read_text())
     content["metrics"]["validation"]["spearman"] = 0.01
     worse.write_text(json.dumps(content))
     assert "| s0-standardized (1) | block-3 (1) |" in say(tmp_path, "C2")
-    runs.write_status(runs.run_folder(tmp_path, "freeze-c2", "block-7", 0), runs.Status("queued"))
+    runs.write_status(runs.run_folder(tmp_path, "freeze-c2", "block-7", 1), runs.Status("queued"))
     assert say(tmp_path, "C2") == "", "not before all are finished"
+    shutil.rmtree(tmp_path / "freeze-c2" / "block-7")
+    assert say(tmp_path, "C2") == "", "nor before all are begun"
 
 
 @pytest.mark.parametrize("damage", ["predictions", "pairs"])
@@ -345,6 +353,8 @@ def test_every_comparison_can_come_out_all_ways(tmp_path: Path, claim: str, verd
         seeds = [0] if verdict == "one seed" else [3, 4, 5] if verdict == OPEN and label in against else [0, 1, 2]
         for seed in seeds:
             finish(tmp_path, label, seed, noise=0.3 if verdict == OPEN else noise, study=study, sets=sets)
+    for label in {*blocks(study)} - {*noises}:  # the best of all is compared
+        finish(tmp_path, label, noise=3.0, study=study, sets=sets)
     text = say(tmp_path, claim)
     assert f"Verdict: **{OPEN if verdict == 'one seed' else verdict}**" in text
     assert text.endswith("**\n"), "all parts are there"

@@ -340,6 +340,11 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
         "`data.train.path` must be a table here, got the retrieval set 'found', which only `data.validation` takes; "
         "`embedlab mine found -o triplets.jsonl` makes rows to train on.",
     ),
+    "a correlation": (
+        "sgpt_bi",
+        ["--data.select_by", "pearson"],
+        "`data.select_by` must be left out where validation searches a retrieval set, got pearson; leave it out.",
+    ),
     "a part": (
         "sgpt_bi",
         ["--trainer.limit_val_batches", "2"],

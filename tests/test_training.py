@@ -77,6 +77,13 @@ def predictions(place: Path, run: str, name: str = "test-own") -> list[dict[str,
     return pq.read_table(place / run / "predictions" / f"{name}.parquet").to_pylist()
 
 
+def test_the_epoch_is_picked_by_pearson_where_that_is_asked_for(place: Path) -> None:
+    run(place, command(place, "lora_bi", "r", "--data.select_by", "pearson"))
+    result = json.loads((place / "r" / "result.json").read_text())
+    assert result["selected"]["monitor"] == "val/pearson"
+    assert result["selected"]["value"] == pytest.approx(result["metrics"]["validation"]["pearson"])
+
+
 def test_a_whole_run_and_its_folder(place: Path) -> None:
     done = run(place, command(place, "lora_bi", "r", "--seed_everything", "3"))
     assert "test/own: Spearman" in done.stdout

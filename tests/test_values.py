@@ -88,6 +88,8 @@ def test_pearson_is_one_minus_the_correlation() -> None:
     found = losses.pearson(torch.tensor(predicted), torch.tensor(gold)).item()
     assert found == pytest.approx(1 - np.corrcoef(predicted, gold)[0, 1], abs=1e-6)
     assert losses.pearson(torch.tensor(7 * predicted - 3), torch.tensor(gold)).item() == pytest.approx(found, abs=1e-5)
+    flat = torch.tensor(1e-4 * predicted)
+    assert losses.pearson(flat, torch.tensor(gold)).item() == pytest.approx(found, abs=1e-3)
     constant = torch.full((30,), 0.5, dtype=torch.float64, requires_grad=True)
     value = losses.pearson(constant, torch.tensor(gold))
     (gradient,) = torch.autograd.grad(value, constant)
@@ -123,6 +125,9 @@ def test_ranking_is_a_plain_loop_and_spares_duplicates() -> None:
         ]
     )
     assert losses.multiple_negatives_ranking(anchor, candidate, label).item() == pytest.approx(expected, rel=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = losses.multiple_negatives_ranking(anchor, candidate, label).item()
+    assert mixed == pytest.approx(expected, rel=1e-5), "in bfloat16 it would be off by a hundredth"
     same = torch.zeros(3, 5, dtype=torch.bool)
     same[:, 4] = True  # everybody's positive
     same[label, label] = True

@@ -80,13 +80,12 @@ def slices_of(pairs: PairSet) -> list[Slice]:
     texts = list(zip(pairs.first, pairs.second, strict=True))
     lengths = np.array([len(words(a)) + len(words(b)) for a, b in texts], dtype=np.float64)
     overlaps = np.array([overlap(a, b) for a, b in texts])
+    genres = [own or "none" for own in pairs.genres]
     quarter, high = _quarters(overlaps), pairs.gold > np.median(pairs.gold)
     respects: dict[str, Masks] = {
-        "genre": {
-            name or "none": np.array([name == own for own in pairs.genres]) for name in dict.fromkeys(pairs.genres)
-        },
-        "words, both texts": _by_quarter(lengths, "{:.0f}"),
-        "overlap of words": _by_quarter(overlaps, "{:.2f}"),
+        "genre": {name: np.array([name == own for own in genres]) for name in dict.fromkeys(genres)},
+        "words, both texts": _by_quarter(lengths, 0),
+        "overlap of words": _by_quarter(overlaps, 2),
         "overlap against gold": {
             "upper quarter, gold up to its median": (quarter == 3) & ~high,
             "lower quarter, gold above its median": (quarter == 0) & high & (np.ptp(overlaps) > 0),
@@ -152,14 +151,18 @@ def _quarters(values: Array) -> NDArray[np.intp]:
     return np.searchsorted(np.quantile(values, [0.25, 0.5, 0.75]), values, side="left")
 
 
-def _by_quarter(values: Array, form: str) -> Masks:
-    """Cut into quarters by a value of each pair; a quarter is called by its least and its largest value."""
+def _by_quarter(values: Array, digits: int) -> Masks:
+    """Cut into quarters by a value of each pair; a quarter is called by its least and its largest value.
+
+    They have so many digits behind the point, or as many as tell the quarters apart.
+    """
     masks: Masks = {}
-    for own in np.unique(quarters := _quarters(values)):
+    quarters = _quarters(values)
+    for own in (there := np.unique(quarters)):
         mask = quarters == own
-        low, high = (form.format(end(values[mask])) for end in (np.min, np.max))
+        low, high = (f"{end(values[mask]):.{digits}f}" for end in (np.min, np.max))
         masks[f"{low} to {high}" if low != high else low] = mask
-    return masks
+    return masks if len(masks) == len(there) else _by_quarter(values, digits + 1)
 
 
 def _by_sides(texts: Sequence[tuple[str, str]], holds: Callable[[str], bool]) -> Masks:

@@ -44,13 +44,15 @@ FinalPunctuation = Literal["keep", "strip", "append"]
 def punctuated(text: str, final_punctuation: FinalPunctuation) -> str:
     """Keep, strip or append a text's final punctuation.
 
-    >>> punctuated("Birds sing.", "strip"), punctuated("Birds sing", "append")
-    ('Birds sing', 'Birds sing.')
+    >>> punctuated("Birds sing.", "strip"), punctuated("Birds sing", "append"), punctuated("Birds sing. ", "append")
+    ('Birds sing', 'Birds sing.', 'Birds sing.')
     """
     bare = text.rstrip()
     if final_punctuation == "strip":
         return bare.rstrip(" \t\r\n.!?") or bare
-    return f"{bare}." if final_punctuation == "append" and not bare.endswith((".", "!", "?")) else text
+    if final_punctuation == "append":
+        return bare if bare.endswith((".", "!", "?")) else f"{bare}."
+    return text
 
 
 @final

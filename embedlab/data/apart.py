@@ -7,18 +7,27 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final, final
 
-__all__ = ["batches_apart", "shared_texts"]
+__all__ = ["as_compared", "batches_apart", "shared_texts"]
 
 VAIN: Final = 1000  # rows that are tried with every batch in vain before the rest stays where it is
 
 
-def shared_texts(rows: Sequence[Sequence[str]]) -> list[tuple[int, ...]]:
-    """Number the texts that several rows hold; give those of each row.
+def as_compared(text: str) -> str:
+    """Return what two texts must share to count as one: neither case nor blanks around them matter (SGPT's loader).
 
-    >>> shared_texts([["a", "b"], ["b", "c"], ["d", "d"], ["c", "b"]])
+    >>> as_compared(" A dog runs. ")
+    'a dog runs.'
+    """
+    return text.strip().lower()
+
+
+def shared_texts(rows: Sequence[Sequence[str]]) -> list[tuple[int, ...]]:
+    """Number the texts that several rows hold, as they are compared; give those of each row.
+
+    >>> shared_texts([["a", "b"], ["B", "c"], ["d", "d"], ["c ", "b"]])
     [(0,), (0, 1), (), (1, 0)]
     """
-    distinct = [dict.fromkeys(own) for own in rows]
+    distinct = [dict.fromkeys(map(as_compared, own)) for own in rows]
     count = Counter(text for own in distinct for text in own)
     numbers: dict[str, int] = {}
     return [tuple(numbers.setdefault(text, len(numbers)) for text in own if count[text] > 1) for own in distinct]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, final, get_args
+from collections.abc import Sequence
+from typing import Any, Final, Literal, final, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -21,6 +22,7 @@ from embedlab.retrieval.measures import MEASURES
 __all__ = ["DataModule", "notes_of_selection"]
 
 Scored = Literal["validate", "test", "predict"]
+CORRELATIONS: Final = ("spearman", "pearson")
 
 
 @final
@@ -31,7 +33,7 @@ class DataModule(LightningDataModule):
 
     Args:
         train: What is trained on: pairs, triplets or texts.
-        validation: Scored pairs, or a retrieval set; they decide which epoch is kept, by Spearman's correlation or by nDCG@10.
+        validation: Scored pairs, or a retrieval set; they decide which epoch is kept, by `select_by` or by nDCG@10.
         test: Scored pairs by name.
         predict: Pairs, scored or not; where a score is none, or out of range, all count as not scored, unless `columns` names
             them.
@@ -43,6 +45,7 @@ class DataModule(LightningDataModule):
         leak_filter: Which training rows are left out for what they share with validation and test rows: `pair` those that
             are such a pair, in either order; `sentence` those with such a text, whatever its case and punctuation; `near_dup`
             also those with a near-duplicate of one; `component` all that are connected with one through shared texts.
+        select_by: Which correlation of the validation pairs is highest in the epoch that is kept.
     """
 
     def __init__(
@@ -56,12 +59,10 @@ class DataModule(LightningDataModule):
         seed: int | None = None,
         drop_last: bool = True,
         leak_filter: LeakFilter = "none",
+        select_by: Literal["spearman", "pearson"] = "spearman",
     ) -> None:
         super().__init__()
-        if leak_filter not in get_args(LeakFilter):
-            raise UserError(
-                f"`data.leak_filter` must be one of {', '.join(get_args(LeakFilter))}, got {leak_filter!r}; name one."
-            )
+        _check_choice("leak_filter", leak_filter, get_args(LeakFilter))
         for name, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if size < 1:
                 raise UserError(f"`data.{name}` must be at least 1, got {size}; raise it, or leave it out.")
@@ -69,7 +70,8 @@ class DataModule(LightningDataModule):
         self.predict, test = as_source(predict, "data.predict"), test or {}
         self.test = {name: own for name in test if (own := as_source(test[name], f"data.test.{name}")) is not None}
         self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
-        self.seed, self.leak_filter = seed, leak_filter
+        self.seed, self.leak_filter, self.select_by = seed, leak_filter, select_by
+        _check_selection(select_by, self.searches)
         self._rows: dict[str, Rows] = {}
         self.collection: Collection | None = None  # that validation searches, once it is read
         self._left_out = ""  # a note of the training rows that the filter left out
@@ -83,12 +85,12 @@ class DataModule(LightningDataModule):
     @property
     def validated(self) -> list[str]:
         """Numbers that a validation logs."""
-        return [f"val/{own}" for own in (MEASURES if self.searches else ("pearson", "spearman"))]
+        return [f"val/{own}" for own in (MEASURES if self.searches else CORRELATIONS)]
 
     @property
     def monitor(self) -> str:
         """The one of them that decides which epoch is kept, the higher the better; never a test score."""
-        return "val/ndcg@10" if self.searches else "val/spearman"
+        return "val/ndcg@10" if self.searches else f"val/{self.select_by}"
 
     @property
     def test_names(self) -> list[str]:
@@ -224,6 +226,18 @@ class DataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         """Go through the pairs to predict in order."""
         return self._scored("predict")
+
+
+def _check_choice(name: str, came: str, choices: Sequence[str]) -> None:
+    if came not in choices:
+        raise UserError(f"`data.{name}` must be one of {', '.join(choices)}, got {came!r}; name one.")
+
+
+def _check_selection(select_by: str, searches: bool) -> None:
+    _check_choice("select_by", select_by, CORRELATIONS)
+    if searches and select_by != CORRELATIONS[0]:
+        need = "be left out where validation searches a retrieval set"
+        raise UserError(f"`data.select_by` must {need}, got {select_by}; leave it out.")
 
 
 def _record(source: Source, rows: Rows) -> dict[str, Any]:

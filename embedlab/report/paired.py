@@ -24,7 +24,7 @@ HEADER: Final = ("Strategy", "Seeds", "Difference", "95 % over pairs", "95 % ove
 CAPTION: Final = (
     "Spearman x 100, mean over seeds, less that of {label}. Over pairs: bootstrap, the same pairs drawn for both. Over "
     "seeds too: Student's t, where both have several; the squares of the two errors add up. p: two-sided, over pairs; Holm: "
-    "corrected for the rows of this table."
+    "corrected for {number}."
 )
 
 
@@ -56,12 +56,21 @@ def sheet(
         else:
             rows.append([group.label, *found[0]])
             tested.append(found[1])
-    rows = [[*row, f"{p:.2g}", f"{whole:.2g}"] for row, p, whole in zip(rows, tested, holm(tested), strict=True)]
+    # Which row is best the same pairs have said, so that any two could have been compared.
+    tests = len(tested) * (len(tested) + 1) // 2 if against == BEST else len(tested)
+    corrected = holm(tested, tests)
+    rows = [[*row, f"{p:.2g}", f"{whole:.2g}"] for row, p, whole in zip(rows, tested, corrected, strict=True)]
+    number = (
+        "all pairs of rows, as these pairs of texts chose the best" if against == BEST else "the rows of this table"
+    )
     return Sheet(
         f"{name.removeprefix('test/')}: difference to {other.label}",
         HEADER,
         rows,
-        [*([CAPTION.format(label=other.label)] if rows else []), *(f"not compared: {own}" for own in left_out)],
+        [
+            *([CAPTION.format(label=other.label, number=number)] if rows else []),
+            *(f"not compared: {own}" for own in left_out),
+        ],
     )
 
 
@@ -127,14 +136,18 @@ def over_seeds(interval: Interval, *groups: Sequence[float]) -> Interval | None:
     return Interval(value - float(low), value + float(high))
 
 
-def holm(values: Sequence[float]) -> list[float]:
+def holm(values: Sequence[float], tests: int | None = None) -> list[float]:
     """Correct p values for their number, so that all that stay below a level hold together (Holm, 1979).
 
-    >>> holm([0.01, 0.04, 0.02]), holm([0.5, 0.4])
-    ([0.03, 0.04, 0.04], [0.8, 0.8])
+    Args:
+        values: The p values.
+        tests: Of how many tests these are the ones to be told; None for all.
+
+    >>> holm([0.01, 0.04, 0.02]), holm([0.5, 0.4]), holm([0.01, 0.04], 3)
+    ([0.03, 0.04, 0.04], [0.8, 0.8], [0.03, 0.08])
     """
-    corrected, least = [0.0] * len(values), 0.0
+    corrected, least, tests = [0.0] * len(values), 0.0, len(values) if tests is None else tests
     for rank, place in enumerate(sorted(range(len(values)), key=lambda own: values[own])):
-        least = max(least, min(1.0, (len(values) - rank) * values[place]))
+        least = max(least, min(1.0, (tests - rank) * values[place]))
         corrected[place] = least
     return corrected

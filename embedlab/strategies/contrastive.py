@@ -12,6 +12,7 @@ from torch.nn import functional
 from embedlab import losses
 from embedlab.backbone.tuning import Frozen, Tuning
 from embedlab.data import Pairs, Triplets
+from embedlab.data.apart import as_compared
 from embedlab.distributed import gather, gather_lists
 from embedlab.errors import UserError
 from embedlab.losses import PairLoss, multiple_negatives_ranking
@@ -24,8 +25,9 @@ def contrastive_loss(strategy: Embedder, batch: Pairs | Triplets, pair_loss: Pai
     """Return the loss of a bi-encoder, a scalar (): `pair_loss` on scored pairs, ranking on triplets.
 
     In ranking, the candidates of every anchor are all positives and all hard negatives of the batch. A candidate whose
-    text equals the anchor or its positive is masked. Where several processes share a batch, each computes the loss of
-    the whole batch. How many negatives an anchor has, on average, is logged as `train/negatives`.
+    text equals the anchor or its positive, but for case and blanks around it, is masked. Where several processes share a
+    batch, each computes the loss of the whole batch. How many negatives an anchor has, on average, is logged as
+    `train/negatives`.
     Differs from the paper: SGPT's loader keeps equal texts out of a batch, as ours does where the rows allow it; what is
     left is masked.
 
@@ -91,7 +93,7 @@ def check_chunk_size(chunk_size: int | None, tuning: Tuning) -> None:
 
 def _numbered(texts: Sequence[str], numbers: dict[str, int]) -> Tensor:
     """Return a number for each text, equal for equal texts, (B,); new texts are added to `numbers`."""
-    return torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts], dtype=torch.long)
+    return torch.tensor([numbers.setdefault(as_compared(text), len(numbers)) for text in texts], dtype=torch.long)
 
 
 def _scalar(pair_loss: PairLoss, cosine: Tensor, gold: Tensor) -> Tensor:

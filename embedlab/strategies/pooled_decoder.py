@@ -87,7 +87,10 @@ class PooledDecoder(Embedder):
     def embed(self, texts: Sequence[str], role: Role | None = None) -> Tensor:
         """Pool, center and scale or whiten, (B, D), the same in either role."""
         centred = self._pooled(texts) - self.mean
-        return centred @ self.whitening if self.standardize == "whiten" else centred / self.scale
+        if self.standardize != "whiten":
+            return centred / self.scale
+        with torch.autocast(self.device.type, enabled=False):  # whatever the trainer's precision
+            return centred @ self.whitening
 
     def doubts(self, texts: int) -> Sequence[str]:
         """Say so where texts of less number than coordinates are whitened by."""

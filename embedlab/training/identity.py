@@ -48,6 +48,8 @@ __all__ = ["Identity", "identify"]
 
 PLACES: Final = ("run_dir", "study", "label")
 SOURCES: Final = ("train", "validation", "test", "predict")  # of the data; their content counts
+# Options of the data as they were before there were such options: a run made then is the same one.
+NEWER: Final = {"leak_filter": "none", "select_by": "spearman"}
 BACKBONE: Final = set(inspect.signature(Backbone).parameters)
 SOURCE: Final = {field.name for field in fields(Source)}
 OPTIONS: Final = ("init_args", "dict_kwargs")  # where options of a class stand
@@ -61,7 +63,7 @@ class Identity:
     Attributes:
         run: Hash of all that decides the result, the seed included.
         settings: The same without the seed: equal for all runs of a row of the table.
-        unselected: The same without the validation rows, by which epochs are selected.
+        unselected: The same without validation rows and `data.select_by`, by which epochs are selected.
         code: Short hashes of every module that does not decide the result, by its name without `embedlab.`.
         versions: Of packages, by name.
     """
@@ -87,8 +89,9 @@ def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataM
     """
     kept = {key: value for key, value in config.items() if key not in PLACES}
     kept["data"] = {key: value for key, value in config["data"].items() if key not in SOURCES}
-    if kept["data"].get("leak_filter") == "none":  # a run made before there was such an option is the same one
-        del kept["data"]["leak_filter"]
+    for name, default in NEWER.items():
+        if kept["data"].get(name) == default:
+            del kept["data"][name]
     kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in SHOWN}
     kept["trainer"] |= {"devices": trainer.num_devices, "precision": trainer.precision}
     if (clip := kept["trainer"].get("gradient_clip_val")) is not None:
@@ -116,7 +119,8 @@ def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataM
     if strategy.borrowed is not None:
         decided["borrowed"] = strategy.borrowed.sha256
     without_seed = {**decided, "config": {**kept, "seed_everything": None}}
-    unselected = {**without_seed, "data": {name: own for name, own in read.items() if name != "validation"}}
+    rule = {**kept, "seed_everything": None, "data": {n: own for n, own in kept["data"].items() if n != "select_by"}}
+    unselected = {**decided, "config": rule, "data": {name: own for name, own in read.items() if name != "validation"}}
     return Identity(
         content_hash(decided), content_hash(without_seed), content_hash(unselected), shared_code(), _versions()
     )

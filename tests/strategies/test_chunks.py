@@ -124,6 +124,17 @@ def test_chunks_go_with_padding_and_with_checkpoints_of_blocks(
     assert off(cached[1], held[1]) < RELATIVE
 
 
+def test_texts_that_differ_in_case_or_blanks_are_no_negatives(decoder_folder: Folder) -> None:
+    one, other = ("A dog runs.", "A cat."), (" a dog RUNS. ", "x")
+    strategy = build(decoder_folder("llama"), "BitFit", None, dropout=False)
+    logged: dict[str, Any] = {}
+    strategy.record = lambda name, value: logged.update({name: float(value)})
+    strategy.loss(Triplets([one[0], "else"], [one[1], other[0]], [[other[1]], ["y"]]))
+    assert logged == {"negatives": 2.5}, (
+        "the second positive is the first anchor, so that it has two negatives, not three"
+    )
+
+
 def test_chunks_go_with_mixed_precision_of_the_trainer(decoder_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     def mixed() -> Any:
         strategy = build(decoder_folder("gpt2"), "full", 3, dropout=True)
