@@ -87,7 +87,7 @@ class Source:
     `judgements_revision`, has no columns: it is a retrieval set, which `data.validation` takes.
 
     Args:
-        path: `stsb` (built in), a file (.csv, .tsv, .jsonl, .parquet; gzipped too), or a hub id.
+        path: `stsb` (built in), a file (.csv, .tsv, .jsonl, .txt, gzipped or not, or .parquet), or a hub id.
         split: Split of `stsb` or of a hub id, `train` by default; a file has none. Of a retrieval set whose judgements, those of
             `dev` or `validation` by default, on the hub of `validation`.
         subset: Configuration of a hub id.
