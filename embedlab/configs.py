@@ -79,7 +79,9 @@ def _shipped(word: str) -> Path | None:
     name, every = word.removesuffix(ENDING).removeprefix("configs/"), names()
     found = [name] if name in every else [own for own in every if own.endswith(f"/{name}")]
     if len(found) > 1:
-        raise UserError(f"{word} must be the name of one shipped configuration, but fits {' and '.join(found)}.")
+        raise UserError(
+            f"{word} must be the name of one shipped configuration, but fits {' and '.join(found)}; write one."
+        )
     return folder() / f"{found[0]}{ENDING}" if found else None
 
 

@@ -67,7 +67,7 @@ def check(arguments: Sequence[str]) -> None:
         if not equals and words and not words[0].startswith("-"):
             equals, value = "=", words.pop(0)
         if not equals:
-            raise UserError(f"`{name}` must be followed by a YAML file, got nothing.")
+            raise UserError(f"`{name}` must be followed by a YAML file, got nothing; name one.")
         check_file(Path(value))
 
 

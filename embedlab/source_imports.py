@@ -46,7 +46,8 @@ PACKAGE: Final = Path(__file__).parent
 PARTS: Final = ("embedlab.backbone.tuning", "embedlab.losses", "embedlab.pooling")
 # Beside the strategies, what all of them share.
 FRAME: Final = tuple(
-    f"embedlab.strategies.{name}" for name in ("base", "checkpoint", "contract", "optimisation", "published")
+    f"embedlab.strategies.{name}"
+    for name in ("arguments", "base", "checkpoint", "contract", "optimisation", "published", "recipe")
 )
 # Not a user's own even as checkouts; a result tells their versions.
 LIBRARIES: Final = {"lightning", "peft", "torch", "transformers"}

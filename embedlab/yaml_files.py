@@ -98,7 +98,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path}, line {line}, must be YAML in UTF-8, but holds other bytes; save the file as UTF-8."
         ) from error
     except OSError as error:
-        raise UserError(f"{path} must be a file that can be read, but it cannot ({error.strerror}).") from error
+        raise UserError(
+            f"{path} must be a file that can be read, but it cannot ({error.strerror}); name another one."
+        ) from error
     except UNREADABLE as error:
         why = "nested without end; write out what an alias stands for"
         why = why if isinstance(error, RecursionError) else f"unreadable ({' '.join(str(error).split())}); correct it"
@@ -183,9 +185,10 @@ def existing(path: Path) -> Path:
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     if folder != path.parent:
-        raise UserError(f"{path} does not exist: there is no folder {path.parent}.")
+        raise UserError(f"{path} does not exist: there is no folder {path.parent}; correct the path.")
     names = [entry.name for entry in folder.iterdir() if entry.is_file()]
-    raise UserError(f"{path} does not exist{did_you_mean(path.name, names, '' if folder == Path() else f'{folder}/')}.")
+    near = did_you_mean(path.name, names, "" if folder == Path() else f"{folder}/")
+    raise UserError(f"{path} does not exist{near or '; correct the path'}.")
 
 
 def read_value(text: str) -> Any:

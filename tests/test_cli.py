@@ -334,9 +334,9 @@ FILES = {
     [
         ("-c metod.yaml", "metod.yaml does not exist; did you mean method.yaml."),
         ("--config=metod.yaml", "did you mean method.yaml."),
-        ("-c missing/metod.yaml", "there is no folder missing."),
+        ("-c missing/metod.yaml", "there is no folder missing; correct the path."),
         ("-c .", ". must be a file, got a folder; name a file in it."),
-        ("-c", "`-c` must be followed by a YAML file, got nothing."),
+        ("-c", "`-c` must be followed by a YAML file, got nothing; name one."),
         ("-c broken.yaml", "broken.yaml, line 2, must be YAML, but "),
         ("-c twice.yaml", "twice.yaml, line 3, must be YAML, but the key 'width' stands there twice; delete one."),
         ("-c list.yaml", "list.yaml must hold `key: value` pairs, got a list; begin no line with -."),

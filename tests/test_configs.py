@@ -297,7 +297,10 @@ def test_is_found_by_name(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("folder", "folder must be a file, got a folder; name a file in it."),
         ("a" * 300, "must be a YAML file or the name of one that ships"),
         ("a\0b", "must be a YAML file or the name of one that ships"),
-        ("twin", "twin must be the name of one shipped configuration, but fits backbones/twin and strategies/twin."),
+        (
+            "twin",
+            "twin must be the name of one shipped configuration, but fits backbones/twin and strategies/twin; write one.",
+        ),
     ],
 )
 def test_a_name_that_leads_nowhere(word: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

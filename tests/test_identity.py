@@ -30,7 +30,7 @@ from embedlab.backbone.pretrained import best_dtype
 from embedlab.data import DataModule
 from embedlab.runs.code import ROOMS, older_code, shared_code
 from embedlab.source_hash import sources_of
-from embedlab.source_imports import is_of_a_method
+from embedlab.source_imports import FRAME, is_of_a_method
 from embedlab.strategies.base import EmbeddingStrategy
 from embedlab.training.identity import Identity, identify
 from tests.test_architecture import MODULES, heavy, reachable, room
@@ -734,6 +734,12 @@ def test_every_module_is_decided_recorded_or_without_torch() -> None:
     assert not users & set(reachable("embedlab.training.cli", True))
     others = [name for name in MODULES if name not in recorded | users and not is_of_a_method(name)]
     assert not [name for name in others if heavy(name)]
+
+
+def test_what_the_frame_of_strategies_imports_of_them_is_of_it() -> None:
+    """Imports of the frame are not followed, so a module that only it uses would be neither decided nor recorded."""
+    used = {own for name in FRAME for own in reachable(name, False) if own.startswith("embedlab.strategies.")}
+    assert used <= set(FRAME)
 
 
 def test_the_rest_of_the_code_is_recorded_and_compared(place: Place) -> None:

@@ -50,7 +50,7 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
         (
             STUDY,
             "",
-            "`strategies` in study.yaml must be a mapping of at least one `label: config.yaml`, got null.",
+            "`strategies` in study.yaml must be a mapping of at least one `label: config.yaml`, got null; write one so.",
         ),
         (
             "simple: simple.yaml",
@@ -70,7 +70,7 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
         ("simple: simple.yaml", "a/b: simple.yaml", "must be a name that can be a folder, got 'a/b'"),
         ("simple: simple.yaml", "..: simple.yaml", "must be a name that can be a folder, got '..'"),
         ("simple: simple.yaml", "-x: simple.yaml", "must be a name that can be a folder, got '-x'"),
-        ("simple: simple.yaml", "simple: 3", "must be a YAML file, or a mapping with `config`, got 3."),
+        ("simple: simple.yaml", "simple: 3", "must be a YAML file, or a mapping with `config`, got 3; name a file."),
         (
             "simple: simple.yaml",
             "simple: {config: simple.yaml, override: {}}",
@@ -87,7 +87,7 @@ def test_an_option_that_a_strategy_lacks_must_be_given_to_the_others_only(here: 
             "seed:",
             "`seed` in study.yaml must be one of study, protocol, backbone, seeds, strategies, over",
         ),
-        ("[0, 1]", "[0, 0]", "`seeds` in study.yaml must differ from each other, got 0 twice."),
+        ("[0, 1]", "[0, 0]", "`seeds` in study.yaml must differ from each other, got 0 twice; leave one out."),
         ("[0, 1]", "[]", "`seeds` in study.yaml must be a list of at least one seed"),
         ("[0, 1]", "[a]", "`seeds` in study.yaml must be whole numbers"),
         ("[0, 1]", "[-1]", "`seeds` in study.yaml must be whole numbers"),
@@ -139,7 +139,7 @@ def test_a_study_with_a_fault(here: Path, capsys: pytest.CaptureFixture[str], ol
             "study.yaml --only simpel",
             "`--only` must name a strategy of the study, got 'simpel'; did you mean simple.",
         ),
-        ("study.yaml --seeds 1 1", "`--seeds` must differ from each other, got 1 twice."),
+        ("study.yaml --seeds 1 1", "`--seeds` must differ from each other, got 1 twice; leave one out."),
         ("study.yaml --seeds a", "`--seeds` must be whole numbers"),
         (
             "study.yaml --jobs 0",

@@ -171,7 +171,9 @@ def _texts(options: argparse.Namespace) -> tuple[Texts, dict[str, Any]]:
     if options.columns is not None:
         names = options.columns.split(",")
         if len(names) != 3:
-            raise UserError(f"`--columns` must be three names, as in a,b,score, got {options.columns!r}.")
+            raise UserError(
+                f"`--columns` must be three names, as in a,b,score, got {options.columns!r}; write them so."
+            )
         columns = dict(zip(("first", "second", "score"), names, strict=True))
     source = Source(options.data, options.split, options.subset, options.revision, columns)
     source.score_range, source.limit = options.score_range, options.limit
@@ -186,7 +188,8 @@ def _texts(options: argparse.Namespace) -> tuple[Texts, dict[str, Any]]:
     second = [text for batch in batches for text in batch.second]
     if len(first) < 3:
         raise UserError(
-            f"`--data` must hold at least 3 pairs, as a correlation of fewer tells nothing, got {len(first)}."
+            f"`--data` must hold at least 3 pairs, as a correlation of fewer tells nothing, got {len(first)}; name a "
+            "larger table."
         )
     seen = {*first, *second}
     apart = [text for text in rows.all_texts() if text not in seen]

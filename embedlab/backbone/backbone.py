@@ -66,7 +66,9 @@ class Backbone(nn.Module):
         super().__init__()
         for argument, tokens in (("max_length", max_length), ("tokens_per_pass", tokens_per_pass)):
             if tokens is not None and tokens < 1:
-                raise UserError(f"`backbone.{argument}` must be at least 1 token, got {tokens}.")
+                raise UserError(
+                    f"`backbone.{argument}` must be at least 1 token, got {tokens}; raise it, or leave it out."
+                )
         self.name, self.revision, self.files = name, revision, Pretrained(name, revision)
         self.max_length, self.tokens_per_pass = max_length, tokens_per_pass
         self.packed, self.padding_side, self.begin_of_text = packed, padding_side, begin_of_text
@@ -234,7 +236,7 @@ def _dtype(wish: str | torch.dtype) -> torch.dtype:
     """Return the data type of a name or of itself; `auto` is the best one that the processor has."""
     name = str(wish).removeprefix("torch.")
     if name not in ("auto", "bfloat16", "float32"):
-        raise UserError(f"`backbone.dtype` must be auto, bfloat16 or float32, got {name}.")
+        raise UserError(f"`backbone.dtype` must be auto, bfloat16 or float32, got {name}; leave it out for auto.")
     return best_dtype() if name == "auto" else getattr(torch, name)
 
 

@@ -56,7 +56,9 @@ def watch_states(
     try:
         for number in numbers:
             if not 0 <= number <= len(blocks):
-                raise UserError(f"`layer` must be 0 to {len(blocks)} or {FINAL!r} for this decoder, got {number}.")
+                raise UserError(
+                    f"`layer` must be 0 to {len(blocks)} or {FINAL!r} for this decoder, got {number}; name one of them."
+                )
             if number == 0:
                 handles.append(blocks[0].register_forward_pre_hook(before, with_kwargs=True))
             else:

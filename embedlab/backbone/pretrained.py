@@ -65,7 +65,8 @@ class Pretrained:
             config = AutoConfig.from_pretrained(folder)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"`backbone.name` must lead to a decoder that transformers knows, but {self.name!r} does not: {error}"
+                f"`backbone.name` must lead to a decoder that transformers knows, but {self.name!r} does not "
+                f"({_first_line(error)}); name another one."
             ) from error
         return cast(PreTrainedConfig, config.get_text_config(decoder=True))
 
@@ -88,7 +89,8 @@ class Pretrained:
             return int(own or 2048)
         if own is not None and max_length > own:
             raise UserError(
-                f"`backbone.max_length` must be at most {own}, the window of {self.name}, got {max_length}."
+                f"`backbone.max_length` must be at most {own}, the window of {self.name}, got {max_length}; lower it, or "
+                "leave it out."
             )
         return max_length
 
@@ -102,10 +104,9 @@ class Pretrained:
         try:
             return AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            reason = str(error).strip().partition("\n")[0]
             raise UserError(
                 f"`backbone.name` must lead to a decoder with its tokenizer, but {self.name!r} has none that transformers can "
-                f"load ({reason}); put the tokenizer's files beside the weights."
+                f"load ({_first_line(error)}); put the tokenizer's files beside the weights."
             ) from error
 
     def empty(self) -> Any:
@@ -120,8 +121,7 @@ class Pretrained:
             with torch.device("meta"):
                 return kind.from_config(config)
         except ValueError as error:
-            reason = str(error).partition("\n")[0]  # the lines below list all classes there are
-            raise UserError(f"`backbone.name` must lead to a decoder, but {self.name!r} does not: {reason}") from error
+            raise self._no_decoder(error) from error
 
     def load(self, dtype: torch.dtype, head: bool) -> Any:
         """Load the weights on the CPU, with transformers' own attention, frozen, in evaluation mode.
@@ -138,18 +138,30 @@ class Pretrained:
         try:
             decoder, report = kind.from_pretrained(self.folder, output_loading_info=True, **arguments)
         except OSError as error:
-            raise UserError(f"`backbone.name` must lead to safetensors weights, got {self.name!r}: {error}") from error
+            raise UserError(
+                f"`backbone.name` must lead to safetensors weights, but {self.name!r} does not ({_first_line(error)}); save them "
+                "so, or name another decoder."
+            ) from error
         except ValueError as error:  # it has no class with a head, for one
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"`backbone.name` must lead to a decoder, but {self.name!r} does not: {reason}") from error
+            raise self._no_decoder(error) from error
         # A pooler stands after the final state, which is what is read.
         if missing := [key for key in report["missing_keys"] if not key.startswith("pooler.")]:
             first = min(missing)
             raise UserError(
                 f"`backbone.name` must lead to complete weights, but {self.name!r} lacks {first!r}"
-                + ("; a cross-encoder needs a language-model head." if "lm_head" in first else ".")
+                + (
+                    "; a cross-encoder needs a language-model head, so name one that has it."
+                    if "lm_head" in first
+                    else "; copy or fetch them again."
+                )
             )
         return decoder.requires_grad_(False)
+
+    def _no_decoder(self, error: ValueError) -> UserError:
+        """Say what transformers has no class for."""
+        return UserError(
+            f"`backbone.name` must lead to a decoder, but {self.name!r} does not ({_first_line(error)}); name another one."
+        )
 
 
 def find_decoder(name: str, revision: str | None) -> Path:
@@ -171,7 +183,8 @@ def find_decoder(name: str, revision: str | None) -> Path:
         return path
     if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(
-            f"`backbone.name` must be {resources.DECODER!r}, a folder, a .gguf file or a hub id, but {name!r} is not there."
+            f"`backbone.name` must be {resources.DECODER!r}, a folder, a .gguf file or a hub id, but {name!r} is not "
+            "there; correct the path."
         )
     return _fetch(name, revision)
 
@@ -187,10 +200,17 @@ def decoder_sha256(folder: Path) -> str:
     """
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise UserError(f"`backbone.name` must lead to safetensors weights, but {folder} holds none.")
+        raise UserError(
+            f"`backbone.name` must lead to safetensors weights, but {folder} holds none; save them so, or name another one."
+        )
     beside = sorted({path for pattern in DECIDES for path in folder.glob(pattern)})
     digests = [[own.name, resources.file_sha256(own)] for own in [*weights, *beside]]
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    """Return what transformers says, without the lists below it of all that there is."""
+    return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 def _fetch(name: str, revision: str | None) -> Path:

@@ -1,7 +1,7 @@
 """Training rows that hold what is evaluated: found, told by pair, and left out where that is asked for.
 
-Texts count as the same if their letters and digits are, whatever their case (N2 of the docs: lower-cased, only letters and
-digits). Of triplets, the anchor makes a pair with each other text of its row; plain texts make none.
+Texts count as the same if their letters and digits are, whatever their case (lower-cased, only letters and digits). Of triplets,
+the anchor makes a pair with each other text of its row; plain texts make none.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def read_table(path: str, split: str, subset: str | None, revision: str | None, 
         folder = file.parent if file.parent.is_dir() else Path()
         beside = {own.name.partition(".")[0]: own.name for own in folder.iterdir() if own.is_file()}
         near = nearest(file.name.partition(".")[0], beside)  # suffixes make all files alike
-        way = "" if near is None else f"; did you mean {beside[near]}"
+        way = "; name one that is" if near is None else f"; did you mean {beside[near]}"
         seen = "" if file.is_absolute() else f", seen from the working directory {Path.cwd()}"
         raise UserError(
             f"`path` must be {BUILT_IN!r}, an existing file or a hub id, but {path!r} is not there{seen}{way}."
@@ -179,7 +179,7 @@ def _rows(path: Path, reader: Any, quoting: bool) -> Table:
     """Read the header and the rows of a file of separated fields."""
     columns = next(reader, None)
     if columns is None:
-        raise UserError(f"`path` must hold a header line and rows, but {str(path)!r} is empty.")
+        raise UserError(f"`path` must hold a header line and rows, but {str(path)!r} is empty; write them.")
     if twice := next((own for number, own in enumerate(columns) if own and own in columns[:number]), None):
         raise UserError(f"{path}, line 1: must name each column once, got {twice!r} twice; rename one of them.")
     rows: list[list[Any]] = []

@@ -87,7 +87,7 @@ class Source:
     `judgements_revision`, has no columns: it is a retrieval set, which `data.validation` takes.
 
     Args:
-        path: `stsb` (built in), a file (.csv, .tsv, .jsonl, .parquet; gzipped too), or a hub id.
+        path: `stsb` (built in), a file (.csv, .tsv, .jsonl, .txt, gzipped or not, or .parquet), or a hub id.
         split: Split of `stsb` or of a hub id, `train` by default; a file has none. Of a retrieval set whose judgements, those of
             `dev` or `validation` by default, on the hub of `validation`.
         subset: Configuration of a hub id.
@@ -194,18 +194,19 @@ class Source:
         kind = next((own for own, roles in ROLES.items() if roles[0] in self.columns), "")
         if not kind:
             raise UserError(
-                f"`columns` must name first and second, anchor and positive, or text, got {list(self.columns)}."
+                f"`columns` must name first and second, anchor and positive, or text, got {list(self.columns)}; write "
+                "such as {first: A, second: B}."
             )
         roles = ROLES[kind]
         for role in self.columns:
             if role not in roles:
                 raise UserError(
                     f"`columns` of {kind} must be among {', '.join(roles)}, got {role!r}"
-                    f"{did_you_mean(role, roles, listing=False)}."
+                    f"{did_you_mean(role, roles, listing=False) or '; leave it out'}."
                 )
         for role in roles:
             if role not in self.columns and role not in OPTIONAL:
-                raise UserError(f"`columns` of {kind} must name {role!r} too, got {list(self.columns)}.")
+                raise UserError(f"`columns` of {kind} must name {role!r} too, got {list(self.columns)}; add it.")
         named = {role: [own] if isinstance(own, str) else list(own) for role, own in self.columns.items()}
         for role, names in named.items():
             if not names or "" in names:
@@ -235,14 +236,13 @@ class Source:
         }
         for name, value in where.items():
             if name not in table.columns:
-                raise UserError(
-                    f"`where` must name columns of {table.name}, got {name!r}{did_you_mean(name, table.columns, listing=False)}."
-                )
+                near = did_you_mean(name, table.columns, listing=False)
+                raise UserError(f"`where` must name columns of {table.name}, got {name!r}{near or f'; {has(table)}'}.")
             index = table.columns.index(name)
             wanted = value if isinstance(value, list) else [value]
             fitting = [row for row in fitting if plain(table.rows[row][index]) in wanted]
         if not fitting:
-            left = f" where {where}" if where else ""
+            left = f" where {where}; ask for other values" if where else "; name another one"
             raise UserError(f"`path` must hold at least one row, but {table.name} has none{left}.")
         return fitting
 
@@ -287,7 +287,9 @@ def as_source(given: Any, argument: str) -> Source | None:
         return given
     names = [own.name for own in fields(Source)]
     if not isinstance(given, Mapping) or "path" not in given:
-        raise UserError(f"`{argument}` must be a `Source`, or a mapping with its `path`, got {given!r}.")
+        raise UserError(
+            f"`{argument}` must be a `Source`, or a mapping with its `path`, got {given!r}; write {{path: FILE}}."
+        )
     if unknown := next((str(name) for name in given if name not in names), None):
         raise UserError(f"`{argument}.{unknown}` must be an argument of `Source`{did_you_mean(unknown, names)}.")
     return Source(**given)

@@ -237,7 +237,7 @@ def _folder(folder: Path, split: str) -> tuple[Iterator[Row], Iterator[Row], Ite
     judged = found(folder, f"qrels/{split}.tsv")
     if judged is None:
         there = splits(folder)
-        way = did_you_mean(split, there) if there else "; there are none"
+        way = did_you_mean(split, there) if there else "; there are none yet, so add one"
         raise UserError(f"`split` must name a file of {str(folder / 'qrels')!r}, got {split!r}{way}.")
     corpus, queries = (read_jsonl(path) for path in paths if path)
     return corpus, queries, read_tsv(judged)

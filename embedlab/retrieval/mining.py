@@ -46,7 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     out = check_new(options.out, "--out", ".jsonl")
     if options.number < 1 or options.skip < 0:
         raise UserError(
-            f"`--number` must be at least 1 and `--skip` at least 0, got {options.number} and {options.skip}."
+            f"`--number` must be at least 1 and `--skip` at least 0, got {options.number} and {options.skip}; "
+            "raise what is lower."
         )
     # Ids that queries and documents share change nothing here: a text equal to the query is never a negative.
     try:

@@ -60,7 +60,9 @@ class SentenceModel(Borrowed):
         elsewhere = self.name.startswith((".", "/", "~")) or self.name.count("/") > 1
         if not self.name or path.is_file() or (elsewhere and not path.is_dir()):
             came = "is a file" if path.is_file() else "is not there"
-            raise UserError(f"`model` must be a folder that {LIBRARY} saved, or a hub id, but {self.name!r} {came}.")
+            raise UserError(
+                f"`model` must be a folder that {LIBRARY} saved, or a hub id, but {self.name!r} {came}; name another one."
+            )
         if path.is_dir() and self.revision is not None:
             raise UserError(
                 f"`revision` must be left out for a folder, got {self.revision!r}, as it is a commit of the hub; set it to null."
@@ -108,7 +110,8 @@ class SentenceModel(Borrowed):
                 raise _own_code(self.name, "config.json") from error
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise UserError(
-                f"`model` must be a model that {LIBRARY} loads from safetensors, but it does not load {self.name!r}: {reason}."
+                f"`model` must be a model that {LIBRARY} loads from safetensors, but it does not load {self.name!r} ({reason}); "
+                "name another one."
             ) from error
         return loaded.eval().requires_grad_(False)
 

@@ -67,12 +67,12 @@ class LoRABiEncoder(Trainable, Embedder):
     ) -> None:
         super().__init__()
         if rank < 1:
-            raise UserError(f"`rank` must be at least 1, got {rank}.")
+            raise UserError(f"`rank` must be at least 1, got {rank}; raise it, or leave it out.")
         if not 0 <= dropout < 1:
-            raise UserError(f"`dropout` must be at least 0 and less than 1, got {dropout}.")
+            raise UserError(f"`dropout` must be at least 0 and less than 1, got {dropout}; 0 is none.")
         for name, factor in {"alpha": alpha, "scale": scale}.items():
             if not 0 < factor < float("inf"):
-                raise UserError(f"`{name}` must be positive and finite, got {factor}.")
+                raise UserError(f"`{name}` must be positive and finite, got {factor}; leave it out for the default.")
         self.backbone: Backbone = backbone
         self.tuning = LoRA(rank, alpha, dropout, targets)
         check_chunk_size(chunk_size, self.tuning)

@@ -88,7 +88,7 @@ class SGPTBiEncoder(Trainable, Embedder):
     ) -> None:
         super().__init__()
         if not 0 < scale < float("inf"):
-            raise UserError(f"`scale` must be positive and finite, got {scale}.")
+            raise UserError(f"`scale` must be positive and finite, got {scale}; leave it out for the default.")
         tuning = tuning or BitFit()
         check_chunk_size(chunk_size, tuning)
         if linear is not None and linear < 1:

@@ -81,7 +81,10 @@ class SGPTCrossEncoder(EmbeddingStrategy):
         super().__init__()
         chosen = PROMPTS.get(prompt, Prompt(prompt))
         if chosen.template.count("{}") != (1 if chosen.answers is None else 2):
-            raise UserError(f"`prompt` must be one of {', '.join(PROMPTS)} or a text with one {{}}, got {prompt!r}.")
+            raise UserError(
+                f"`prompt` must be one of {', '.join(PROMPTS)} or a text with one {{}}, got {prompt!r}; write {{}} where the "
+                "document stands."
+            )
         if (chosen.shot is None) != (example is None):
             need = "needs an `example`, a document and its query" if example is None else "takes no `example`"
             raise UserError(f"`prompt` {prompt!r} {need}; the one-shot prompts are J, K, L, M and quoraE.")

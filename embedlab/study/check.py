@@ -160,7 +160,9 @@ class Server:
         """Check strategies in a process forked for that."""
         answer = self._ask(do="check", strategies=strategies)
         if answer is None or answer["answer"] is None:
-            raise UserError(f"the process that checks a study must live, but it died of: {self._last_words()}.")
+            raise UserError(
+                f"the process that checks a study must live, but it died of: {self._last_words()}; run the command again."
+            )
         found: Sequence[Mapping[str, Any]] = answer["answer"]
         return found
 

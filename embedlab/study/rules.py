@@ -63,9 +63,8 @@ def check_override(key: str, where: str, labels: Collection[str] = ()) -> None:
             f"{where} must begin with {', '.join(SECTIONS)}, got `{key}`; for one strategy write `{rest}` under "
             f"`strategies.{first}.overrides` in the study's file."
         )
-    raise UserError(
-        f"{where} must begin with {', '.join(SECTIONS)}, got `{key}`{did_you_mean(first, SECTIONS, listing=False)}."
-    )
+    near = did_you_mean(first, SECTIONS, listing=False) or "; see embedlab fit --help"
+    raise UserError(f"{where} must begin with {', '.join(SECTIONS)}, got `{key}`{near}.")
 
 
 def check_keys(keys: Collection[object], where: str, path: object) -> None:
@@ -81,7 +80,7 @@ def check_keys(keys: Collection[object], where: str, path: object) -> None:
                 f"`{where}.overrides`, or make a second study."
             )
         if key not in FOR_STRATEGY:
-            near = did_you_mean(key, FOR_STRATEGY, listing=False)
+            near = did_you_mean(key, FOR_STRATEGY, listing=False) or "; leave it out"
             raise UserError(f"`{where}.{key}` in {path} must be config, overrides or seeds{near}.")
 
 

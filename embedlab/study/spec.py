@@ -108,7 +108,8 @@ def read_study(path: Path) -> Study:
     lines = content.get("strategies")
     if not isinstance(lines, Mapping) or not lines:
         raise UserError(
-            f"`strategies` in {path} must be a mapping of at least one `label: config.yaml`, got {_shown(lines)}."
+            f"`strategies` in {path} must be a mapping of at least one `label: config.yaml`, got {_shown(lines)}; write "
+            "one so."
         )
     strategies = [_strategy(str(label), value, path) for label, value in lines.items()]
     folders: dict[str, str] = {}
@@ -121,7 +122,9 @@ def read_study(path: Path) -> Study:
                 f"{other!r} and {strategy.label!r}; rename one."
             )
     if content.get("protocol") is None:
-        raise UserError(f"`protocol` in {path} must name the YAML file that all runs share, got none.")
+        raise UserError(
+            f"`protocol` in {path} must name the YAML file that all runs share, got none; `protocol: protocol` takes ours."
+        )
     seeds = read_seeds(content.get("seeds", [0]), f"`seeds` in {path}")
     check_seeds({own.label: own.seeds for own in strategies}, seeds, str(path))
     return Study(
@@ -142,7 +145,9 @@ def _strategy(label: str, value: Any, path: Path) -> Strategy:
     if isinstance(value, str):
         return Strategy(label, _file(value, where, path), {})
     if not isinstance(value, Mapping) or "config" not in value:
-        raise UserError(f"`{where}` in {path} must be a YAML file, or a mapping with `config`, got {_shown(value)}.")
+        raise UserError(
+            f"`{where}` in {path} must be a YAML file, or a mapping with `config`, got {_shown(value)}; name a file."
+        )
     check_keys(value, where, path)
     overrides = read_overrides(value.get("overrides") or {}, f"`{where}.overrides` in {path}")
     seeds = value.get("seeds")
@@ -171,13 +176,17 @@ def read_seeds(values: Any, where: str) -> list[int]:
         UserError: If they are no list of distinct whole numbers.
     """
     if not isinstance(values, list) or not values:
-        raise UserError(f"{where} must be a list of at least one seed, as in [0, 1, 2], got {_shown(values)}.")
+        raise UserError(
+            f"{where} must be a list of at least one seed, as in [0, 1, 2], got {_shown(values)}; give one."
+        )
     for value in values:
         if type(value) is not int or not 0 <= value < 2**32:
-            raise UserError(f"{where} must be whole numbers from 0 to 2^32 - 1, as in [0, 1, 2], got {_shown(value)}.")
+            raise UserError(
+                f"{where} must be whole numbers from 0 to 2^32 - 1, as in [0, 1, 2], got {_shown(value)}; write them so."
+            )
     twice = [value for index, value in enumerate(values) if value in values[:index]]
     if twice:
-        raise UserError(f"{where} must differ from each other, got {twice[0]} twice.")
+        raise UserError(f"{where} must differ from each other, got {twice[0]} twice; leave one out.")
     return values
 
 
@@ -195,7 +204,9 @@ def read_overrides(values: Any, where: str) -> dict[str, Any]:
         UserError: If one of them is not theirs to set.
     """
     if not isinstance(values, Mapping):
-        raise UserError(f"{where} must be a mapping such as {{trainer.max_epochs: 1}}, got {_shown(values)}.")
+        raise UserError(
+            f"{where} must be a mapping such as {{trainer.max_epochs: 1}}, got {_shown(values)}; write it so."
+        )
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = str(key).removeprefix("--")
@@ -211,7 +222,7 @@ def read_overrides(values: Any, where: str) -> dict[str, Any]:
             flat[option] = own
     for key in flat:
         if key in OURS:
-            raise UserError(f"{where} must leave `{key}` alone, which the study sets itself.")
+            raise UserError(f"{where} must leave `{key}` alone, which the study sets itself; leave it out.")
         if key in ("model", "model.class_path"):
             raise UserError(f"{where} must leave `{key}` alone; another class is another strategy of the study.")
         check_override(key, where)
@@ -234,4 +245,4 @@ def _way(key: str, path: Path) -> str:
     """Return the way out for a key that no study has."""
     if key in SECTIONS:
         return f"; `embedlab fit -c {path}` takes such a file"
-    return did_you_mean(key, KEYS, listing=False)
+    return did_you_mean(key, KEYS, listing=False) or "; leave it out"

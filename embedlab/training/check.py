@@ -168,7 +168,10 @@ class _Check(RunCLI):
             here[name.removesuffix("+")] = there[name.removesuffix("+")]
         if (found := filed(self.content)) is not None:
             return found
-        raise UserError(f"`overrides` must be such as a YAML file can hold, got {', '.join(self.overrides)}.")
+        raise UserError(
+            f"`overrides` must be such as a YAML file can hold, got {', '.join(self.overrides)}; write what they change into "
+            "the strategy's own file."
+        )
 
     def after_instantiate_classes(self) -> None:
         """Read the data and the decoder's configuration."""

@@ -74,7 +74,7 @@ def check_request(subcommand: str, config: Any) -> None:
             else "no such file"
         )
         wanted = f"{path if Path(path).is_dir() else 'RUN'}/{runs.LAST if subcommand == 'fit' else runs.BEST}"
-        raise UserError(f"`ckpt_path` must name a checkpoint, such as {wanted}, but {path} is {what}.")
+        raise UserError(f"`ckpt_path` must name a checkpoint, such as {wanted}, but {path} is {what}; name one.")
     if path is not None and subcommand == "fit" and not issubclass(class_of(config), Trainable):
         raise UserError(
             f"`ckpt_path` must be left out for {class_of(config).__name__}, which is not trained, got {path}; leave it out."

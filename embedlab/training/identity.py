@@ -13,9 +13,9 @@ What decides it:
   of the strategies and of poolings, losses and tuning, see `embedlab.source_hash`. A strategy of embedlab so counts with
   the modules beside it that it imports, such as `freeze_network`, but not with another strategy.
 
-What is recorded beside it, as `code`, is the rest that decides numbers, shared by all runs: `strategies/base.py`,
-`optimisation.py` and `published.py`, backbone, data, packing, training. Changing it voids no run; tables tell. So it is
-with versions of packages, that of embedlab included.
+What is recorded beside it, as `code`, is the rest that decides numbers, shared by all runs: what all strategies share
+(`FRAME` of `embedlab.source_imports`), backbone, data, packing, training. Changing it voids no run; tables tell. So it
+is with versions of packages, that of embedlab included.
 """
 
 from __future__ import annotations

@@ -154,7 +154,9 @@ def _pair_columns(path: Path, given: str | None) -> list[str]:
     if given is not None:
         wanted = [name.strip() for name in given.split(",")]
         if len(wanted) != 2 or not all(wanted) or wanted[0] == wanted[1]:
-            raise UserError(f"`--columns` must name two columns, such as query,document, got {given!r}.")
+            raise UserError(
+                f"`--columns` must name two columns, such as query,document, got {given!r}; name those of the texts."
+            )
         return wanted
     if found := next((pair for pair in PAIRS if set(pair) <= set(there)), None):
         return list(found)
@@ -162,9 +164,10 @@ def _pair_columns(path: Path, given: str | None) -> list[str]:
         return there
     if there:
         raise UserError(
-            f"`--columns` must name the two columns with the texts of {path}, which has {', '.join(there)}."
+            f"`--columns` must name the two columns with the texts of {path}, which has {', '.join(there)}; give "
+            "two of them, as A,B."
         )
-    raise UserError(f"`PAIRS` must have two columns of texts, got plain lines in {path}.")
+    raise UserError(f"`PAIRS` must have two columns of texts, got plain lines in {path}; make a table of them.")
 
 
 TELLS: Final[dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]]] = {

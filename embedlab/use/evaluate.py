@@ -113,7 +113,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"the first N queries only, over judged documents and BM25's best {HARD} of each",
     )
     parser.add_argument("--out", metavar="FILE", type=Path, help="keep the results there too, as JSON")
-    parser.add_argument("--rerank-backbone", metavar="NAME", help="the same for --rerank")
+    parser.add_argument("--rerank-backbone", metavar="NAME", help="where the decoder of --rerank lies now")
     add_model_options(parser)
     options = parser.read(arguments)
     if options.what.lower() == BASELINE:

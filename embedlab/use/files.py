@@ -29,8 +29,9 @@ def kind_of(path: Path, argument: str) -> str:
     """
     if not path.is_file():
         beside = [own.name for own in path.parent.iterdir()] if path.parent.is_dir() else []
-        what = "is no file" if path.exists() else f"is not there{did_you_mean(path.name, beside, listing=False)}"
-        raise UserError(f"`{argument}` must be a file, but {path} {what}.")
+        near = "" if path.exists() else did_you_mean(path.name, beside, listing=False)
+        what = "is no file" if path.exists() else "is not there"
+        raise UserError(f"`{argument}` must be a file, but {path} {what}{near or '; name another one'}.")
     kind = (path.with_suffix("") if path.suffix == ".gz" else path).suffix
     if kind not in KINDS:
         raise UserError(
@@ -65,7 +66,9 @@ def texts_of(path: Path, argument: str, column: str | None = None) -> Iterator[t
     """
     if kind_of(path, argument) == ".txt":
         if column is not None:
-            raise UserError(f"`--column` must be left out for plain lines such as those of {path}, got {column!r}.")
+            raise UserError(
+                f"`--column` must be left out for plain lines such as those of {path}, got {column!r}; leave it out."
+            )
         with _opened(path, argument) as file:
             yield from ((str(number), line.rstrip("\r\n")) for number, line in enumerate(file))
         return
@@ -75,7 +78,7 @@ def texts_of(path: Path, argument: str, column: str | None = None) -> Iterator[t
             chosen = next((name for name in TEXT if name in row), None)
             if chosen is None:
                 raise UserError(
-                    f"`--column` must name the column with the texts of {path}, which has {', '.join(row)}."
+                    f"`--column` must name the column with the texts of {path}, which has {', '.join(row)}; name one of them."
                 )
         text = _text(row, chosen, place)
         if column is None and row.get("title"):

@@ -83,7 +83,7 @@ def load(
             if "`backbone.name`" not in str(error):
                 raise
             raise UserError(
-                f"{str(error).rstrip('.')}; give `backbone` (--backbone) where the decoder of {folder} lies now."
+                f"{str(error).rstrip('.')}, or give `backbone` (--backbone) where the decoder of {folder} lies now."
             ) from error
         learned = file_sha256(folder / runs.BEST)
         _restore(strategy, folder / runs.BEST)
@@ -148,7 +148,8 @@ def _model_of(folder: Path) -> tuple[dict[str, Any], str | None]:
         raise UserError(f"{must} {folder} is a file; give {run}.")
     if not folder.is_dir():
         beside = [own.name for own in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        raise UserError(f"{must} {folder} is not there{did_you_mean(folder.name, beside, listing=False)}.")
+        near = did_you_mean(folder.name, beside, listing=False) or "; `embedlab ls` lists those there are"
+        raise UserError(f"{must} {folder} is not there{near}.")
     result = runs.read_result(folder)
     status = runs.read_status(folder) if result is None else None
     if result is None and status is None:

@@ -40,7 +40,7 @@ def search_options(parser: argparse.ArgumentParser) -> None:
 def search_corpus(options: argparse.Namespace) -> int:
     """Find documents and show them; return exit status 0."""
     if options.top_k < 1:
-        raise UserError(f"`--top-k` must be at least 1, got {options.top_k}.")
+        raise UserError(f"`--top-k` must be at least 1, got {options.top_k}; raise it.")
     found_in_it = files.texts_of(options.corpus, "--corpus", options.column)
     documents = list(files.each_its_own(found_in_it, "--corpus", "rename it, or remove that line"))
     names, texts = [name for name, _ in documents], [text for _, text in documents]
