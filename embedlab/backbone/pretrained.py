@@ -44,6 +44,12 @@ class Pretrained:
         found = path.is_dir() or (path.suffix == ".gguf" and path.is_file())
         return path.absolute() if found and self.name != resources.DECODER else None
 
+    @property
+    def converted(self) -> bool:
+        """Whether it is a GGUF file, whose weights lie converted in the cache: no other library knows its name."""
+        path = Path(self.name).expanduser()
+        return self.name == resources.DECODER or (path.suffix == ".gguf" and not path.is_dir())
+
     @cached_property
     def folder(self) -> Path:
         """The folder with the files; fetched or converted on first use.
