@@ -690,6 +690,18 @@ def test_a_disk_that_fills_leaves_no_part_of_the_triplets(
     assert [path.name for path in tmp_path.iterdir()] == ["nouns"]
 
 
+def test_two_processes_do_not_write_into_one_part(nouns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[str]()
+
+    def see(*given: Any, **how: Any) -> str:
+        seen.extend(path.name for path in tmp_path.glob(".*.part"))
+        return json.dumps(*given, **how)
+
+    monkeypatch.setattr("embedlab.retrieval.mining.json", SimpleNamespace(dumps=see))
+    assert mined(str(nouns), "-o", str(tmp_path / "t.jsonl"))[0] == 0
+    assert set(seen) == {f".t.jsonl.{os.getpid()}.part"}
+
+
 def test_a_folder_that_takes_no_triplets_is_refused_before_any_work(
     nouns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
