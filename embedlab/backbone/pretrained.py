@@ -17,7 +17,7 @@ from embedlab import resources
 from embedlab.backbone.gguf import convert_gguf
 from embedlab.errors import UserError
 
-__all__ = ["Pretrained", "best_dtype", "decoder_sha256", "find_decoder"]
+__all__ = ["PATTERNS", "Pretrained", "best_dtype", "decoder_sha256", "fetch", "find_decoder"]
 
 # Weights only as safetensors: no pickle is ever loaded.
 PATTERNS: Final = ("*.json", "*.safetensors", "*.model", "*.txt")
@@ -179,7 +179,8 @@ def find_decoder(name: str, revision: str | None) -> Path:
         raise UserError(
             f"`backbone.name` must be {resources.DECODER!r}, a folder, a .gguf file or a hub id, but {name!r} is not there."
         )
-    return _fetch(name, revision)
+    must = f"`backbone.name` must be {resources.DECODER!r}, a folder, a .gguf file or a reachable hub id"
+    return fetch(name, revision, must)
 
 
 def decoder_sha256(folder: Path) -> str:
@@ -199,8 +200,17 @@ def decoder_sha256(folder: Path) -> str:
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
-def _fetch(name: str, revision: str | None) -> Path:
-    """Fetch a decoder from the hub, or find it in the hub's cache."""
+def fetch(name: str, revision: str | None, must: str) -> Path:
+    """Fetch a model's files from the hub, or find them in the hub's cache.
+
+    Args:
+        name: Hub id.
+        revision: Commit; None is the newest.
+        must: Which argument must be what, as the error begins.
+
+    Raises:
+        UserError: If they cannot be had.
+    """
     from huggingface_hub import snapshot_download
 
     try:
@@ -208,9 +218,8 @@ def _fetch(name: str, revision: str | None) -> Path:
     except Exception as error:  # the hub's client raises a dozen unrelated kinds when it cannot reach its host
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise UserError(
-            f"`backbone.name` must be {resources.DECODER!r}, a folder, a .gguf file or a reachable hub id, but {name!r} at "
-            f"revision {revision or 'main'} could not be fetched{offline}; check the name and the network, or name a "
-            f"folder ({type(error).__name__})."
+            f"{must}, but {name!r} at revision {revision or 'main'} could not be fetched{offline}; check the name and the "
+            f"network, or name a folder ({type(error).__name__})."
         ) from error
 
 
