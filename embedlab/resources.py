@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import uuid
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -110,6 +111,8 @@ def keep_note(note: Path, content: dict[str, Any]) -> None:
         os.replace(unfinished, note)
     except OSError as error:
         log.debug("%s is not kept (%s)", note, error)
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 def sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -158,6 +159,23 @@ def test_a_run_folder_says_what_was_asked_for(here: Path, run: Run) -> None:
     assert yaml.safe_load(overrides.read_text()) == {"trainer.max_epochs": 1}
     run(*arguments)
     assert not overrides.exists()
+
+
+def test_what_was_asked_for_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = jobs.Job("simple", 0, tmp_path / "run", "0123", [], content={"trainer": {"max_epochs": 1}})
+    compare._make_ready(job)
+    overrides, write = tmp_path / "run" / runs.OVERRIDES, Path.write_text
+
+    def full(self: Path, text: str, **how: Any) -> int:
+        if runs.OVERRIDES not in self.name:
+            return write(self, text, **how)
+        write(self, text[:5], **how)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        compare._make_ready(job)
+    assert yaml.safe_load(overrides.read_text()) == job.content
 
 
 def test_dry_run_says_what_is_finished(here: Path, run: Run) -> None:

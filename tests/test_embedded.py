@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
@@ -73,6 +74,18 @@ def test_a_conversion_that_dies_leaves_nothing_that_is_used(gguf: Path) -> None:
     folder = convert_gguf(gguf, convert)
     assert (folder / "model.safetensors").read_bytes() == gguf.read_bytes() * 2
     assert not list(folder.parent.glob("*.unfinished-*"))
+
+
+def test_of_a_note_that_cannot_be_kept_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_text
+
+    def full(self: Path, text: str) -> int:
+        write(self, text[:3])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    resources.keep_note(tmp_path / "hashes" / "a.json", {"sha256": "0"})
+    assert list((tmp_path / "hashes").iterdir()) == []
 
 
 def test_a_cache_that_takes_nothing_is_named(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

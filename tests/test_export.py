@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import io
 import json
 import os
@@ -139,6 +140,19 @@ def test_peft_and_transformers_give_the_same_vectors(
     assert sizes[0] < sizes[1]
 
 
+def test_an_adapter_of_a_converted_decoder_names_a_base_that_can_be_loaded(
+    decoder_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedlab.backbone.pretrained.convert_gguf", lambda file: decoder_folder("llama"))
+    strategy = trained(LoRABiEncoder(Backbone("smollm2-135m", dtype="float32")))
+    write(strategy, tmp_path / "adapter", "peft")
+    base = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    adapted = PeftModel.from_pretrained(AutoModel.from_pretrained(base), str(tmp_path / "adapter")).eval()
+    np.testing.assert_allclose(
+        by_transformers(adapted, Path(base), strategy), vectors(strategy, TEXTS), rtol=1e-4, atol=1e-5
+    )
+
+
 class Own(Embedder):
     """An embedder that does not say what it is made of."""
 
@@ -270,6 +284,50 @@ def test_a_run_is_exported_with_its_card(here: Path, tmp_path: Path) -> None:
     assert (out / "embedlab.yaml").read_text() == (here / "lora_bi" / "config.yaml").read_text()
 
 
+def test_the_card_of_an_adapter_says_what_its_base_is(
+    here: Path, tmp_path: Path, decoder_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedlab.backbone.pretrained.convert_gguf", lambda file: decoder_folder("llama"))
+    words = ("lora_bi", str(tmp_path / "out"), "--format", "peft", "--backbone", "smollm2-135m")
+    assert command(*words)[0] == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f'AutoModel.from_pretrained("{decoder_folder("llama")}")' in card
+    assert "of embedlab's conversion of" in card
+    assert "`embedlab export --format transformers`" in card
+
+
+def test_an_adapter_whose_base_is_here_alone_is_not_pushed(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedlab.use.loading.load", lambda *_, **__: pytest.fail("it was loaded"))
+    words = ["lora_bi", str(tmp_path / "out"), "--push", "me/mine", "--format", "peft", "--backbone"]
+    for name in ("smollm2-135m", "mine.gguf"):
+        status, _, err = command(*words, name)
+        assert status == 2
+        assert f"`--format` peft with --push needs a decoder that others can load, but {name} is a GGUF file" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_tells_of_training_only_where_there_was_some(here: Path, tmp_path: Path) -> None:
+    command("lora_bi", str(tmp_path / "trained"))
+    run = Path(shutil.copytree(here / "lora_bi", tmp_path / "run"))
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**result, "schedule": None}))  # as of a strategy that does not learn
+    command(str(run), str(tmp_path / "untrained"))
+    for said in ("trained and measured with embedlab", "The weights are those with the best validation score"):
+        assert said in (tmp_path / "trained" / "README.md").read_text()
+        assert said not in (tmp_path / "untrained" / "README.md").read_text()
+
+
+def test_a_folder_without_its_card_gets_no_name(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("embedlab.export.card.write_card", full)
+    assert command("lora_bi", str(tmp_path / "out"))[0] == 1
+    assert list(tmp_path.iterdir()) == [], "or the same command would be refused"
+
+
 @pytest.mark.parametrize("name", ["freeze.Freeze", "learned_pooling.LearnedPooling", "tfidf.Tfidf"])
 def test_what_no_format_holds_is_refused_before_a_decoder_is_loaded(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -388,6 +446,9 @@ def test_a_folder_is_pushed(here: Path, tmp_path: Path, hub: tuple[str, dict[str
         assert done.status == 2
         assert "`--push` must reach me/mine on the hub with a token that may write" in done.stderr
         assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+        assert (
+            f"by `hf upload me/mine {tmp_path / 'out'} --private`, or delete it before the same command." in done.stderr
+        )
         return
     assert done.status == 0, done.stderr
     assert "pushed: " in done.stdout

@@ -265,6 +265,18 @@ def test_a_disk_that_fills_leaves_no_part_of_the_rows(
     assert sorted(place.iterdir()) == before
 
 
+def test_two_processes_do_not_write_into_one_part(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, seen = Overlaps.rows, list[str]()
+
+    def see(self: Overlaps) -> Any:
+        seen.extend(path.name for path in place.glob(".*.part"))
+        return rows(self)
+
+    monkeypatch.setattr("embedlab.analysis.overlaps.Overlaps.rows", see)
+    assert cli.main(["leakage", "train.tsv", "test.tsv", "--csv", "rows.csv"]) == 0
+    assert seen == [f".rows.csv.{os.getpid()}.part"]
+
+
 def test_the_command_takes_columns_sources_and_other_kinds(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(place / "own.tsv", [("It rains", "b", 7), ("Fish swim", "d", 9)], "q", "a", "score")
     columns = "{first: q, second: a}"

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from embedlab import cli
-from embedlab.analysis import figures, layers
+from embedlab.analysis import figures, layers, probe
 from embedlab.analysis.autoencoders import autoencoder_errors
 from embedlab.analysis.freeze_run import blocks_of
 from embedlab.analysis.probing import Texts as Probed
@@ -303,6 +303,10 @@ def test_the_same_numbers_make_the_same_files() -> None:
         for layer in (0, 1, "final")
     ]
     assert figures.files_of(figures.anisotropy(own)) == figures.files_of(figures.anisotropy(own))
+
+
+def test_each_decoder_of_a_figure_has_a_line_style() -> None:
+    assert len(figures.DASHES) == probe.MOST
 
 
 def test_a_run_of_another_strategy_is_refused() -> None:

@@ -26,7 +26,8 @@ from embedlab.data import Source
 from embedlab.errors import UserError
 from embedlab.retrieval import files
 from embedlab.retrieval.bm25 import BM25, mine
-from embedlab.retrieval.corpus import read_retrieval, stream_texts
+from embedlab.retrieval.corpus import read_retrieval
+from embedlab.retrieval.files import read_jsonl
 from embedlab.retrieval.measures import as_run, measure
 from embedlab.retrieval.search import cosines, search
 
@@ -102,15 +103,14 @@ def test_gzip_changes_nothing_and_content_does(tmp_path: Path) -> None:
     assert read_retrieval(unjudged).sha256 == plain.sha256
 
 
-def test_texts_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_stream(tmp_path: Path) -> None:
     path = folder(tmp_path / "small") / "corpus.jsonl"
-    assert dict(stream_texts(path)) == read_retrieval(path.parent).documents
     zipped = path.with_suffix(".jsonl.gz")
     zipped.write_bytes(gzip.compress(path.read_bytes()))
-    assert list(stream_texts(str(zipped))) == list(stream_texts(path))
+    assert [own for _, own in read_jsonl(zipped)] == [own for _, own in read_jsonl(path)] == DOCUMENTS
     path.write_text(jsonl(DOCUMENTS[:1]) + "{damaged\n")
-    stream = stream_texts(path)
-    assert next(stream) == ("d1", "Wings Wings lift.")  # before the second line is looked at
+    stream = read_jsonl(path)
+    assert next(stream)[1] == DOCUMENTS[0]  # before the second line is looked at
     with pytest.raises(UserError, match="line 2"):
         next(stream)
 
@@ -215,7 +215,7 @@ def test_a_torn_gzip_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl.gz"
     path.write_bytes(gzip.compress(jsonl(DOCUMENTS).encode())[:-12])
     with pytest.raises(UserError, match="must be a file that can be read, but .* cannot after line"):
-        list(stream_texts(path))
+        list(read_jsonl(path))
 
 
 def test_a_byte_order_mark_and_carriage_returns_do_no_harm(tmp_path: Path) -> None:
@@ -688,6 +688,18 @@ def test_a_disk_that_fills_leaves_no_part_of_the_triplets(
     assert status == 1
     assert "must take what is written" in err
     assert [path.name for path in tmp_path.iterdir()] == ["nouns"]
+
+
+def test_two_processes_do_not_write_into_one_part(nouns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[str]()
+
+    def see(*given: Any, **how: Any) -> str:
+        seen.extend(path.name for path in tmp_path.glob(".*.part"))
+        return json.dumps(*given, **how)
+
+    monkeypatch.setattr("embedlab.retrieval.mining.json", SimpleNamespace(dumps=see))
+    assert mined(str(nouns), "-o", str(tmp_path / "t.jsonl"))[0] == 0
+    assert set(seen) == {f".t.jsonl.{os.getpid()}.part"}
 
 
 def test_a_folder_that_takes_no_triplets_is_refused_before_any_work(

@@ -341,18 +341,24 @@ def full(target: str) -> None:
 
 @pytest.mark.parametrize(
     ("strategy", "target"),
-    [("tfidf", "embedlab.runs:write_result"), ("sgpt_bi", "lightning.pytorch:Trainer.save_checkpoint")],
+    [
+        ("tfidf", "embedlab.runs:write_result"),
+        ("tfidf", "embedlab.training.cli:keep_log"),  # before its configuration is written
+        ("sgpt_bi", "lightning.pytorch:Trainer.save_checkpoint"),
+    ],
 )
 def test_a_run_out_of_room_says_so_and_resumes(
     place: Path, whole: Callable[[str], str], strategy: str, target: str
 ) -> None:
-    done = processes.run(place, words(strategy, f"full-{strategy}"), 1, full, target)
+    run = f"full-{strategy}-{target.rpartition(':')[2]}"
+    done = processes.run(place, words(strategy, run), 1, full, target)
     assert re.fullmatch(
         r"embedlab: error: .* but it cannot \(File too large\); .*resumes where it stopped\.\n", done.stderr
     ), done.stderr
-    assert json.loads((place / f"full-{strategy}" / "status.json").read_text())["state"] == "failed"
-    processes.run(place, words(strategy, f"full-{strategy}"), 0)
-    assert result(place, f"full-{strategy}") == result(place, whole(strategy))
+    assert json.loads((place / run / "status.json").read_text())["state"] == "failed"
+    assert (place / run / "config.yaml").exists() == (not target.endswith("keep_log")), "whole, or not there"
+    processes.run(place, words(strategy, run), 0)
+    assert result(place, run) == result(place, whole(strategy))
 
 
 def test_a_run_whose_folder_was_moved_goes_on(place: Path) -> None:

@@ -588,6 +588,19 @@ def test_a_file_is_made_by_one_command_at_a_time(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
 
 
+def test_a_disk_that_cannot_lock_files_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(stream.fcntl, "flock", refuse)
+    with (
+        pytest.raises(UserError, match="`--out` must be on a disk that can lock files"),
+        stream.alone(tmp_path / "v.npy"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_vectors_of_another_corpus_are_refused(here: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\n")
     (tmp_path / "b.txt").write_text("three\nfour\n")

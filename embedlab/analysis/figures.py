@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-__all__ = ["DECODERS", "anisotropy", "correlations", "files_of", "freeze", "reconstruction"]
+__all__ = ["anisotropy", "correlations", "files_of", "freeze", "reconstruction"]
 
 Row = Mapping[str, Any]
 
@@ -25,7 +25,6 @@ FINAL: Final = "final"
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: Final = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 3)))
-DECODERS: Final = len(DASHES)
 # Plain, whatever a user's matplotlibrc says, and the same bytes from the same numbers.
 STYLE: Final[dict[str, Any]] = {
     "svg.hashsalt": "embedlab",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -188,7 +189,7 @@ def _write(
 ) -> None:
     """Write the rows that overlap, where that is asked for."""
     if options.csv is not None:
-        part = options.csv.with_name(f".{options.csv.name:.50}.part")
+        part = options.csv.with_name(f".{options.csv.name:.50}.{os.getpid()}.part")
         with written_whole(options.csv, part), part.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, FIELDS)
             writer.writeheader()

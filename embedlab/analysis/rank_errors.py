@@ -7,7 +7,7 @@ by score, and of pairs ordered by gold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from embedlab.errors import UserError
 from embedlab.report.statistics import midranks
 
-__all__ = ["Errors", "Worst", "rank_errors", "residuals", "worst"]
+__all__ = ["Worst", "rank_errors", "residuals", "worst"]
 
 Array = NDArray[np.float64]
-Errors = Callable[[Array, Array], Array]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from embedlab.errors import UserError
 from embedlab.packing import PackedBatch, distinct_texts, even_batches, pack, token_batches
 from embedlab.pooling import Pooling
 
-__all__ = ["FINAL", "Backbone", "Layer"]
+__all__ = ["FINAL", "Backbone", "Layer", "pass_tokens"]
 
 TOKENS_ON_PROCESSOR = 1536  # of a pass: more leave its cache, fewer leave its products slow
 TOKENS_ON_GPU = 32768
@@ -190,7 +190,7 @@ class Backbone(nn.Module):
         poolings = [_one_each(own) for own in ([pooling] * len(layers) if callable(pooling) else pooling)]
         (distinct, back), pooled, order = distinct_texts(ids), [], list[int]()
         run = _recomputed if learning and chunk_size else _pooled
-        lengths, budget = list(map(len, distinct)), _budget(self.tokens_per_pass, self.device)
+        lengths, budget = list(map(len, distinct)), pass_tokens(self.tokens_per_pass, self.device)
         chunks = even_batches(lengths, chunk_size or len(lengths)) if learning else token_batches(lengths, budget)
         for chosen in chunks:
             batch = self._pack([distinct[i] for i in chosen])
@@ -224,7 +224,7 @@ class Backbone(nn.Module):
             raise RuntimeError("the decoder was loaded without its head; call `backbone.load(tuning, head=True)`.")
         contexts = [self.tokenization.begun(context) for context in contexts]
         scores: dict[int, Tensor] = {}
-        budget = _budget(self.tokens_per_pass, self.device)
+        budget = pass_tokens(self.tokens_per_pass, self.device)
         for plan in shared_passes(contexts, targets, budget, self.reader.way == "packed"):
             batch = self._pack(plan.texts, plan.parents)
             states = _pooled(self.reader, batch, [lambda own, _: own], (FINAL,))[:, 0]
@@ -240,8 +240,8 @@ def _dtype(wish: str | torch.dtype) -> torch.dtype:
     return best_dtype() if name == "auto" else getattr(torch, name)
 
 
-def _budget(wish: int | None, device: torch.device) -> int:
-    """Return how many tokens a pass takes at most, unless one text alone is longer."""
+def pass_tokens(wish: int | None, device: torch.device) -> int:
+    """Return how many tokens a pass takes at most, unless one text alone is longer; `wish` None is what the device takes best."""
     return wish or (TOKENS_ON_PROCESSOR if device.type == "cpu" else TOKENS_ON_GPU)
 
 

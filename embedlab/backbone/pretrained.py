@@ -17,7 +17,7 @@ from embedlab import resources
 from embedlab.backbone.gguf import convert_gguf
 from embedlab.errors import UserError
 
-__all__ = ["Pretrained", "best_dtype", "decoder_sha256", "find_decoder"]
+__all__ = ["PATTERNS", "Pretrained", "best_dtype", "decoder_sha256", "fetch", "find_decoder"]
 
 # Weights only as safetensors: no pickle is ever loaded.
 PATTERNS: Final = ("*.json", "*.safetensors", "*.model", "*.txt")
@@ -43,6 +43,12 @@ class Pretrained:
         path = Path(self.name).expanduser()
         found = path.is_dir() or (path.suffix == ".gguf" and path.is_file())
         return path.absolute() if found and self.name != resources.DECODER else None
+
+    @property
+    def converted(self) -> bool:
+        """Whether it is a GGUF file, whose weights lie converted in the cache: no other library knows its name."""
+        path = Path(self.name).expanduser()
+        return self.name == resources.DECODER or (path.suffix == ".gguf" and not path.is_dir())
 
     @cached_property
     def folder(self) -> Path:
@@ -186,7 +192,8 @@ def find_decoder(name: str, revision: str | None) -> Path:
             f"`backbone.name` must be {resources.DECODER!r}, a folder, a .gguf file or a hub id, but {name!r} is not "
             "there; correct the path."
         )
-    return _fetch(name, revision)
+    must = f"`backbone.name` must be {resources.DECODER!r}, a folder, a .gguf file or a reachable hub id"
+    return fetch(name, revision, must)
 
 
 def decoder_sha256(folder: Path) -> str:
@@ -213,8 +220,17 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".")
 
 
-def _fetch(name: str, revision: str | None) -> Path:
-    """Fetch a decoder from the hub, or find it in the hub's cache."""
+def fetch(name: str, revision: str | None, must: str) -> Path:
+    """Fetch a model's files from the hub, or find them in the hub's cache.
+
+    Args:
+        name: Hub id.
+        revision: Commit; None is the newest.
+        must: Which argument must be what, as the error begins.
+
+    Raises:
+        UserError: If they cannot be had.
+    """
     from huggingface_hub import snapshot_download
 
     try:
@@ -222,9 +238,8 @@ def _fetch(name: str, revision: str | None) -> Path:
     except Exception as error:  # the hub's client raises a dozen unrelated kinds when it cannot reach its host
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise UserError(
-            f"`backbone.name` must be {resources.DECODER!r}, a folder, a .gguf file or a reachable hub id, but {name!r} at "
-            f"revision {revision or 'main'} could not be fetched{offline}; check the name and the network, or name a "
-            f"folder ({type(error).__name__})."
+            f"{must}, but {name!r} at revision {revision or 'main'} could not be fetched{offline}; check the name and the "
+            f"network, or name a folder ({type(error).__name__})."
         ) from error
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from embedlab.backbone import FINAL, Backbone, Layer
-from embedlab.backbone.backbone import TOKENS_ON_GPU, TOKENS_ON_PROCESSOR
+from embedlab.backbone.backbone import pass_tokens
 from embedlab.backbone.cached_features import CachedFeatures
 from embedlab.backbone.features import FinalPunctuation, punctuated
 from embedlab.errors import UserError
@@ -163,7 +163,7 @@ class TokenStates(CachedFeatures):
         self._check_dtype()
         found: dict[int, Tensor] = {}
         device = self.backbone.device
-        budget = self.backbone.tokens_per_pass or (TOKENS_ON_PROCESSOR if device.type == "cpu" else TOKENS_ON_GPU)
+        budget = pass_tokens(self.backbone.tokens_per_pass, device)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             for chosen in token_batches([*map(len, whole)], budget):
                 found |= zip(chosen, self._read([whole[i] for i in chosen], [lasts[i] for i in chosen]), strict=True)

@@ -6,7 +6,7 @@ import csv
 import gzip
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -258,9 +258,4 @@ def _hub(name: str, split: str, subset: str | None, revision: str | None) -> Tab
             f"`path` must be {BUILT_IN!r}, an existing file or a reachable hub id, but {name!r} (split {split!r}, revision "
             f"{revision or 'main'}) could not be fetched{offline}: {reason}; check the name and the network, or give a file."
         ) from error
-    return _records(f"{name} {split}", list(_plain(found)))
-
-
-def _plain(found: Any) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a hub set."""
-    yield from found
+    return _records(f"{name} {split}", list(found))

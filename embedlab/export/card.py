@@ -9,6 +9,8 @@ from typing import Any, Final
 import yaml
 
 from embedlab import runs
+from embedlab.export.folders import base_of
+from embedlab.strategies.base import Embedder
 
 __all__ = ["write_card"]
 
@@ -37,19 +39,27 @@ A vector is the {pooling} of the last hidden states, without padding.
 """,
 }
 
+CONVERTED: Final = """\
+The adapter is of embedlab's conversion of {name}, which lies in that folder of the machine where this was written, and nowhere
+else; `embedlab export --format transformers` writes a folder of these weights with the adapter merged.
+"""
 
-def write_card(folder: Path, run: Path, kind: str, pooling: str, name: str) -> None:
+
+def write_card(folder: Path, run: Path, kind: str, strategy: Embedder, name: str) -> None:
     """Write `README.md` into an exported folder, and the run's configuration beside it.
 
     Args:
         folder: The export.
         run: The run folder.
         kind: The format.
-        pooling: Name of the pooling.
+        strategy: What was exported.
         name: What the export is called where it is loaded from.
     """
-    result = runs.read_result(run)
+    result, recipe, backbone = runs.read_result(run), strategy.recipe(), strategy.backbone
     assert result is not None, "only a finished run is exported"
+    assert recipe is not None, "or nothing was written"
+    assert backbone is not None, "or nothing was written"
+    trained = result.get("schedule") is not None
     config = (run / runs.CONFIG).read_text(encoding="utf-8")
     (folder / "embedlab.yaml").write_text(config, encoding="utf-8")
     base = result["backbone"]["name"]
@@ -62,12 +72,13 @@ def write_card(folder: Path, run: Path, kind: str, pooling: str, name: str) -> N
     text = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {result['label']} of {base}\n",
-        f"A text embedder: {result['strategy']} over the decoder {base} (hash {result['backbone']['sha256'][:12]}), trained and "
-        "measured with embedlab.\n",
-        USE[kind].format(name=name, pooling=pooling.replace("_", " "), base=base),
+        f"A text embedder: {result['strategy']} over the decoder {base} (hash {result['backbone']['sha256'][:12]}), "
+        f"{'trained and ' if trained else ''}measured with embedlab.\n",
+        USE[kind].format(name=name, pooling=recipe.pooling.__name__.replace("_", " "), base=base_of(backbone)),
+        CONVERTED.format(name=base) if kind == "peft" and backbone.files.converted else "",
         _table(result),
-        f"Seed {result['seed']}. Spearman and Pearson x 100. The weights are those with the best validation score; test sets "
-        "were scored once.\n",
+        f"Seed {result['seed']}. Spearman and Pearson x 100. "
+        f"{'The weights are those with the best validation score; test' if trained else 'Test'} sets were scored once.\n",
         _data(result),
         "Made by `embedlab fit -c embedlab.yaml` from the configuration in this folder.\n",
         "The licences of the decoder and of the data apply to what was made of them.\n",

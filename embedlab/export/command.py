@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from embedlab import runs
 from embedlab.arguments import Parser, check_new
 from embedlab.errors import UserError
 
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.push is not None and options.push.count("/") != 1:
         raise UserError(f"`--push` must be an id of the hub, OWNER/NAME, got {options.push!r}.")
 
+    from embedlab.backbone.pretrained import Pretrained
     from embedlab.export.card import write_card
     from embedlab.export.folders import write
     from embedlab.strategies.base import Embedder
@@ -65,16 +67,32 @@ def main(arguments: Sequence[str]) -> int:
             f"`RUN` must be of a strategy whose vectors are pooled states of its decoder, as other libraries make them, but "
             f"{kind.__qualname__} makes its own; use the run with embedlab."
         )
+    decoder = options.backbone or _decoder_of(options.run)
+    if options.push is not None and options.format == "peft" and Pretrained(decoder, None).converted:
+        raise UserError(
+            f"`--format` peft with --push needs a decoder that others can load, but {decoder} is a GGUF file, whose weights "
+            "embedlab has converted on this machine; use --format transformers, which carries them with the adapter merged."
+        )
     strategy = load(options.run, backbone=options.backbone, device="cpu", dtype="float32", allow=options.allow).strategy
     assert isinstance(strategy, Embedder)
-    write(strategy, folder, options.format)
-    recipe = strategy.recipe()
-    assert recipe is not None, "or nothing was written"
-    write_card(folder, options.run, options.format, recipe.pooling.__name__, options.push or str(folder))
+    name = options.push or str(folder)
+    write(
+        strategy,
+        folder,
+        options.format,
+        lambda unfinished: write_card(unfinished, options.run, options.format, strategy, name),
+    )
     print(f"{options.format}: {folder}")  # noqa: T201  # the command's answer
     if options.push is not None:
         print(f"pushed: {_push(folder, options.push, options.private)}")  # noqa: T201
     return 0
+
+
+def _decoder_of(run: Path) -> str:
+    """Return the name of the decoder that a finished run was made with."""
+    result = runs.read_result(run)
+    assert result is not None, "its class was found, which only a finished run has"
+    return str(result["backbone"]["name"])
 
 
 def _push(folder: Path, name: str, private: bool) -> str:
@@ -90,5 +108,6 @@ def _push(folder: Path, name: str, private: bool) -> str:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"`--push` must reach {name} on the hub with a token that may write, but it does not ({reason}); log in by `hf auth "
-            f"login`; the folder {folder} is written."
+            f"login`, and upload {folder}, which is written, by `hf upload {name} {folder}{' --private' if private else ''}`, or "
+            "delete it before the same command."
         ) from error

@@ -28,7 +28,7 @@ from embedlab.packing import pack
 from embedlab.strategies.base import Embedder
 from embedlab.strategies.recipe import Recipe
 
-__all__ = ["FORMATS", "write"]
+__all__ = ["FORMATS", "base_of", "write"]
 
 POOLINGS: Final[dict[Callable[..., Tensor], str]] = {
     pooling.mean: "mean_tokens",
@@ -45,13 +45,14 @@ SAMPLE: Final = (
 CLOSE: Final = 1e-5  # relative, in float32
 
 
-def write(strategy: Embedder, folder: Path, kind: str) -> None:
+def write(strategy: Embedder, folder: Path, kind: str, more: Callable[[Path], None] = lambda unfinished: None) -> None:
     """Write a strategy.
 
     Args:
         strategy: Loaded, in float32, on the CPU.
         folder: A folder that is not there yet.
         kind: One of FORMATS.
+        more: Writes what else belongs into the folder, before that gets its name.
 
     Raises:
         UserError: If that format cannot hold it; nothing is left then.
@@ -60,6 +61,7 @@ def write(strategy: Embedder, folder: Path, kind: str) -> None:
     unfinished.mkdir(parents=True)
     try:
         FORMATS[kind](strategy, unfinished)
+        more(unfinished)
         unfinished.rename(folder)
     except BaseException:
         shutil.rmtree(unfinished)
@@ -156,12 +158,17 @@ def _peft(strategy: Embedder, folder: Path) -> None:
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in decoder.modules()),
         task_type="FEATURE_EXTRACTION",
         inference_mode=True,
-        base_model_name_or_path=backbone.name,
+        base_model_name_or_path=base_of(backbone),
         revision=backbone.revision,
     ).save_pretrained(str(folder))
     save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
     base, tokenizer = _read_again(backbone.files.folder)
     _compare(strategy, PeftModel.from_pretrained(base, str(folder)).eval(), tokenizer, recipe, None, None)
+
+
+def base_of(backbone: Backbone) -> str:
+    """Return what transformers loads the decoder by: its name, or where its weights lie converted."""
+    return str(backbone.files.folder) if backbone.files.converted else backbone.name
 
 
 FORMATS: Final[dict[str, Callable[[Embedder, Path], None]]] = {

@@ -19,7 +19,7 @@ from typing import Any
 from embedlab.errors import UserError, did_you_mean, nearest
 from embedlab.retrieval.files import HEADER, Row, found, read_jsonl, read_tsv, record_of, splits
 
-__all__ = ["Collection", "read_retrieval", "stream_texts"]
+__all__ = ["Collection", "read_retrieval"]
 
 
 @dataclass(frozen=True)
@@ -88,21 +88,6 @@ class Collection:
             "same_id_left_out": self.same_id_left_out,
             "notes": self.notes,
         }
-
-
-def stream_texts(path: str | Path) -> Iterator[tuple[str, str]]:
-    """Yield id and text of each line of a corpus or of queries, without holding the file.
-
-    Ids are not compared with each other, as that would hold all of them; `read_retrieval` does it.
-
-    Args:
-        path: A `.jsonl` or `.jsonl.gz` file.
-
-    Raises:
-        UserError: If a line is damaged or a field missing; the sentence names file and line.
-    """
-    for place, record in read_jsonl(Path(path).expanduser()):
-        yield record_of(place, record)
 
 
 def read_retrieval(

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     positives = [[collection.documents[own] for own in found] for found in relevant]
     negatives = mine(queries, positives, texts, options.number, options.skip, BM25(texts))
     columns = ["negative"] if options.number == 1 else [f"negative_{n + 1}" for n in range(options.number)]
-    rows, short, part = 0, 0, out.with_name(f".{out.name:.50}.part")
+    rows, short, part = 0, 0, out.with_name(f".{out.name:.50}.{os.getpid()}.part")
     try:
         with part.open("w", encoding="utf-8") as file:
             for query, found, hard in zip(queries, relevant, negatives, strict=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Final, final
 
 import torch
 
+from embedlab.backbone.pretrained import PATTERNS, fetch
 from embedlab.errors import UserError
 from embedlab.resources import file_sha256
 from embedlab.strategies.checkpoint import Borrowed
@@ -20,8 +20,6 @@ from embedlab.strategies.checkpoint import Borrowed
 __all__ = ["SentenceModel"]
 
 LIBRARY: Final = "sentence-transformers"
-# Weights only as safetensors: no pickle is ever loaded.
-PATTERNS: Final = ("*.json", "*.safetensors", "*.model", "*.txt")
 ELSEWHERE: Final = ("onnx", "openvino")  # the same weights for other programs
 
 
@@ -67,9 +65,11 @@ class SentenceModel(Borrowed):
             raise UserError(
                 f"`revision` must be left out for a folder, got {self.revision!r}, as it is a commit of the hub; set it to null."
             )
-        found = path if path.is_dir() else _fetch(self.name, self.revision)
-        _check(found, self.name)
-        return found
+        if not path.is_dir():
+            own = self.name if "/" in self.name else f"{LIBRARY}/{self.name}"
+            path = fetch(own, self.revision, "`model` must be a folder or a reachable hub id")
+        _check(path, self.name)
+        return path
 
     @cached_property
     def sha256(self) -> str:
@@ -114,21 +114,6 @@ class SentenceModel(Borrowed):
                 "name another one."
             ) from error
         return loaded.eval().requires_grad_(False)
-
-
-def _fetch(name: str, revision: str | None) -> Path:
-    """Fetch a model from the hub, or find it in the hub's cache."""
-    from huggingface_hub import snapshot_download
-
-    own = name if "/" in name else f"{LIBRARY}/{name}"
-    try:
-        return Path(snapshot_download(own, revision=revision, allow_patterns=list(PATTERNS)))
-    except Exception as error:  # the hub's client raises a dozen unrelated kinds when it cannot reach its host
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-        raise UserError(
-            f"`model` must be a folder or a reachable hub id, but {own!r} at revision {revision or 'main'} could not be fetched"
-            f"{offline}; check the name and the network, or name a folder ({type(error).__name__})."
-        ) from error
 
 
 def _check(folder: Path, name: str) -> None:

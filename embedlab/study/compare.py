@@ -25,6 +25,7 @@ from embedlab.report import paired, render
 from embedlab.report.command import collect, console, summarise, write_markdown
 from embedlab.resources import READ_TOO
 from embedlab.runs.code import older_code
+from embedlab.runs.folder import write_text_atomic
 from embedlab.study import check, launcher, retrieval
 from embedlab.study.check import Checked, Checker
 from embedlab.study.jobs import Job
@@ -243,7 +244,7 @@ def _make_ready(job: Job) -> None:
     runs.mark(job.folder, "queued", identity=job.identity)
     overrides = job.folder / runs.OVERRIDES
     if job.content:
-        overrides.write_text(yaml.safe_dump(dict(job.content), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        write_text_atomic(overrides, yaml.safe_dump(dict(job.content), sort_keys=False, allow_unicode=True))
     else:
         overrides.unlink(missing_ok=True)
 

@@ -49,7 +49,7 @@ def check_words(study: object, pairs: Sequence[str]) -> None:
         raise UserError(f"An override must be KEY=VALUE, got {pair!r}; give it a value, as in trainer.max_epochs=1.")
 
 
-def check_override(key: str, where: str, labels: Collection[str] = ()) -> None:
+def check_override(key: str, where: str) -> None:
     """Refuse an override of something else than model, data and trainer.
 
     Raises:

@@ -25,6 +25,7 @@ from embedlab import runs
 from embedlab.data import DataModule
 from embedlab.errors import UserError
 from embedlab.runs.claim import claim
+from embedlab.runs.folder import write_text_atomic
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
 from embedlab.training import checkpoints, checks, help, result
 from embedlab.training.callbacks import (
@@ -185,9 +186,10 @@ class RunCLI(LightningCLI):
                 held.callback(claim(self.run_dir, identity.run, identity.code, identity.versions).release)
                 if not goes_to_log(self.run_dir):  # `compare` keeps the log of what it starts
                     held.enter_context(keep_log(self.run_dir))
-                (self.run_dir / runs.CONFIG).write_text(yaml.safe_dump(resolved, sort_keys=False))
-                tell_configuration(self.trainer.loggers, resolved)
             try:
+                if first:
+                    write_text_atomic(self.run_dir / runs.CONFIG, yaml.safe_dump(resolved, sort_keys=False))
+                    tell_configuration(self.trainer.loggers, resolved)
                 self._train_and_test(model, datamodule, **arguments)
                 tokens = self.stopwatch.tokens
                 if first:

@@ -10,18 +10,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from jsonargparse import ArgumentParser
 
 from embedlab.errors import did_you_mean, nearest
 from embedlab.strategies.base import EmbeddingStrategy
+from embedlab.training.help import class_at, subclasses
 from embedlab.training.typed import ANY, FILES, given_texts, option_of, place, value_in, with_key, words
 from embedlab.training.user_code import import_fault, no_module
 from embedlab.training.values import explain, is_about_a_value
 from embedlab.yaml_files import read_value, read_yaml
 
-__all__ = ["complaint", "load", "options_of", "strategy_of", "with_class_first"]
+__all__ = ["complaint", "options_of", "strategy_of", "with_class_first"]
 
 KEY: Final = re.compile(r'Parser key "([^"]+)":')
 CLASS: Final = re.compile(r"Problem with given class_path '([^']+)':")
@@ -122,8 +123,9 @@ def options_of(kind: type) -> set[str]:
 
 def strategy_of(arguments: Sequence[str]) -> type[EmbeddingStrategy] | None:
     """Return the strategy that a command line names last; None where there is none."""
-    named = [path for path in _models(arguments) if path]
-    kind = load(named[-1], EmbeddingStrategy) if named else None
+    name = next((path for path in reversed(list(_models(arguments))) if path), "")
+    short = {own.__name__: own for own in subclasses(EmbeddingStrategy)}
+    kind = class_at(name) if "." in name else short.get(name)
     return kind if inspect.isclass(kind) and issubclass(kind, EmbeddingStrategy) else None
 
 
@@ -152,23 +154,12 @@ def _models(arguments: Sequence[str]) -> Iterator[str]:
             yield str((model.get("class_path") if isinstance(model, Mapping) else model) or "")
 
 
-def load(path: str, base: type = object) -> Any:
-    """Return what a dotted path leads to, or the class of that name below another; None where there is nothing."""
-    module, _, name = path.rpartition(".")
-    if not module:
-        return next((own for own in _below(base) if own.__name__ == name), None) if base is not object else None
-    try:
-        return getattr(import_module(module), name, None)
-    except (Exception, SystemExit):  # a module of the user's own may raise anything; the parser's complaint says what
-        return None
-
-
 def _unknown(option: str, prefix: str, chosen: str, parser: ArgumentParser, arguments: Sequence[str]) -> str:
     """Say that there is no such option, and which is like it."""
     if not prefix and not option.startswith("--") and option in arguments:
         way = f"leave it out, or write --{option.lstrip('-')}"
         return f"`{option}` must be an option, which begins with --, or the value of one; {way}."
-    kind, strategy = load(chosen) if chosen else None, strategy_of(arguments)
+    kind, strategy = class_at(chosen) if chosen else None, strategy_of(arguments)
     names = options_of(kind) if kind is not None else _options(parser)
     owner = kind.__name__ if kind is not None else f"embedlab {arguments[0]}"
     parts = [own for own in option.removeprefix("--").split(".") if own != "init_args"]
@@ -198,15 +189,15 @@ def _anywhere(name: str, names: set[str], strategy: type | None) -> str:
 
 def _no_class(line: str, option: str, chosen: str, base: str, arguments: Sequence[str]) -> str | None:
     """Say what is wrong with the class that was named; None where the line says nothing of that."""
-    kind = load(base) if base else None
+    kind = class_at(base) if base else None
     concrete = _concrete(kind) if inspect.isclass(kind) and kind.__module__ != "builtins" else {}
     where = f"`{option}`{place(option, arguments, chosen)}"
     if match := ALIEN.search(line):
-        article, found = "an" if match[1][0] in "AEIOU" else "a", load(chosen)
+        article, found = "an" if match[1][0] in "AEIOU" else "a", class_at(chosen)
         what = "does not subclass it" if inspect.isclass(found) else f"is of type {type(found).__name__}"
         return f"{where} must be {article} {match[1]}, but {chosen} {what}; {_way(chosen, concrete)}."
     if ABSTRACT.search(line):
-        lacking = ", ".join(sorted(getattr(load(chosen), "__abstractmethods__", ())))
+        lacking = ", ".join(sorted(getattr(class_at(chosen), "__abstractmethods__", ())))
         way = f", without {lacking}; write it, or" if lacking else ";"
         return (
             f"{where} must be a class that can be built, but {chosen} is abstract{way} name one of {_list(concrete)}."
@@ -230,15 +221,9 @@ def _no_class(line: str, option: str, chosen: str, base: str, arguments: Sequenc
     return None
 
 
-def _below(base: type) -> Sequence[type]:
-    """Return the classes that were imported and descend from another."""
-    found: list[type] = base.__subclasses__()
-    return [kind for own in found for kind in (own, *_below(own))]
-
-
 def _concrete(base: type) -> dict[str, str]:
-    """Return name and path of those that can be built and are public."""
-    kinds = [own for own in _below(base) if not inspect.isabstract(own) and not own.__name__.startswith("_")]
+    """Return name and path of the public classes that descend from another and can be built."""
+    kinds = [own for own in subclasses(base) if own is not base and not own.__name__.startswith("_")]
     return {own.__name__: f"{own.__module__}.{own.__name__}" for own in kinds}
 
 

@@ -31,8 +31,6 @@ __all__ = [
 ]
 
 FUNCTIONS: Final = (pooling, losses)
-FUNCTION: Final = re.compile(r"Callable\[\[[^\]]*\], [^\]]*\]")
-INTERNAL: Final = re.compile(r"^torch\.|\.Dummy|^embedlab\.training\.")
 KNOWN: Final = re.compile(r",\s+known\s+subclasses:\s+([^()]*)\)")
 
 

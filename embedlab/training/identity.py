@@ -23,7 +23,7 @@ from __future__ import annotations
 import inspect
 import platform
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -43,6 +43,7 @@ from embedlab.runs.code import shared_code
 from embedlab.runs.identity import SHOWN, content_hash
 from embedlab.source_hash import sources_of
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
+from embedlab.yaml_files import texts
 
 __all__ = ["Identity", "identify"]
 
@@ -96,7 +97,7 @@ def identify(config: Mapping[str, Any], strategy: EmbeddingStrategy, data: DataM
     kept["trainer"] |= {"devices": trainer.num_devices, "precision": trainer.precision}
     if (clip := kept["trainer"].get("gradient_clip_val")) is not None:
         kept["trainer"]["gradient_clip_val"] = float(clip)
-    sources = sources_of(_strings(kept))
+    sources = sources_of(texts(kept))
     backbone = strategy.backbone
     stages = strategy.stages() if isinstance(strategy, Trainable) else ()
     settle = _Settle([content_hash(asdict(stage.source)) for stage in stages])
@@ -177,15 +178,3 @@ def _content(text: str) -> str | dict[str, str]:
         return {"sha256": file_sha256(path)} if path.is_file() else text
     except (OSError, RuntimeError, ValueError):  # a text that no file can be named, or one that cannot be read
         return text
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Give all values that may be import paths."""
-    if isinstance(value, Mapping):
-        for own in value.values():
-            yield from _strings(own)
-    elif isinstance(value, list | tuple):
-        for own in value:
-            yield from _strings(own)
-    elif isinstance(value, str):
-        yield value

@@ -20,6 +20,7 @@ from embedlab import runs
 from embedlab.arguments import NAME, Parser, check_new
 from embedlab.errors import UserError
 from embedlab.report.command import console
+from embedlab.report.ranked import BASELINE, FOLDER
 from embedlab.report.render import duration
 from embedlab.retrieval.bm25 import BM25
 from embedlab.retrieval.corpus import Collection, read_retrieval
@@ -30,8 +31,6 @@ from embedlab.use.options import add_model_options, check_embeds, model_of
 
 __all__ = ["main"]
 
-BASELINE: Final = "bm25"
-FOLDER: Final = "retrieval"  # in a run folder
 # Names of arguments of `read_retrieval`, and what this command calls them.
 SAID: Final = {
     "`path`": "`--retrieval`",

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Final
@@ -26,6 +26,7 @@ from embedlab.runs.identity import content_hash
 from embedlab.source_hash import sources_of
 from embedlab.strategies.base import EmbeddingStrategy, Trainable
 from embedlab.training.complaints import complaint
+from embedlab.training.help import subclasses
 from embedlab.training.start import prepare, run
 from embedlab.use.given import device_of, texts_of
 from embedlab.use.model import Model
@@ -217,7 +218,7 @@ def _class(name: str) -> type[EmbeddingStrategy]:
     Raises:
         UserError: If there is none.
     """
-    kinds = list(dict.fromkeys(_subclasses(EmbeddingStrategy)))
+    kinds: list[type[EmbeddingStrategy]] = list(dict.fromkeys(subclasses(EmbeddingStrategy)))
     if IMPORT_PATH.fullmatch(name):
         module, _, last = name.rpartition(".")
         try:
@@ -231,13 +232,6 @@ def _class(name: str) -> type[EmbeddingStrategy]:
         return found[0]
     near = did_you_mean(name, [kind.__qualname__ for kind in kinds])
     raise UserError(f"`what` must be the folder of a run or the name of a strategy, got {name!r}{near}.")
-
-
-def _subclasses(kind: Any) -> Iterator[type[EmbeddingStrategy]]:
-    for own in kind.__subclasses__():
-        if not inspect.isabstract(own):
-            yield own
-        yield from _subclasses(own)
 
 
 def _build(model: Mapping[str, Any]) -> EmbeddingStrategy:

@@ -92,7 +92,7 @@ def alone(out: Path) -> Iterator[None]:
     """Hold the making of a file; what stands beside it goes once the file is there.
 
     Raises:
-        UserError: If another process is at it, or the file has come meanwhile.
+        UserError: If another process is at it, the file has come meanwhile, or its disk cannot lock files.
     """
     part = _part(out)
     with part.open("ab") as file:
@@ -102,13 +102,17 @@ def alone(out: Path) -> Iterator[None]:
             raise UserError(
                 f"`--out` must be made by one command at a time, but another is at {out}; wait for it."
             ) from None
+        except OSError as error:
+            _drop_empty(part)
+            raise UserError(
+                f"`--out` must be on a disk that can lock files, but that of {out} cannot ({error.strerror}); name another."
+            ) from error
         try:
             if out.exists():
                 raise UserError(f"`--out` must be a new file, but {out} is there by now; name another one.")
             yield
         except BaseException:
-            if part.exists() and not part.stat().st_size:
-                part.unlink()
+            _drop_empty(part)
             raise
         for own in (_note(out), part):
             own.unlink(missing_ok=True)
@@ -201,6 +205,12 @@ def _add(digest: Any, item: Item) -> None:
 
 def _part(out: Path) -> Path:
     return out.with_name(f"{out.name}.part")
+
+
+def _drop_empty(part: Path) -> None:
+    """Delete a file of rows that holds none."""
+    if part.exists() and not part.stat().st_size:
+        part.unlink()
 
 
 def _note(out: Path) -> Path:
