@@ -309,6 +309,18 @@ def test_each_decoder_of_a_figure_has_a_line_style() -> None:
     assert len(figures.DASHES) == probe.MOST
 
 
+@pytest.mark.parametrize("depth", [3, 24, 30])
+def test_no_tick_stands_where_there_is_no_block(depth: int) -> None:
+    made = [
+        {"decoder": "own", "pooling": "mean", "layer": layer, "blocks": depth, "mean_cosine": 0.5}
+        | {name: 1.0 for name in ("first_component", "participation_ratio", "norm")}
+        for layer in [*range(depth + 1), "final"]
+    ]
+    ticks = [own for axes in figures.anisotropy(made).axes for own in axes.get_xticks()]
+    assert all(own == int(own) and 0 <= own <= depth for own in ticks)
+    assert len(ticks) > 6, "each of four panels has some"
+
+
 def test_a_run_of_another_strategy_is_refused() -> None:
     with pytest.raises(UserError, match="`--run` must be a run of Freeze"):
         probe_run(SimpleNamespace(), Probed([], [], torch.empty(0), []))

@@ -202,8 +202,9 @@ def _finished(figure: Figure, rows: Sequence[Row], title: str, data: str) -> Fig
     for axes in figure.axes:
         if axes.get_subplotspec().is_last_row():  # type: ignore[union-attr]
             axes.set_xlabel(where)
-            if len(depths) == 1:
-                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if len(depths) == 1:  # no tick beyond the last block, where the final norm stands
+                depth = next(iter(depths))
+                axes.set_xticks([own for own in MaxNLocator(integer=True).tick_values(0, depth) if own <= depth])
     handles = [
         Line2D([], [], color=COLOURS[p], marker=MARKERS[p], linestyle="-", label=pooling)
         for p, pooling in enumerate(poolings)
